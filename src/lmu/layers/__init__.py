@@ -1,0 +1,7 @@
+"""The layers: ``nn.Module`` around the pure functions of :mod:`lmu.ops`."""
+
+from lmu.layers.cell import LMUCell
+from lmu.layers.lmu import LMU
+from lmu.layers.lmu_fft import LMUFFT
+
+__all__ = ["LMU", "LMUFFT", "LMUCell"]

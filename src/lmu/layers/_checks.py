@@ -1,0 +1,65 @@
+"""What layers say about wrong arguments: what came, what was expected, how to mend it."""
+
+import torch
+from torch import Tensor
+
+
+def check_size(name: str, value: int) -> int:
+    """Return ``value`` if it is a positive int."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor) -> None:
+    """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the input must be a torch.Tensor, got {type(x).__name__}")
+    shape = f"({', '.join(axes)}, input_size={input_size})"
+    if x.ndim != len(axes) + 1 or x.shape[-1] != input_size:
+        hint = ""
+        if x.ndim == len(axes) and (input_size == 1 or x.shape[-1] == input_size):
+            hint = f": add the missing axis with x.unsqueeze({-1 if input_size == 1 else 0})"
+        raise ValueError(f"the input must have the shape {shape}, got {tuple(x.shape)}{hint}")
+    if 0 in x.shape[:-1]:
+        raise ValueError(f"the input must not be empty, got {tuple(x.shape)}")
+    _check_kind("the input", x, like)
+
+
+def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Check one tensor of a state; it may be float32 where the layer is narrower."""
+    if not isinstance(state, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(state).__name__}")
+    if state.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {tuple(state.shape)}")
+    if state.dtype != torch.promote_types(like.dtype, torch.float32):
+        _check_kind(name, state, like)
+
+
+def check_pair(state: object) -> None:
+    """Check that a state is a pair ``(h, m)``."""
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"the state must be a pair (h, m), got {type(state).__name__}")
+
+
+def _check_kind(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name} is on {tensor.device} but the layer on {like.device}: move one of them"
+        )
+    # Under autocast the layers upstream hand over a narrower dtype, and that is meant.
+    if not tensor.is_floating_point() or (
+        tensor.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type)
+    ):
+        raise TypeError(
+            f"{name} is {tensor.dtype} but the layer {like.dtype}: convert one of them with .to()"
+        )

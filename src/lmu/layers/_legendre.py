@@ -1,0 +1,109 @@
+"""What all layers share: the discrete Legendre system as buffers or parameters."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmu.layers._checks import check_flag, check_size
+from lmu.ops._precision import power_dtype
+from lmu.theory import discretize, legt
+
+# Derived tensors that checkpoints of other ports hold; A and B are theirs for our Ad and Bd.
+_DERIVED = {"A": "Ad", "B": "Bd"}
+_IGNORED = ("H", "fft_H")
+
+
+class LegendreModule(nn.Module):
+    """Base of the layers: holds ``Ad`` (order, order) and ``Bd`` (order,) for one step.
+
+    They are parameters where they are learned and otherwise non-persistent buffers in float64,
+    whatever the dtype of the layer. Buffers are made anew from the originals whenever the module
+    changes dtype or device: rounded ones never become the source of wider ones, and ``to_empty()``
+    leaves no garbage in them.
+    """
+
+    Ad: Tensor
+    Bd: Tensor
+
+    def __init__(
+        self, memory_size: int, theta: float, learn_a: bool, learn_b: bool, discretizer: str
+    ) -> None:
+        super().__init__()
+        self.memory_size = check_size("memory_size", memory_size)
+        self.learn_a = check_flag("learn_a", learn_a)
+        self.learn_b = check_flag("learn_b", learn_b)
+        Ad, Bd = discretize(*legt(memory_size, theta), discretizer)
+        self._exact: dict[str, Tensor] = {"Ad": Ad, "Bd": Bd}
+        self.theta = theta
+        self.discretizer = discretizer
+
+    def _add_dynamics(self, factory: dict[str, Any]) -> None:
+        """Register ``Ad`` and ``Bd``; subclasses call this after their own parameters."""
+        for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
+            empty = torch.empty(self._exact[name].shape, **factory)
+            if learned:
+                setattr(self, name, nn.Parameter(empty))
+            else:
+                self.register_buffer(name, empty, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; learned dynamics go back to the Legendre system."""
+        with torch.no_grad():
+            for name, value in self._exact.items():
+                if name in self._parameters:
+                    getattr(self, name).copy_(value)
+        self._refresh()
+
+    def _like(self) -> Tensor:
+        """A parameter whose device and dtype are the layer's."""
+        raise NotImplementedError
+
+    def _refresh(self) -> None:
+        """Make the derived buffers anew, for the device and dtype that the layer has now."""
+        device = self._like().device
+        for name, value in self._exact.items():
+            if name in self._buffers:
+                self._buffers[name] = value.to(device, power_dtype(device), copy=True)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
+        super()._apply(fn, recurse)
+        self._refresh()
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for theirs, ours in _DERIVED.items():
+            value = state_dict.pop(prefix + theirs, None)
+            if value is None:
+                continue
+            value = value.reshape(self._exact[ours].shape)
+            if ours in self._parameters:
+                state_dict.setdefault(prefix + ours, value)
+            else:
+                self._compare(prefix + theirs, value, self._exact[ours])
+        for name in _IGNORED:
+            state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _compare(self, key: str, theirs: Tensor, exact: Tensor) -> None:
+        """Say so if a checkpoint was made with other dynamics than this layer computes with."""
+        error = (theirs.to("cpu", torch.float64) - exact).abs().max() / exact.abs().max()
+        if not error < 1e-2:
+            warnings.warn(
+                f"{key} in the state_dict is not the matrix of theta={self.theta:g} and "
+                f"discretizer={self.discretizer!r} (relative difference {error.item():.2g}); the "
+                "layer goes on with its own. Was the checkpoint made with another theta, or with "
+                "trained dynamics (learn_a, learn_b)?",
+                stacklevel=2,
+            )
+
+    def _describe(self) -> str:
+        """The shared part of ``extra_repr``, without what has its default value."""
+        text = f"memory_size={self.memory_size}, theta={self.theta:g}"
+        for name in ("learn_a", "learn_b"):
+            text += f", {name}=True" if getattr(self, name) else ""
+        return text + (f", discretizer={self.discretizer!r}" if self.discretizer != "zoh" else "")

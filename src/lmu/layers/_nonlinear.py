@@ -1,0 +1,90 @@
+"""The parameters of the nonlinear LMU, which its cell and its layer share."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lmu.layers._checks import check_pair, check_size, check_state
+from lmu.layers._legendre import LegendreModule
+from lmu.ops import LMUWeights
+from lmu.ops._precision import compute_dtype
+
+
+class NonlinearLMU(LegendreModule):
+    """Parameters, initial values and state of :class:`LMUCell` and :class:`LMU`."""
+
+    E: Tensor | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        memory_size: int,
+        theta: float,
+        learn_a: bool = False,
+        learn_b: bool = False,
+        *,
+        discretizer: str = "zoh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(memory_size, theta, learn_a, learn_b, discretizer)
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        factory = {"device": device, "dtype": dtype}
+        self.e_x = nn.Parameter(torch.empty(1, input_size, **factory))
+        self.e_h = nn.Parameter(torch.empty(1, hidden_size, **factory))
+        self.e_m = nn.Parameter(torch.empty(1, memory_size, **factory))
+        self.W_x = nn.Parameter(torch.empty(hidden_size, input_size, **factory))
+        self.W_h = nn.Parameter(torch.empty(hidden_size, hidden_size, **factory))
+        self.W_m = nn.Parameter(torch.empty(hidden_size, memory_size, **factory))
+        self._add_dynamics(factory)
+        self.register_buffer("E", None, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew: LeCun-uniform encoders, ``e_m`` zero, Xavier-normal kernels."""
+        for encoder in (self.e_x, self.e_h):
+            bound = math.sqrt(3 / encoder.shape[1])
+            nn.init.uniform_(encoder, -bound, bound)
+        nn.init.zeros_(self.e_m)
+        for kernel in (self.W_x, self.W_h, self.W_m):
+            nn.init.xavier_normal_(kernel)
+        super().reset_parameters()
+
+    def extra_repr(self) -> str:
+        """The arguments that the layer was built with."""
+        return f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._describe()}"
+
+    def _like(self) -> Tensor:
+        return self.W_h
+
+    def _refresh(self) -> None:
+        super()._refresh()
+        if not self.learn_a:
+            self.E = self._increment().to(compute_dtype(self.W_h.dtype))
+
+    def _increment(self) -> Tensor:
+        """``Ad - I``, by which the recurrence advances the memory."""
+        return self.Ad - torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
+
+    def _weights(self) -> LMUWeights:
+        """The weights in the dtype that the recurrence is computed in."""
+        E = self._increment() if self.E is None else self.E
+        weights = (self.e_x, self.e_h, self.e_m, self.W_x, self.W_h, self.W_m, E, self.Bd)
+        dtype = compute_dtype(self.W_h.dtype)
+        return LMUWeights(*(weight.to(dtype) for weight in weights))
+
+    def _state(self, batch: int, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""
+        like = self.W_h
+        dtype = compute_dtype(like.dtype)
+        if state is None:
+            zeros = torch.zeros(batch, self.hidden_size, device=like.device, dtype=dtype)
+            return zeros, zeros.new_zeros(batch, self.memory_size)
+        check_pair(state)
+        h, m = state
+        check_state("h", h, (batch, self.hidden_size), like)
+        check_state("m", m, (batch, self.memory_size), like)
+        return h.to(dtype), m.to(dtype)

@@ -1,0 +1,74 @@
+"""The nonlinear Legendre Memory Unit over a sequence."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmu.layers._checks import check_input
+from lmu.layers._nonlinear import NonlinearLMU
+from lmu.ops import lmu_sequence
+
+
+class LMU(NonlinearLMU):
+    r"""The Legendre Memory Unit: a nonlinear recurrence around a linear Legendre memory.
+
+    .. math::
+        u_t &= e_x x_t + e_h h_{t-1} + e_m m_{t-1} \\
+        m_t &= \bar A m_{t-1} + \bar B u_t \\
+        h_t &= \tanh(W_x x_t + W_h h_{t-1} + W_m m_t)
+
+    Takes the place of ``nn.LSTM(..., batch_first=True)``; the memory takes that of the cell state.
+    The recurrence is computed in float32 or better, also under autocast.
+
+    Args:
+        input_size: Number of input features.
+        hidden_size: Number of hidden units.
+        memory_size: Order d of the Legendre memory.
+        theta: Length of the memory's window in time steps.
+        learn_a: Train ``Ad``, the discrete state matrix.
+        learn_b: Train ``Bd``, the discrete input vector.
+        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+
+    Parameters and errors are those of :class:`lmu.LMUCell`.
+
+    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
+    """
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run over a sequence.
+
+        Args:
+            x: Input (batch, time, input_size), of any length.
+            state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
+                memory_size); zeros if None. Feed back what a call returned to go on with the
+                sequence: the split gives the same numbers as the whole.
+
+        Returns:
+            All hidden states (batch, time, hidden_size), and the last state ``(h_n, m_n)``. Hidden
+            states have the layer's dtype, ``m_n`` has that dtype but at least float32.
+
+        Raises:
+            TypeError: A dtype is not the layer's (unless under autocast).
+            ValueError: A shape or device does not fit.
+        """
+        check_input(x, ("batch", "time"), self.input_size, self.W_h)
+        h, m = self._state(x.shape[0], state)
+        weights = self._weights()
+        with torch.autocast(x.device.type, enabled=False):
+            output, (h, m) = lmu_sequence(x.to(weights.W_x.dtype), h, m, weights)
+        dtype = self.W_h.dtype
+        return output.to(dtype), (h.to(dtype), m)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Other ports keep the parameters in a submodule named cell.
+        inner = prefix + "cell."
+        for key in [key for key in state_dict if key.startswith(inner)]:
+            state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,183 @@
+"""The Legendre Memory Unit without feedback, evaluated for all time steps at once."""
+
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmu.layers._checks import check_flag, check_input, check_pair, check_size, check_state
+from lmu.layers._legendre import LegendreModule
+from lmu.ops import final_memory, memory
+from lmu.ops._precision import compute_dtype, widen
+from lmu.theory import impulse_response
+
+State = tuple[Tensor, Tensor]
+
+
+class LMUFFT(LegendreModule):
+    r"""The parallel Legendre Memory Unit: its memory is a linear filter of the whole sequence.
+
+    .. math::
+        u_t &= \mathrm{relu}(W_u x_t + b_u) \\
+        m_t &= \bar A m_{t-1} + \bar B u_t \\
+        h_t &= \mathrm{relu}(W_h [m_t; x_t] + b_h)
+
+    Args:
+        input_size: Number of input features.
+        hidden_size: Number of hidden units.
+        memory_size: Order d of the Legendre memory.
+        seq_len: Length of the sequences that are expected, for which the impulse response is
+            computed in advance. A hint: any length runs and gives the right answer. None computes
+            it at the first call.
+        theta: Length of the memory's window in time steps.
+        learn_a: Train ``Ad``, the discrete state matrix.
+        learn_b: Train ``Bd``, the discrete input vector.
+        return_sequences: Give the hidden states of all steps. False gives the last one, by a single
+            matrix product: far quicker, and what sequence classification wants.
+        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+
+    Parameters are ``W_u`` (``nn.Linear(input_size, 1)``) and ``W_h`` (``nn.Linear(memory_size +
+    input_size, hidden_size)``, the memory's columns first).
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: A size is below 1, ``theta`` is not positive and finite, the discretizer is
+            unknown, or it is Euler's and unstable for this ``theta``.
+
+    Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
+    """
+
+    H: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        memory_size: int,
+        seq_len: int | None,
+        theta: float,
+        *,
+        learn_a: bool = False,
+        learn_b: bool = False,
+        return_sequences: bool = True,
+        discretizer: str = "zoh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(memory_size, theta, learn_a, learn_b, discretizer)
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
+        self.return_sequences = check_flag("return_sequences", return_sequences)
+        self.W_u = nn.Linear(input_size, 1, device=device, dtype=dtype)
+        self.W_h = nn.Linear(memory_size + input_size, hidden_size, device=device, dtype=dtype)
+        self._add_dynamics({"device": device, "dtype": dtype})
+        self.register_buffer("H", torch.empty(memory_size, 0), persistent=False)
+        self.reset_parameters()
+
+    @property
+    def _constant(self) -> bool:
+        """Whether the dynamics are not learned, so that ``H`` can be kept."""
+        return not (self.learn_a or self.learn_b)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as ``nn.Linear`` does, but with an encoder that is not dead.
+
+        A relu that is never positive learns nothing, and a quarter of all draws would give one for
+        inputs such as pixels, which are not negative. So each row of ``W_u`` is given the sign with
+        which its weights sum to a positive number, and ``b_u`` is made positive.
+        """
+        self.W_u.reset_parameters()
+        self.W_h.reset_parameters()
+        with torch.no_grad():
+            total = self.W_u.weight.sum(dim=1, keepdim=True)
+            self.W_u.weight.mul_(torch.where(total < 0, -1.0, 1.0))
+            self.W_u.bias.abs_()
+        super().reset_parameters()
+
+    def extra_repr(self) -> str:
+        """The arguments that the layer was built with."""
+        text = (
+            f"input_size={self.input_size}, hidden_size={self.hidden_size}, "
+            f"seq_len={self.seq_len}, {self._describe()}"
+        )
+        return text if self.return_sequences else f"{text}, return_sequences=False"
+
+    @overload
+    def forward(
+        self, x: Tensor, state: State | None = None, *, return_state: Literal[False] = False
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self, x: Tensor, state: State | None = None, *, return_state: Literal[True]
+    ) -> tuple[Tensor, State]: ...
+    def forward(
+        self, x: Tensor, state: State | None = None, *, return_state: bool = False
+    ) -> tuple[Tensor, Tensor | State]:
+        """Run over a sequence.
+
+        Args:
+            x: Input (batch, time, input_size), of any length.
+            state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
+                memory_size), as ``return_state`` gives it; zeros if None. Only ``m_0`` matters:
+                nothing is fed back from the hidden units.
+            return_state: Give the whole state in the second place, to go on with the sequence.
+
+        Returns:
+            The hidden states of all steps (batch, time, hidden_size), or with
+            ``return_sequences=False`` the last one (batch, hidden_size); and the last hidden state
+            ``h_n`` (batch, hidden_size), or with ``return_state`` the pair ``(h_n, m_n)`` with
+            ``m_n`` (batch, memory_size), which is at least float32.
+
+        Raises:
+            TypeError: A dtype is not the layer's (unless under autocast).
+            ValueError: A shape or device does not fit.
+        """
+        check_input(x, ("batch", "time"), self.input_size, self.W_u.weight)
+        m_0 = self._initial_memory(x.shape[0], state)
+        u = torch.relu(self.W_u(x))
+        u = u.to(compute_dtype(u.dtype))
+        Ad, Bd = widen(self.Ad), widen(self.Bd)
+        H = self._impulse_response(x.shape[1]) if self._constant else None
+        if self.return_sequences:
+            m, m_n = memory(u, Ad, Bd, m_0, H=H)
+            output = self._read_out(m.squeeze(2), x)
+            h_n = output[:, -1]
+        else:
+            m_n = final_memory(u, Ad, Bd, m_0, H=H)
+            output = h_n = self._read_out(m_n.squeeze(1), x[:, -1])
+        return output, (h_n, m_n.squeeze(1)) if return_state else h_n
+
+    def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
+        """``relu(W_h [m; x] + b_h)`` without writing ``[m; x]`` down."""
+        W_m, W_x = self.W_h.weight.split((self.memory_size, self.input_size), dim=1)
+        h = F.linear(m.to(W_m.dtype), W_m, self.W_h.bias) + F.linear(x, W_x)
+        return torch.relu(h)
+
+    def _initial_memory(self, batch: int, state: State | None) -> Tensor | None:
+        if state is None:
+            return None
+        check_pair(state)
+        h, m = state
+        check_state("h", h, (batch, self.hidden_size), self.W_u.weight)
+        check_state("m", m, (batch, self.memory_size), self.W_u.weight)
+        return m.to(compute_dtype(m.dtype))[:, None]
+
+    def _impulse_response(self, length: int) -> Tensor:
+        """The kept impulse response, made longer if this sequence is the longest so far."""
+        if self.H.shape[1] < length:
+            H = impulse_response(self.Ad, self.Bd, length)
+            self.H = H.to(compute_dtype(self.W_u.weight.dtype))
+        return self.H
+
+    def _like(self) -> Tensor:
+        return self.W_u.weight
+
+    def _refresh(self) -> None:
+        super()._refresh()
+        self.H = self.Ad.new_empty(self.memory_size, 0, dtype=compute_dtype(self._like().dtype))
+        if self._constant and self.seq_len is not None:
+            self._impulse_response(self.seq_len)

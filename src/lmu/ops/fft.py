@@ -1,0 +1,44 @@
+"""All states by a convolution with the impulse response in the frequency domain."""
+
+import torch
+from torch import Tensor
+
+from lmu.ops._precision import widen
+from lmu.theory import impulse_response, orbit
+
+
+def fast_length(n: int) -> int:
+    """The smallest even number >= n whose prime factors are 2, 3 and 5: quick to transform."""
+    n += n % 2
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2
+
+
+def fft(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
+    """All memory states, ``m_t = sum_k H[:, k] u_{t-k} + Ad^t m_0``, by zero-padded FFT.
+
+    Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
+    channels, order), ``H`` (order, >= time) or None; returns (batch, time, channels, order).
+
+    Cost: O(b c d T log T) FLOPs and several b c d T floats of memory; with ``m_0`` also
+    2 b T c d^2 FLOPs.
+
+    Source: Chilkuri & Eliasmith, ICML 2021, equation 26.
+    """
+    length = u.shape[1]
+    if H is None:
+        H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
+    n = fast_length(2 * length - 1)
+    spectrum = torch.fft.rfft(u.mT, n)[:, :, None] * torch.fft.rfft(H[:, :length], n)
+    m = torch.fft.irfft(spectrum, n)[..., :length].movedim(3, 1)
+    if m_0 is not None:
+        columns = m_0.flatten(0, 1).mT
+        free = orbit(widen(Ad), Ad.to(u.dtype) @ columns, length)
+        m = m + free.permute(1, 2, 0).unflatten(1, m_0.shape[:2]).transpose(0, 1)
+    return m

@@ -1,0 +1,162 @@
+"""The public entry to the linear memory: chooses an algorithm, or runs the one that is named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmu.ops._precision import compute_dtype
+from lmu.ops.fft import fft
+from lmu.ops.final import final
+from lmu.ops.reference import reference
+
+# (u, Ad, Bd, m_0, H) -> all states (batch, time, channels, order) or the last (batch, channels,
+# order), where all arguments but Ad and Bd have the dtype of u, and those have it or a better one.
+Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One algorithm: what it runs, and whether it gives all states or only the last."""
+
+    run: Run
+    all_states: bool
+
+
+METHODS: dict[str, Method] = {
+    "reference": Method(reference, all_states=True),
+    "final": Method(final, all_states=False),
+    "fft": Method(fft, all_states=True),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that :func:`choose` picked and the reason, in words."""
+
+    method: str
+    reason: str
+
+
+def choose(length: int, *, all_states: bool) -> Choice:
+    """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
+    if not all_states:
+        return Choice("final", "only the last state is wanted: one matrix product gives it")
+    if length == 1:
+        return Choice("reference", "a single step needs no transform")
+    return Choice("fft", "all states are wanted: the FFT evaluates all steps at once")
+
+
+def memory(
+    u: Tensor,
+    Ad: Tensor,
+    Bd: Tensor,
+    m_0: Tensor | None = None,
+    *,
+    method: str = "auto",
+    H: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """All states of the memory ``m_t = Ad m_{t-1} + Bd u_t``, differentiable in every argument.
+
+    Computed in the dtype of ``u`` but at least in float32, also under autocast; powers of ``Ad``
+    are formed in float64.
+
+    Args:
+        u: Encoded input (batch, time, channels); one memory per channel.
+        Ad: (order, order), of the precision of ``u`` or better.
+        Bd: (order,), of the dtype of ``Ad``.
+        m_0: State before the first step (batch, channels, order); zeros if None.
+        method: ``"auto"``, or a key of :data:`METHODS`.
+        H: The impulse response (order, at least time), to save computing it from constant ``Ad``
+            and ``Bd``.
+
+    Returns:
+        States (batch, time, channels, order) and the last one (batch, channels, order).
+
+    Raises:
+        TypeError: An argument is not floating, or dtypes are mixed.
+        ValueError: A rank, size or device does not fit; the method is unknown or does not give all
+            states; ``H`` comes with an ``Ad`` or ``Bd`` that is being trained.
+    """
+    name = choose(u.shape[1], all_states=True).method if method == "auto" else method
+    if not _lookup(name).all_states:
+        raise ValueError(
+            f"method {name!r} gives the last state only; call final_memory, or choose one of "
+            f"{[key for key, m in METHODS.items() if m.all_states]}"
+        )
+    m = _run(name, u, Ad, Bd, m_0, H)
+    return m, m[:, -1].clone()  # a copy, so that a kept state does not keep the whole sequence
+
+
+def final_memory(
+    u: Tensor,
+    Ad: Tensor,
+    Bd: Tensor,
+    m_0: Tensor | None = None,
+    *,
+    method: str = "auto",
+    H: Tensor | None = None,
+) -> Tensor:
+    """The last state (batch, channels, order) alone; arguments and errors as :func:`memory`."""
+    name = choose(u.shape[1], all_states=False).method if method == "auto" else method
+    m = _run(name, u, Ad, Bd, m_0, H)
+    return m[:, -1].clone() if METHODS[name].all_states else m
+
+
+def _lookup(name: str) -> Method:
+    if name not in METHODS:
+        raise ValueError(f"method must be 'auto' or one of {list(METHODS)}, got {name!r}")
+    return METHODS[name]
+
+
+def _run(
+    name: str, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
+) -> Tensor:
+    run = _lookup(name).run
+    _check(u, Ad, Bd, m_0, H)
+    with torch.autocast(u.device.type, enabled=False):
+        return run(u.to(compute_dtype(u.dtype)), Ad, Bd, m_0, H)
+
+
+def _check(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
+    if u.ndim != 3 or u.shape[1] == 0:
+        raise ValueError(
+            f"u must have the shape (batch, time >= 1, channels), got {tuple(u.shape)}"
+        )
+    batch, length, channels = u.shape
+    order = Bd.shape[0] if Bd.ndim == 1 else -1
+    if order < 1 or Ad.shape != (order, order):
+        raise ValueError(
+            "Ad must have the shape (order, order) and Bd (order,), "
+            f"got {tuple(Ad.shape)} and {tuple(Bd.shape)}"
+        )
+    if m_0 is not None and m_0.shape != (batch, channels, order):
+        raise ValueError(
+            f"m_0 must have the shape (batch, channels, order) = {(batch, channels, order)}, "
+            f"got {tuple(m_0.shape)}"
+        )
+    if H is not None and (H.ndim != 2 or H.shape[0] != order or H.shape[1] < length):
+        raise ValueError(
+            f"H must have the shape ({order}, at least {length}), got {tuple(H.shape)}"
+        )
+    if H is not None and (Ad.requires_grad or Bd.requires_grad):
+        raise ValueError("H is a constant: leave it out where Ad or Bd needs a gradient")
+    _check_types(u, Ad, Bd, m_0, H)
+
+
+def _check_types(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
+    wanted = compute_dtype(u.dtype)
+    if not u.is_floating_point() or Ad.dtype != Bd.dtype:
+        raise TypeError(
+            "u must be floating and Ad and Bd of one dtype, "
+            f"got u {u.dtype}, Ad {Ad.dtype}, Bd {Bd.dtype}"
+        )
+    if torch.promote_types(Ad.dtype, wanted) != Ad.dtype:
+        raise TypeError(f"Ad and Bd must be at least {wanted} for u of {u.dtype}, got {Ad.dtype}")
+    for name, tensor in (("m_0", m_0), ("H", H)):
+        if tensor is not None and tensor.dtype != wanted:
+            raise TypeError(f"{name} must be {wanted} for u of {u.dtype}, got {tensor.dtype}")
+    for name, tensor in (("Ad", Ad), ("Bd", Bd), ("m_0", m_0), ("H", H)):
+        if tensor is not None and tensor.device != u.device:
+            raise ValueError(f"u is on {u.device} but {name} on {tensor.device}: move one of them")

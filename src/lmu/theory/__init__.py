@@ -1,0 +1,17 @@
+"""The mathematics of the Legendre memory, in float64 on the CPU and free of ``nn.Module``."""
+
+from lmu.theory.discretize import DISCRETIZERS, discretize
+from lmu.theory.impulse import apply_power, impulse_response, orbit
+from lmu.theory.legendre import decode_window, legendre
+from lmu.theory.legt import legt
+
+__all__ = [
+    "DISCRETIZERS",
+    "apply_power",
+    "decode_window",
+    "discretize",
+    "impulse_response",
+    "legendre",
+    "legt",
+    "orbit",
+]

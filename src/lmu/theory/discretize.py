@@ -1,0 +1,73 @@
+"""From the continuous system to one time step."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Discretizer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def zoh(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero-order hold, exact for an input that is constant during each step.
+
+    ``[[Ad, Bd], [0, 1]] = expm([[A, B], [0, 0]])``. Source: Voelker et al., 2019, section 2.
+    """
+    order = A.shape[0]
+    block = A.new_zeros(order + 1, order + 1)
+    block[:order, :order] = A
+    block[:order, order] = B
+    block = torch.linalg.matrix_exp(block)
+    return block[:order, :order].contiguous(), block[:order, order].contiguous()
+
+
+def euler(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward Euler, ``Ad = I + A, Bd = B``: first order, and stable only for a long window.
+
+    Raises:
+        ValueError: The discrete system is unstable: ``Ad`` has an eigenvalue outside the unit disc.
+
+    Source: Voelker et al., 2019, equation 4 (with a step of 1).
+    """
+    Ad = torch.eye(A.shape[0], dtype=A.dtype, device=A.device) + A
+    radius = torch.linalg.eigvals(Ad).abs().max().item()
+    if radius > 1:
+        raise ValueError(
+            f"Euler's discretization of a Legendre memory of order {A.shape[0]} with this theta is "
+            f"unstable: the spectral radius of Ad is {radius:.4g}, more than 1, so that states "
+            "would grow without bound. Use discretizer='zoh', a larger theta or a smaller order"
+        )
+    return Ad, B.clone()
+
+
+def bilinear(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Bilinear (trapezoidal) rule, second order and always stable.
+
+    ``Ad = (I - A/2)^-1 (I + A/2)``, ``Bd = (I - A/2)^-1 B``.
+    """
+    identity = torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
+    right = torch.cat([identity + A / 2, B[:, None]], dim=1)
+    solved = torch.linalg.solve(identity - A / 2, right)
+    return solved[:, :-1].contiguous(), solved[:, -1].contiguous()
+
+
+DISCRETIZERS: dict[str, Discretizer] = {"zoh": zoh, "euler": euler, "bilinear": bilinear}
+
+
+def discretize(A: Tensor, B: Tensor, method: str = "zoh") -> tuple[Tensor, Tensor]:
+    """Discretize ``dm/dt = A m + B u`` with a step of 1: ``m_t = Ad m_{t-1} + Bd u_t``.
+
+    Args:
+        A: (order, order), per time step.
+        B: (order,), per time step.
+        method: A key of :data:`DISCRETIZERS`: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+
+    Returns:
+        ``Ad`` (order, order) and ``Bd`` (order,), of the dtype of ``A``.
+
+    Raises:
+        ValueError: The method is unknown, or it is Euler's and the result is unstable.
+    """
+    if method not in DISCRETIZERS:
+        raise ValueError(f"discretizer must be one of {sorted(DISCRETIZERS)}, got {method!r}")
+    return DISCRETIZERS[method](A, B)

@@ -1,0 +1,70 @@
+"""Powers of the discrete system by doubling: log2(T) matrix products instead of T steps."""
+
+import torch
+from torch import Tensor
+
+
+def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
+    """The sequence ``X, Ad X, Ad^2 X, ...`` of ``length`` terms.
+
+    From the first n terms the next n are ``Ad^n`` times them. Powers of ``Ad`` are formed in the
+    dtype of ``Ad`` and rounded once, to the dtype of ``X``, when they are applied. Differentiable
+    in both arguments.
+
+    Args:
+        Ad: (order, order), of the precision of ``X`` or better.
+        X: (order, columns).
+        length: Number of terms, at least 1.
+
+    Returns:
+        (order, length, columns), of the dtype of ``X``.
+
+    Cost: 2 order^2 length columns + 2 order^3 log2(length) FLOPs.
+    """
+    terms, power = X[:, None, :], Ad
+    while (n := terms.shape[1]) < length:
+        known = terms[:, : length - n]
+        following = power.to(X.dtype) @ known.flatten(1)
+        terms = torch.cat([terms, following.unflatten(1, known.shape[1:])], dim=1)
+        if 2 * n < length:
+            power = power @ power
+    return terms
+
+
+def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
+    """Response ``H[:, k] = Ad^k Bd`` of the memory to a single one, k steps after it.
+
+    Args:
+        Ad: (order, order); form it in float64, where powers lose nothing that matters.
+        Bd: (order,), of the same dtype.
+        length: Number of steps, at least 1.
+
+    Returns:
+        ``H`` (order, length), of the dtype of ``Bd``.
+
+    Source: Chilkuri & Eliasmith, ICML 2021, equation 22.
+    """
+    return orbit(Ad, Bd[:, None], length).squeeze(2)
+
+
+def apply_power(Ad: Tensor, X: Tensor, exponent: int) -> Tensor:
+    """The product ``Ad^exponent X`` by repeated squaring, without forming ``Ad^exponent``.
+
+    Args:
+        Ad: (order, order), of the precision of ``X`` or better.
+        X: (order, columns).
+        exponent: A non-negative integer.
+
+    Returns:
+        (order, columns), of the dtype of ``X``.
+
+    Cost: 2 order^3 log2(exponent) FLOPs for the squarings.
+    """
+    power = Ad
+    while exponent > 0:
+        if exponent % 2:
+            X = power.to(X.dtype) @ X
+        exponent //= 2
+        if exponent:
+            power = power @ power
+    return X

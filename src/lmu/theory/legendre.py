@@ -1,0 +1,54 @@
+"""Legendre polynomials, and the window that a memory state holds."""
+
+import torch
+from torch import Tensor
+
+
+def legendre(order: int, x: Tensor) -> Tensor:
+    """Legendre polynomials ``P_0 ... P_{order-1}`` at the points ``x``.
+
+    Three-term recurrence ``(n+1) P_{n+1}(x) = (2n+1) x P_n(x) - n P_{n-1}(x)``, which is stable on
+    [-1, 1], where the closed form with binomials overflows.
+
+    Args:
+        order: Number of polynomials, at least 1.
+        x: Points of any shape, floating.
+
+    Returns:
+        (*x.shape, order), of the dtype of ``x``.
+    """
+    values = [torch.ones_like(x), x]
+    for n in range(1, order - 1):
+        values.append(((2 * n + 1) * x * values[n] - n * values[n - 1]) / (n + 1))
+    return torch.stack(values[:order], dim=-1)
+
+
+def decode_window(m: Tensor, r: Tensor) -> Tensor:
+    r"""Read the past out of a memory state.
+
+    .. math:: u(t - r\theta) \approx \sum_i P_i(2r - 1)\, m_i(t), \qquad 0 \le r \le 1
+
+    With zero-order hold the delay that comes out is ``r * theta - 1/2`` steps: the half step is the
+    hold's.
+
+    Args:
+        m: Memory states (..., order).
+        r: Delays (points,) as fractions of the window, within [0, 1].
+
+    Returns:
+        The decoded input (..., points), of the dtype of ``m``.
+
+    Raises:
+        ValueError: ``r`` is not one-dimensional or leaves [0, 1].
+
+    Source: Voelker et al., NeurIPS 2019, equation 3.
+    """
+    if r.ndim != 1:
+        raise ValueError(f"r must have the shape (points,), got {tuple(r.shape)}")
+    if r.numel() and (r.min() < 0 or r.max() > 1):
+        raise ValueError(
+            f"r must lie within [0, 1], the fraction of the window, got values from "
+            f"{r.min().item():g} to {r.max().item():g}"
+        )
+    weights = legendre(m.shape[-1], 2 * r.to("cpu", torch.float64) - 1)
+    return m @ weights.to(m).mT
