@@ -45,7 +45,7 @@ def decode_window(m: Tensor, r: Tensor) -> Tensor:
     """
     if r.ndim != 1:
         raise ValueError(f"r must have the shape (points,), got {tuple(r.shape)}")
-    if r.numel() and (r.min() < 0 or r.max() > 1):
+    if not ((r >= 0) & (r <= 1)).all():
         raise ValueError(
             f"r must lie within [0, 1], the fraction of the window, got values from "
             f"{r.min().item():g} to {r.max().item():g}"

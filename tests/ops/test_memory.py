@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from lmu.ops import METHODS, Choice, choose, final_memory, memory
+from lmu.ops.fft import fast_length
+from lmu.theory import discretize, impulse_response, legt
+
+
+def arguments(**changed):
+    Ad, Bd = discretize(*legt(4, 10.0))
+    return {"u": torch.zeros(2, 5, 3), "Ad": Ad, "Bd": Bd} | changed
+
+
+def test_choice_names_a_method_and_a_reason():
+    assert choose(100, all_states=False) == Choice(
+        "final", "only the last state is wanted: one matrix product gives it"
+    )
+    assert choose(100, all_states=True).method == "fft"
+    assert choose(1, all_states=True).method == "reference"
+    for length in (1, 2, 10**6):
+        for all_states in (False, True):
+            choice = choose(length, all_states=all_states)
+            assert METHODS[choice.method].all_states or not all_states
+            assert choice.reason
+
+
+def test_forced_method_that_cannot_run_says_why():
+    with pytest.raises(ValueError, match="'final' gives the last state only; call final_memory"):
+        memory(**arguments(), method="final")
+    for function in (memory, final_memory):
+        with pytest.raises(ValueError, match=r"'auto' or one of .*'fft'.*, got 'magic'"):
+            function(**arguments(), method="magic")
+
+
+@pytest.mark.parametrize("function", [memory, final_memory])
+@pytest.mark.parametrize(
+    ("changed", "error", "says"),
+    [
+        ({"u": torch.zeros(2, 5)}, ValueError, r"u must have the shape \(batch, time >= 1, chan"),
+        ({"u": torch.zeros(2, 0, 3)}, ValueError, r"time >= 1, channels\), got \(2, 0, 3\)"),
+        ({"u": torch.zeros(2, 5, 3).int()}, TypeError, "u must be floating"),
+        ({"Bd": torch.zeros(5).double()}, ValueError, r"got \(4, 4\) and \(5,\)"),
+        ({"Bd": torch.zeros(4, 1).double()}, ValueError, r"got \(4, 4\) and \(4, 1\)"),
+        ({"Bd": torch.zeros(4)}, TypeError, "Ad and Bd of one dtype"),
+        ({"u": torch.zeros(2, 5, 3).double(), "Ad": torch.zeros(4, 4), "Bd": torch.zeros(4)},
+         TypeError, "Ad and Bd must be at least torch.float64 for u of torch.float64"),
+        ({"m_0": torch.zeros(2, 4)}, ValueError, r"m_0 .*= \(2, 3, 4\), got \(2, 4\)"),
+        ({"m_0": torch.zeros(2, 3, 4).double()}, TypeError, "m_0 must be torch.float32 for u"),
+        ({"H": torch.zeros(4, 4)}, ValueError, r"H must have the shape \(4, at least 5\)"),
+        ({"H": torch.zeros(4, 5).double()}, TypeError, "H must be torch.float32"),
+        ({"m_0": torch.zeros(2, 3, 4, device="meta")}, ValueError, "u is on cpu but m_0 on meta"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(function, changed, error, says):
+    with pytest.raises(error, match=says):
+        function(**arguments(**changed))
+
+
+def test_kept_impulse_response_is_refused_where_dynamics_are_trained():
+    changed = arguments()
+    H = impulse_response(changed["Ad"], changed["Bd"], 5).float()
+    changed["Ad"].requires_grad_()
+    with pytest.raises(ValueError, match="H is a constant"):
+        memory(**changed, H=H)
+
+
+def test_fast_lengths_are_even_and_smooth():
+    smooth = {2**a * 3**b * 5**c for a in range(1, 12) for b in range(7) for c in range(5)}
+    for n in range(1, 2000):
+        assert fast_length(n) == min(s for s in smooth if s >= n)
