@@ -32,7 +32,8 @@ def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor)
         raise ValueError(f"the input must have the shape {shape}, got {tuple(x.shape)}{hint}")
     if 0 in x.shape[:-1]:
         raise ValueError(f"the input must not be empty, got {tuple(x.shape)}")
-    _check_kind("the input", x, like)
+    _check_device("the input", x, like)
+    _check_dtype("the input", x, like)
 
 
 def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
@@ -41,21 +42,27 @@ def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) 
         raise TypeError(f"{name} must be a torch.Tensor, got {type(state).__name__}")
     if state.shape != shape:
         raise ValueError(f"{name} must have the shape {shape}, got {tuple(state.shape)}")
+    _check_device(name, state, like)
     if state.dtype != torch.promote_types(like.dtype, torch.float32):
-        _check_kind(name, state, like)
+        _check_dtype(name, state, like)
 
 
 def check_pair(state: object) -> None:
     """Check that a state is a pair ``(h, m)``."""
-    if not isinstance(state, tuple | list) or len(state) != 2:
+    if not isinstance(state, tuple | list):
         raise TypeError(f"the state must be a pair (h, m), got {type(state).__name__}")
+    if len(state) != 2:
+        raise TypeError(f"the state must be a pair (h, m), got {len(state)} items")
 
 
-def _check_kind(name: str, tensor: Tensor, like: Tensor) -> None:
+def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:
     if tensor.device != like.device:
         raise ValueError(
             f"{name} is on {tensor.device} but the layer on {like.device}: move one of them"
         )
+
+
+def _check_dtype(name: str, tensor: Tensor, like: Tensor) -> None:
     # Under autocast the layers upstream hand over a narrower dtype, and that is meant.
     if not tensor.is_floating_point() or (
         tensor.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type)

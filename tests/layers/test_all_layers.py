@@ -1,0 +1,175 @@
+"""What every layer must do as an ``nn.Module``, whatever it computes."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lmu.theory import discretize, legt
+
+PARAMETERS = {
+    "LMUCell": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
+    | {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 6)},
+    "LMUFFT": {"W_u.weight": (1, 3), "W_u.bias": (1,), "W_h.weight": (7, 9), "W_h.bias": (7,)},
+}
+PARAMETERS |= {"LMU": PARAMETERS["LMUCell"], "LMUFFT-last": PARAMETERS["LMUFFT"]}
+
+
+def assert_same(first, second, **tolerance) -> None:
+    for a, b in zip(tree_leaves(first), tree_leaves(second), strict=True):
+        torch.testing.assert_close(a, b, **tolerance)
+
+
+def backward(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    layer.zero_grad()
+    sum(leaf.square().sum() for leaf in tree_leaves(layer(x))).backward()
+    return {key: p.grad for key, p in layer.named_parameters() if p.grad is not None}
+
+
+def test_state_dict_holds_the_contract_and_nothing_else(name, build):
+    shapes = {key: tuple(value.shape) for key, value in build().state_dict().items()}
+    assert shapes == PARAMETERS[name]
+    learned = build(learn_a=True, learn_b=True).state_dict()
+    assert learned.keys() == PARAMETERS[name].keys() | {"Ad", "Bd"}
+
+
+def test_learned_dynamics_start_as_the_legendre_system_and_receive_gradients(build, make_input):
+    layer = build(learn_a=True, learn_b=True)
+    Ad, Bd = discretize(*legt(6, 12.0))
+    assert_same((layer.Ad.data, layer.Bd.data), (Ad.float(), Bd.float()), rtol=0, atol=0)
+    gradients = backward(layer, make_input())
+    assert gradients["Ad"].abs().max() > 0 or make_input().ndim == 2  # m_0 = 0 hides Ad at one step
+    assert gradients["Bd"].abs().max() > 0
+    assert_same(layer(make_input()), build()(make_input()))
+
+
+@pytest.mark.parametrize("learned", [("learn_a",), ("learn_b",), ("learn_a", "learn_b")])
+def test_gradcheck_through_parameters_input_and_state(name, build, make_input, learned):
+    layer = build(dtype=torch.float64, **dict.fromkeys(learned, True))
+    keys, values = zip(*layer.named_parameters(), strict=True)
+    h = torch.linspace(-0.5, 0.5, 14, dtype=torch.float64).view(2, 7).requires_grad_()
+    m = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 6).requires_grad_()
+    x = make_input(length=4, dtype=torch.float64).requires_grad_()
+
+    def call(x, m, h, *values):
+        kwargs = {"return_state": True} if "FFT" in name else {}
+        parameters = dict(zip(keys, values, strict=True))
+        out = torch.func.functional_call(layer, parameters, (x, (h, m)), kwargs)
+        return tuple(tree_leaves(out))
+
+    assert torch.autograd.gradcheck(call, (x, m, h, *values))
+
+
+def test_reset_parameters_draws_anew_and_restores_learned_dynamics(build):
+    layer = build(learn_a=True)
+    before = {key: p.detach().clone() for key, p in layer.named_parameters()}
+    with torch.no_grad():
+        layer.Ad.zero_()
+    layer.reset_parameters()
+    after = dict(layer.named_parameters())
+    unchanged = {key for key in after if torch.equal(after[key], before[key])}
+    assert unchanged == {"Ad"} | ({"e_m"} & after.keys())  # e_m starts at zero
+
+
+def test_deepcopy_pickle_and_weights_only_round_trips(build, make_input):
+    layer, x = build(learn_b=True), make_input()
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = build(learn_b=True)
+    loaded.reset_parameters()
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
+        assert_same(twin(x), layer(x), rtol=0, atol=0)
+
+
+def test_going_to_double_gives_double_accuracy(build, make_input):
+    layer = build()
+    twin = build(dtype=torch.float64)
+    twin.load_state_dict(layer.state_dict())
+    x = make_input(dtype=torch.float64)
+    assert_same(layer.double()(x), twin(x), rtol=0, atol=1e-15)
+    back = layer.float()(x.float())
+    assert_same(back, build()(x.float()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_layers_run_and_keep_the_memory_in_float32(name, build, make_input, dtype):
+    layer = build().to(dtype)
+    kwargs = {"return_state": True} if "FFT" in name else {}
+    *_, h, m = tree_leaves(layer(make_input(dtype=dtype), **kwargs))
+    assert (h.dtype, m.dtype) == (dtype, torch.float32)
+    *_, h_exact, m_exact = tree_leaves(
+        build().to(dtype).double()(make_input(dtype=dtype).double(), **kwargs)
+    )
+    assert_same((h.double(), m.double()), (h_exact, m_exact), rtol=0, atol=0.02)
+    again = layer(make_input(dtype=dtype), (h, m), **kwargs)
+    assert all(leaf.isfinite().all() for leaf in tree_leaves(again))
+
+
+def test_autocast_forward_and_backward(name, build, make_input):
+    layer, x = build(), make_input()
+    kwargs = {"return_state": True} if "FFT" in name else {}
+    exact = tree_leaves(layer(x, **kwargs))
+    right = backward(layer, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = tree_leaves(layer(x, **kwargs))
+        upstream = layer(x.bfloat16())  # what a layer before it would hand over
+        gradients = backward(layer, x)
+    assert got[-1].dtype == torch.float32  # the memory
+    for actual, expected in zip(got, exact, strict=True):
+        torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.03)
+    assert all(leaf.isfinite().all() for leaf in tree_leaves(upstream))
+    for key, gradient in gradients.items():
+        assert (gradient - right[key]).norm() < 0.05 * right[key].norm() + 1e-6
+
+
+def test_meta_device_then_empty_then_reset(build, make_input):
+    layer = build(device="meta")
+    assert all(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
+    layer.to_empty(device="cpu")
+    layer.load_state_dict(build().state_dict())
+    assert_same(layer(make_input()), build()(make_input()), rtol=0, atol=0)
+    layer.reset_parameters()
+    assert all(leaf.isfinite().all() for leaf in tree_leaves(layer(make_input())))
+
+
+def test_input_that_is_not_contiguous(name, build, make_input):
+    x = make_input()
+    twisted = x.transpose(0, -1).contiguous().transpose(0, -1)
+    assert not twisted.is_contiguous()
+    assert_same(build()(twisted), build()(x))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_compiles_as_one_graph(name, build, make_input, dynamic, learned):
+    torch._dynamo.reset()
+    layer = build(learn_a=learned)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for length in (9, 13):  # LMUFFT expects 9: the longer one makes it extend what it keeps
+        x = make_input(length)
+        assert_same(compiled(x), build(learn_a=learned)(x))
+        assert_same(backward(compiled, x), backward(build(learn_a=learned), x))
+
+
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
+def test_compiles_with_the_default_backend(build, make_input):
+    torch._dynamo.reset()
+    layer, x = build(), make_input()
+    compiled = torch.compile(layer, fullgraph=True)
+    assert_same(compiled(x), layer(x))
+    assert_same(backward(compiled, x), backward(build(), x))
+
+
+def test_repr_names_the_arguments(name, build):
+    text = repr(build(learn_a=True, discretizer="bilinear"))
+    parts = ["input_size=3", "hidden_size=7", "memory_size=6", "theta=12"]
+    parts += ["learn_a=True", "discretizer='bilinear'"]
+    for part in parts + (["seq_len=9"] if "FFT" in name else []):
+        assert part in text
+    assert "learn_b" not in text

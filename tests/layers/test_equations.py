@@ -1,0 +1,158 @@
+"""The layers against their equations, written out step by step in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmu import LMU, LMUFFT, LMUCell
+from lmu.theory import discretize, legt
+
+F64 = torch.float64
+
+
+def lmu_equations(layer, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Voelker et al. (2019), equations 4, 6 and 7, for one sequence (time, input)."""
+    p = {key: value.double() for key, value in layer.named_parameters()}
+    Ad, Bd = discretize(*legt(layer.memory_size, layer.theta), layer.discretizer)
+    outputs = []
+    for x_t in x.double():
+        u = p["e_x"] @ x_t + p["e_h"] @ h + p["e_m"] @ m
+        m = Ad @ m + Bd * u
+        h = torch.tanh(p["W_x"] @ x_t + p["W_h"] @ h + p["W_m"] @ m)
+        outputs.append(h)
+    return torch.stack(outputs), h, m
+
+
+def lmu_fft_equations(layer, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Chilkuri & Eliasmith (2021), equations 18 to 20, for one sequence (time, input)."""
+    p = {key: value.double() for key, value in layer.named_parameters()}
+    Ad, Bd = discretize(*legt(layer.memory_size, layer.theta), layer.discretizer)
+    outputs = []
+    for x_t in x.double():
+        u = torch.relu(p["W_u.weight"] @ x_t + p["W_u.bias"])
+        m = Ad @ m + Bd * u
+        h = torch.relu(p["W_h.weight"] @ torch.cat([m, x_t]) + p["W_h.bias"])
+        outputs.append(h)
+    return torch.stack(outputs), m
+
+
+def sequence(length: int, features: int = 2) -> Tensor:
+    g = torch.Generator().manual_seed(length)
+    return torch.randn(2, length, features, dtype=F64, generator=g)
+
+
+def randomize(layer):
+    """Parameters of order one, so that no term of an equation is near zero (``e_m`` starts so)."""
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, dtype=F64, generator=g) / p.shape[-1] ** 0.5)
+    return layer
+
+
+@pytest.mark.parametrize("length", [1, 2, 53])
+@pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
+def test_lmu(length, discretizer):
+    layer = randomize(LMU(2, 5, 4, 60.0, discretizer=discretizer, dtype=F64))
+    x = sequence(length)
+    h_0, m_0 = torch.rand(2, 5, dtype=F64), torch.rand(2, 4, dtype=F64)
+    output, (h_n, m_n) = layer(x, (h_0, m_0))
+    for b in range(2):
+        right, h, m = lmu_equations(layer, x[b], h_0[b], m_0[b])
+        torch.testing.assert_close(output[b], right)
+        torch.testing.assert_close((h_n[b], m_n[b]), (h, m))
+    assert torch.equal(output[:, -1], h_n)
+
+
+def test_cell_is_one_step_of_the_layer():
+    layer = randomize(LMU(2, 5, 4, 6.0, dtype=F64))
+    cell = LMUCell(2, 5, 4, 6.0, dtype=F64)
+    cell.load_state_dict(layer.state_dict())
+    x, state, outputs = sequence(20), None, []
+    for x_t in x.unbind(1):
+        state = cell(x_t, state)
+        outputs.append(state[0])
+    output, last = layer(x)
+    torch.testing.assert_close(torch.stack(outputs, dim=1), output)
+    torch.testing.assert_close(state, last)
+
+
+@pytest.mark.parametrize("seq_len", [None, 1, 53, 400])
+@pytest.mark.parametrize("length", [1, 2, 53])
+@pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
+def test_lmu_fft_at_any_length(length, seq_len, discretizer):
+    layer = randomize(LMUFFT(2, 5, 4, seq_len, 60.0, discretizer=discretizer, dtype=F64))
+    x = sequence(length)
+    m_0 = torch.rand(2, 4, dtype=F64)
+    output, (h_n, m_n) = layer(x, (torch.zeros(2, 5, dtype=F64), m_0), return_state=True)
+    for b in range(2):
+        right, m = lmu_fft_equations(layer, x[b], m_0[b])
+        torch.testing.assert_close(output[b], right)
+        torch.testing.assert_close(m_n[b], m)
+    assert torch.equal(output[:, -1], h_n)
+
+
+@pytest.mark.parametrize("given_state", [False, True])
+def test_lmu_fft_final_state_in_both_places(given_state):
+    layer = randomize(LMUFFT(2, 5, 4, 53, 6.0, dtype=F64))
+    state = (torch.zeros(2, 5, dtype=F64), torch.rand(2, 4, dtype=F64)) if given_state else None
+    _, (h_n, m_n) = layer(sequence(53), state, return_state=True)
+    layer.return_sequences = False
+    output, last = layer(sequence(53), state)
+    assert torch.equal(output, last)
+    output, (h, m) = layer(sequence(53), state, return_state=True)
+    torch.testing.assert_close((output, h, m), (h_n, h_n, m_n))
+
+
+@pytest.mark.parametrize("split", [1, 26, 52])
+@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "LMUFFT-last"])
+def test_split_and_resume_equals_whole(kind, split):
+    if kind == "LMU":
+        layer, kwargs = LMU(2, 5, 4, 6.0, dtype=F64), {}
+    else:
+        layer = LMUFFT(2, 5, 4, 53, 6.0, return_sequences=kind == "LMUFFT", dtype=F64)
+        kwargs = {"return_state": True}
+    x = sequence(53)
+    whole, last = randomize(layer)(x, **kwargs)
+    first, state = layer(x[:, :split], **kwargs)
+    second, end = layer(x[:, split:], state, **kwargs)
+    torch.testing.assert_close(end, last)
+    joined = torch.cat([first, second], dim=1) if kind != "LMUFFT-last" else second
+    torch.testing.assert_close(joined, whole)
+
+
+@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "LMUFFT-last"])
+def test_float32_error_at_order_468(kind):
+    """The layers of the paper's size, 784 steps: within 1e-5 of float64, relative."""
+    torch.manual_seed(0)
+    if kind == "LMU":
+        layer, kwargs = LMU(1, 212, 468, 784), {}
+    else:
+        layer = LMUFFT(1, 346, 468, 784, 784, return_sequences=kind == "LMUFFT")
+        kwargs = {"return_state": True}
+    x = torch.rand(4, 784, 1)
+    with torch.no_grad():
+        output, (h, m) = layer(x, **kwargs)
+        exact_output, (exact_h, exact_m) = layer.double()(x.double(), **kwargs)
+    for got, exact in ((output, exact_output), (h, exact_h), (m, exact_m)):
+        assert (got - exact).norm() / exact.norm() < 1e-5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lmu_fft_encoder_is_never_dead_for_non_negative_input(seed):
+    torch.manual_seed(seed)
+    layer = LMUFFT(1, 64, 4, 8, 8.0, return_sequences=False)
+    layer(torch.rand(3, 8, 1))[0].sum().backward()
+    assert layer.W_u.weight.grad is not None
+    assert layer.W_u.weight.grad.abs().max() > 0
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    layer = LMU(4, 300, 200, 50.0)
+    for encoder, fan_in in ((layer.e_x, 4), (layer.e_h, 300)):
+        assert encoder.abs().max() <= (3 / fan_in) ** 0.5
+    assert layer.e_h.std().item() == pytest.approx(300**-0.5, rel=0.1)  # LeCun: variance 1/fan_in
+    assert not layer.e_m.any()
+    for kernel in (layer.W_x, layer.W_h, layer.W_m):
+        assert kernel.std().item() == pytest.approx((2 / sum(kernel.shape)) ** 0.5, rel=0.1)
