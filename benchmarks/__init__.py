@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks`` runs them, ``python -m benchmarks.tables`` prints them."""

@@ -1,0 +1,82 @@
+"""Run benchmark cases and write their results: ``python -m benchmarks [case ...]``."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import CASES
+from benchmarks.harness import run
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def machine() -> dict:
+    """What the figures depend on."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or None,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def main() -> None:
+    """Run the named cases, print them, and store each whole."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all if none is named")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved measurements of each")
+    parser.add_argument("--output", type=Path, help="folder for the JSON; benchmarks/results/...")
+    args = parser.parse_args()
+    unknown = set(args.cases) - CASES.keys()
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; choose from {', '.join(CASES)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    where = machine()
+    slug = re.sub(r"\W+", "-", f"{where['cpu']}-{where['cores']}-cores".lower()).strip("-")
+    folder = args.output or RESULTS / slug
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in args.cases or CASES:
+        start = time.perf_counter()
+        result = {"case": name, "machine": where, **run(name, CASES[name], args.rounds)}
+        path = folder / f"{name}.json"
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(result, indent=2) + "\n")
+        partial.replace(path)
+        print(f"{result['title']} ({time.perf_counter() - start:.0f} s)")
+        ours = next(iter(result["contenders"].values()))["seconds"]
+        for key, figures in result["contenders"].items():
+            print(
+                f"  {key}: {figures['seconds'] * 1e3:.2f} ms (x {figures['seconds'] / ours:.1f}), "
+                f"{figures['peak_mib']:.0f} MiB, error {figures['error']:.1e}"
+            )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Interleaved timing with a correctness gate: who is wrong is not timed."""
+
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHORTEST = 0.1  # seconds: quicker work is repeated to last so long before the clock is read
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do a case's work: ``work`` is timed, ``result`` is what it must get right."""
+
+    work: Callable[[], object]
+    result: Callable[[], list[Tensor]] | None = None  # None: another function, nothing to compare
+
+
+@dataclass(frozen=True)
+class Case:
+    """A piece of work and those who do it.
+
+    ``contenders`` maps names to functions that build a contender, the first being ours. ``exact``
+    computes what they should get, in float64.
+    """
+
+    title: str
+    contenders: dict[str, Callable[[], Contender]]
+    exact: Callable[[], list[Tensor]]
+    tolerance: float = 1e-4
+
+
+def error(got: list[Tensor], exact: list[Tensor]) -> float:
+    """The largest relative error among the results, in the Euclidean norm."""
+    return max(((a.double() - e).norm() / e.norm()).item() for a, e in zip(got, exact, strict=True))
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """Mean time of one call."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - start) / repeats
+
+
+def _repeats(work: Callable[[], object]) -> int:
+    work()  # warms up
+    return max(1, round(SHORTEST / seconds(work, 1)))
+
+
+def run(name: str, case: Case, rounds: int) -> dict:
+    """Check all contenders of a case, then time them in turns, in an order drawn each round."""
+    exact = case.exact()
+    contenders = {key: build() for key, build in case.contenders.items()}
+    errors = {key: error(c.result(), exact) for key, c in contenders.items() if c.result}
+    for key, off in errors.items():
+        if not off < case.tolerance:
+            raise ArithmeticError(
+                f"{name}: {key} is off by {off:.2g}, more than {case.tolerance:.2g}: "
+                "its time means nothing"
+            )
+    repeats = {key: _repeats(contender.work) for key, contender in contenders.items()}
+    times: dict[str, list[float]] = {key: [] for key in contenders}
+    for _ in range(rounds):
+        for key in random.sample(list(contenders), len(contenders)):
+            times[key].append(seconds(contenders[key].work, repeats[key]))
+    return {
+        "title": case.title,
+        "rounds": rounds,
+        "contenders": {
+            key: {
+                "seconds": statistics.median(times[key]),
+                "fastest": min(times[key]),
+                "slowest": max(times[key]),
+                "error": errors.get(key),
+                "peak_mib": peak_memory(name, key),
+            }
+            for key in contenders
+        },
+    }
+
+
+def peak_memory(name: str, contender: str) -> float:
+    """Memory in MiB that layer, input and one call need at the most, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.harness", name, contender]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def _measure_memory(case: Case, contender: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    case.contenders[contender]().work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+if __name__ == "__main__":
+    from benchmarks.cases import CASES
+
+    torch.manual_seed(0)
+    print(json.dumps(_measure_memory(CASES[sys.argv[1]], sys.argv[2])))
