@@ -1,0 +1,180 @@
+"""The files of MNIST: where to find them, whether they are intact, and what is in them."""
+
+import gzip
+import hashlib
+import io
+import sys
+import zlib
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from lmu._extras import require
+
+# md5 of the uncompressed files.
+FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+CHECKOUT = Path(__file__).resolve().parents[3] / "data" / "mnist"
+
+
+class DataError(ValueError):
+    """A data file is missing, damaged or cannot be downloaded; the message names the cure."""
+
+
+def default_cache() -> Path:
+    """The user's cache folder for MNIST, in the place that the operating system provides."""
+    require("pooch", extra="train")
+    import pooch
+
+    return Path(pooch.os_cache("torch-lmu")) / "mnist"
+
+
+def locate(
+    data: str | Path | None = None,
+    *,
+    checkout: Path = CHECKOUT,
+    cache: Path | None = None,
+    mirrors: tuple[str, ...] = MIRRORS,
+) -> dict[str, Path]:
+    """Find the four files: in ``data`` or else in the checkout, the cache, or on the internet.
+
+    A folder may hold each file raw or gzipped (``.gz``). A folder named by ``data`` is the only one
+    looked at. Otherwise the first of checkout and cache that holds any of the files is used; what
+    the cache lacks is downloaded into it.
+
+    Args:
+        data: A folder that must hold all four files.
+        checkout: The folder ``data/mnist`` of a checkout of this repository.
+        cache: Where downloads are kept; :func:`default_cache` if None.
+        mirrors: Addresses to try in turn; each ends in a slash.
+
+    Returns:
+        The path of each file, by its name in :data:`FILES`.
+
+    Raises:
+        DataError: A file is missing in a folder that must hold it, or no mirror served it.
+    """
+    if data is not None:
+        return _complete(Path(data).expanduser(), "name a folder that holds it with --data")
+    if _present(checkout):
+        return _complete(checkout, "restore it from version control")
+    cache = default_cache() if cache is None else cache
+    found = _present(cache)
+    return found | {n: _download(n, cache, mirrors) for n in FILES if n not in found}
+
+
+def read_bytes(name: str, path: Path) -> bytes:
+    """Uncompressed content of one of the four files, checked against its checksum.
+
+    Args:
+        name: A key of :data:`FILES`.
+        path: The file, gzipped if its suffix is ``.gz``.
+
+    Raises:
+        DataError: The file cannot be read or is not the original.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, str(error)) from error
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != FILES[name]:
+        raise _damaged(path, f"its content has the md5 {md5}, expected {FILES[name]}")
+    return content
+
+
+def verify(paths: dict[str, Path]) -> None:
+    """Check all four files, so that a damaged one shows before hours of training and not after.
+
+    Args:
+        paths: The files, as :func:`locate` returns them.
+
+    Raises:
+        DataError: A file cannot be read or is not the original.
+    """
+    for name, path in paths.items():
+        read_bytes(name, path)
+
+
+def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
+    """Images and labels of the training or the test part.
+
+    Args:
+        paths: The files, as :func:`locate` returns them.
+        part: ``"train"`` (60,000 digits) or ``"t10k"`` (10,000 digits, the test part).
+
+    Returns:
+        Images (digits, 28, 28) of uint8 and labels (digits,) of int64.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+    images, labels = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+    # The checksums fix the contents, so the headers (16 and 8 bytes) hold nothing new.
+    pixels = bytearray(read_bytes(images, paths[images]))
+    digits = bytearray(read_bytes(labels, paths[labels]))
+    return (
+        torch.frombuffer(pixels, dtype=torch.uint8, offset=16).reshape(-1, 28, 28),
+        torch.frombuffer(digits, dtype=torch.uint8, offset=8).long(),
+    )
+
+
+def _present(folder: Path) -> dict[str, Path]:
+    candidates = {name: (folder / name, folder / f"{name}.gz") for name in FILES}
+    return {
+        name: next(path for path in paths if path.is_file())
+        for name, paths in candidates.items()
+        if any(path.is_file() for path in paths)
+    }
+
+
+def _complete(folder: Path, cure: str) -> dict[str, Path]:
+    found = _present(folder)
+    for name in FILES:
+        if name not in found:
+            raise DataError(f"{folder} holds neither {name} nor {name}.gz: {cure}")
+    return found
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} is damaged ({reason}): delete it, so that it is downloaded again, "
+        "or put the original file in its place"
+    )
+
+
+def _download(name: str, cache: Path, mirrors: tuple[str, ...]) -> Path:
+    require("pooch", extra="train")
+    import pooch
+
+    def fetch(url: str, output_file: Any, _: Any) -> None:
+        packed = io.BytesIO()
+        pooch.HTTPDownloader(progressbar=sys.stderr.isatty())(url, packed, None)
+        # Unpacked here, so that pooch checks and keeps the file whose checksum is known.
+        Path(output_file).write_bytes(gzip.decompress(packed.getvalue()))
+
+    failures = []
+    for mirror in mirrors:
+        url = f"{mirror}{name}.gz"
+        try:
+            known_hash = f"md5:{FILES[name]}"
+            downloader = cast("Any", fetch)  # pooch's own protocol names its arguments otherwise
+            return Path(pooch.retrieve(url, known_hash, name, cache, downloader=downloader))
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            failures.append(f"{url}: {error}")
+    raise DataError(
+        f"{name} could not be downloaded to {cache}. Fetch it by hand and name its folder with "
+        "--data. Tried:\n" + "\n".join(failures)
+    )

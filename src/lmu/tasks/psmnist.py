@@ -1,0 +1,179 @@
+"""Permuted sequential MNIST: a digit read pixel by pixel, in a fixed random order."""
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmu import LMU, LMUFFT
+from lmu.models import SequenceClassifier
+from lmu.tasks import mnist
+
+PIXELS = 784
+CLASSES = 10
+VALIDATION = 5_000
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of one published model: hidden units, order of the memory, dropout."""
+
+    hidden_size: int
+    memory_size: int
+    dropout: float
+
+
+# Chilkuri & Eliasmith, ICML 2021 (166,092 parameters); Voelker et al., 2019 (102,027 parameters).
+PRESETS = {"lmufft": Preset(346, 468, 0.5), "lmu": Preset(212, 256, 0.0)}
+
+
+def build_model(
+    model: str, *, hidden_size: int, memory_size: int, theta: float, dropout: float
+) -> SequenceClassifier:
+    """A classifier of pixel sequences (batch, 784, 1) into 10 digits.
+
+    Args:
+        model: A key of :data:`PRESETS`.
+        hidden_size: Number of hidden units.
+        memory_size: Order of the memory.
+        theta: Length of the memory's window, in pixels.
+        dropout: Probability that a hidden unit is dropped before the classifier.
+
+    Raises:
+        ValueError: The model is unknown, or an argument is out of range.
+    """
+    layer: nn.Module
+    if model == "lmufft":
+        layer = LMUFFT(1, hidden_size, memory_size, PIXELS, theta, return_sequences=False)
+    elif model == "lmu":
+        layer = LMU(1, hidden_size, memory_size, theta)
+    else:
+        raise ValueError(f"model must be one of {', '.join(PRESETS)}, got {model!r}")
+    return SequenceClassifier(layer, CLASSES, dropout)
+
+
+def default_permutation() -> Tensor:
+    """The order of the pixels (784,) that published results use: starts 60, 361, 167."""
+    return torch.randperm(PIXELS, generator=torch.Generator().manual_seed(0))
+
+
+def load_permutation(path: str | Path) -> Tensor:
+    """Read an order of the pixels from a file.
+
+    Args:
+        path: Text with 784 integers, a NumPy array (``.npy``) or a tensor (``.pt``).
+
+    Returns:
+        The permutation (784,) of int64.
+
+    Raises:
+        ValueError: The file cannot be read or does not hold each of 0 to 783 once.
+    """
+    path = Path(path).expanduser()
+    try:
+        values = torch.as_tensor(_read_numbers(path))
+    except (OSError, EOFError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
+        raise ValueError(f"the permutation {path} cannot be read: {error}") from error
+    return check_permutation(values, str(path))
+
+
+def check_permutation(permutation: Tensor, name: str = "permutation") -> Tensor:
+    """Check that a tensor holds each of 0 to 783 once.
+
+    Args:
+        permutation: The tensor to check.
+        name: What to call it in an error.
+
+    Returns:
+        The permutation (784,) of int64.
+
+    Raises:
+        ValueError: It does not; the message says what it holds.
+    """
+    if permutation.is_floating_point() or permutation.is_complex():
+        raise ValueError(f"{name} must hold integers, got {permutation.dtype}")
+    if permutation.shape != (PIXELS,):
+        raise ValueError(f"{name} must hold {PIXELS} integers, got {tuple(permutation.shape)}")
+    permutation = permutation.long()
+    if not torch.equal(permutation.sort().values, torch.arange(PIXELS)):
+        raise ValueError(f"{name} must hold each of 0 to {PIXELS - 1} exactly once")
+    return permutation
+
+
+def _read_numbers(path: Path) -> Any:
+    if path.suffix == ".npy":
+        import numpy as np
+
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    if path.suffix == ".pt":
+        if not zipfile.is_zipfile(path):  # what torch.load raises for other files has no bounds
+            raise ValueError("not a file of torch.save")
+        return torch.load(path, weights_only=True)
+    return [int(word) for word in path.read_text().replace(",", " ").split()]
+
+
+def split_indices(full_train: bool = False) -> tuple[Tensor, Tensor]:
+    """Which of the 60,000 training digits are for training and which for validation.
+
+    The split is random but the same in every run, whatever its seed.
+
+    Args:
+        full_train: Train on all of them and keep none for validation.
+
+    Returns:
+        Indices for training (55,000 or 60,000) and for validation (5,000 or 0).
+    """
+    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))
+    kept = 0 if full_train else VALIDATION
+    return order[kept:], order[:kept]
+
+
+@dataclass(frozen=True)
+class PsMNIST:
+    """The task's tensors: pixels (digits, 784, 1) in [0, 1] and labels (digits,).
+
+    Args:
+        permutation: Order of the pixels (784,).
+        data: Folder of the MNIST files; looked for as :func:`lmu.tasks.mnist.locate` says if None.
+        full_train: Train on all 60,000 digits, without validation.
+        limit: Use at most so many digits of each part.
+    """
+
+    permutation: Tensor = field(default_factory=default_permutation)
+    data: str | None = None
+    full_train: bool = False
+    limit: int | None = None
+
+    def prepare(self) -> None:
+        """Find or download the four files and check that they are intact.
+
+        Raises:
+            DataError: A file is missing or damaged.
+        """
+        mnist.verify(mnist.locate(self.data))
+
+    def fit_parts(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Training and validation part; the latter is empty for ``full_train``."""
+        images, labels = mnist.load(mnist.locate(self.data), "train")
+        train, validation = (i[: self.limit] for i in split_indices(self.full_train))
+        return (
+            (self.sequences(images[train]), labels[train]),
+            (self.sequences(images[validation]), labels[validation]),
+        )
+
+    def test_part(self) -> tuple[Tensor, Tensor]:
+        """The 10,000 test digits."""
+        images, labels = mnist.load(mnist.locate(self.data), "t10k")
+        return self.sequences(images[: self.limit]), labels[: self.limit]
+
+    def sequences(self, images: Tensor) -> Tensor:
+        """Turn images (digits, 28, 28) of uint8 into pixel sequences (digits, 784, 1)."""
+        return images.flatten(1)[:, self.permutation].unsqueeze(2).float().div_(255)
+
+    def images(self, sequences: Tensor) -> Tensor:
+        """Turn pixel sequences (digits, 784, 1) back into images (digits, 28, 28)."""
+        return sequences.squeeze(2)[:, self.permutation.argsort()].unflatten(1, (28, 28))

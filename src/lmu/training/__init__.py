@@ -1,0 +1,1 @@
+"""One LightningModule for classification tasks, and one way to run it."""

@@ -1,0 +1,112 @@
+"""Everything that determines a run."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lmu.tasks.psmnist import PRESETS
+from lmu.training.module import SCHEDULES, Schedule
+
+
+class ConfigError(ValueError):
+    """A setting is wrong.
+
+    Attributes:
+        setting: Name of the field of :class:`RunConfig`.
+    """
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run on permuted sequential MNIST.
+
+    Attributes:
+        model: ``"lmufft"`` or ``"lmu"``.
+        hidden_size: Number of hidden units; that of the published model if None.
+        memory_size: Order of the memory; that of the published model if None.
+        theta: Length of the window, in pixels.
+        dropout: Before the classifier, in [0, 1); 0.5 for lmufft and 0 for lmu if None.
+        epochs: Passes over the training part.
+        batch_size: Digits per step and process.
+        learning_rate: Of Adam.
+        schedule: Course of the learning rate, ``"cosine"`` or ``"constant"``.
+        patience: Stop after so many epochs without a better validation accuracy; 0 never stops.
+        seed: Seed of weights, order of the digits and dropout, from 0 to 2^32 - 1.
+        full_train: Train on all 60,000 digits and test the last epoch's weights.
+        limit: Use at most so many digits of each part; all if None.
+        data: Folder of the MNIST files; None looks in the usual places.
+        permutation: File with the order of the pixels; None for the usual one.
+        accelerator: Passed to Lightning, as are the following.
+        devices: Number or list of devices, or ``"auto"``.
+        num_nodes: Number of machines.
+        strategy: How processes work together.
+        precision: Of the arithmetic, such as ``"32-true"`` or ``"bf16-mixed"``.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    model: str = "lmufft"
+    hidden_size: int | None = None
+    memory_size: int | None = None
+    theta: float = 784.0
+    dropout: float | None = None
+    epochs: int = 15
+    batch_size: int = 100
+    learning_rate: float = 3e-3
+    schedule: Schedule = "cosine"
+    patience: int = 0
+    seed: int = 0
+    full_train: bool = False
+    limit: int | None = None
+    data: str | None = None
+    permutation: str | None = None
+    accelerator: str = "auto"
+    devices: str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        _one_of("model", self.model, tuple(PRESETS))
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name in ("hidden_size", "memory_size", "epochs", "batch_size", "limit", "num_nodes"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("patience", self.patience, 0)
+        for name in ("theta", "learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(name, f"must be a positive number, got {value}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError("dropout", f"must lie in [0, 1), got {self.dropout}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError("seed", f"must lie in 0 to 2^32 - 1, got {self.seed}")
+        if self.full_train and self.patience:
+            raise ConfigError(
+                "patience", "early stopping needs the validation part, which --full-train gives up"
+            )
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments of :func:`lmu.tasks.psmnist.build_model`, defaults filled in."""
+        preset = PRESETS[self.model]
+        return {
+            "model": self.model,
+            "hidden_size": preset.hidden_size if self.hidden_size is None else self.hidden_size,
+            "memory_size": preset.memory_size if self.memory_size is None else self.memory_size,
+            "theta": self.theta,
+            "dropout": preset.dropout if self.dropout is None else self.dropout,
+        }
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ConfigError(name, f"must be at least {least}, got {value}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(name, f"must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,79 @@
+"""What happened in each epoch."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmu.training.files import write_whole
+from lmu.training.module import ClassificationModule
+
+
+class History(Callback):
+    """Collect a row of numbers per epoch, keep it over a resume, and write it as CSV.
+
+    Attributes:
+        rows: For each epoch ``epoch`` (from 1), ``learning_rate``, ``train_loss``,
+            ``train_accuracy``, ``val_loss`` and ``val_accuracy`` (where there is validation), and
+            ``seconds`` of training, without validation.
+
+    Args:
+        path: The CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._start = 0.0
+        self._learning_rate = 0.0
+        self._seconds: float | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._seconds = None
+        self._start = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._stop(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch's row."""
+        assert isinstance(pl_module, ClassificationModule)
+        self._stop(pl_module)
+        train = pl_module.train_metrics()
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "learning_rate": self._learning_rate,
+            "train_loss": train.loss,
+            "train_accuracy": train.accuracy,
+        }
+        if pl_module.evaluation is not None:
+            row["val_loss"] = pl_module.evaluation.loss
+            row["val_accuracy"] = pl_module.evaluation.accuracy
+        self.rows.append(row | {"seconds": self._seconds})
+        if trainer.is_global_zero:
+            table = io.StringIO()
+            writer = csv.DictWriter(table, fieldnames=list(self.rows[-1]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_whole(self.path, table.getvalue().encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from them."""
+        self.rows = list(state_dict["rows"])
+
+    def _stop(self, module: LightningModule) -> None:
+        if self._seconds is None:
+            if module.device.type == "cuda":
+                torch.cuda.synchronize(module.device)
+            self._seconds = time.perf_counter() - self._start

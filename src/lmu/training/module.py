@@ -1,0 +1,167 @@
+"""The LightningModule of every classification task."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmu.training.seeds import derive_seed
+
+Schedule = Literal["constant", "cosine"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The training loss is not finite any more; the message names the epoch and the step."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Result of one pass over a part of the data, over all processes.
+
+    Attributes:
+        loss: Mean cross-entropy, in nats.
+        accuracy: Share of right answers.
+        confusion: Counts (classes, classes), rows by label and columns by answer; None in training.
+    """
+
+    loss: float
+    accuracy: float
+    confusion: Tensor | None = None
+
+
+class ClassificationModule(LightningModule):
+    """Train a classifier with Adam on cross-entropy.
+
+    Losses and right answers are collected on the device and read once per epoch, because reading a
+    number, or logging it, at each step costs as much as a good part of the step.
+
+    Args:
+        model: Maps inputs (batch, ...) to logits (batch, classes).
+        num_classes: Number of classes.
+        learning_rate: Of Adam.
+        schedule: ``"constant"``, or ``"cosine"``: falls to zero over ``epochs``, epoch by epoch.
+        epochs: Epochs that the schedule spans.
+        seed: Seed of the run, from which dropout's randomness is derived for each epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        *,
+        learning_rate: float,
+        schedule: Schedule,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.num_classes = num_classes
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.epochs = epochs
+        self.seed = seed
+        self.evaluation: Metrics | None = None
+        self._losses = torch.empty(0)
+        self._right = torch.zeros(())
+        self._sizes: list[int] = []
+        self._confusion = torch.zeros(())
+        self._loss_sum = torch.zeros(())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, in one kernel where PyTorch has it, and the schedule."""
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=fused)
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch and clear what was collected."""
+        torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
+        self._losses = torch.zeros(int(self.trainer.num_training_batches), device=self.device)
+        self._right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._sizes = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch."""
+        x, y = batch
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, y)
+        with torch.no_grad():
+            self._losses[batch_idx] = loss
+            self._right += (logits.argmax(1) == y).sum()
+        self._sizes.append(len(y))
+        return loss
+
+    def running_metrics(self) -> Metrics:
+        """Means over the epoch so far, of this process; waits for the device."""
+        losses = self._losses[: len(self._sizes)].double()
+        sizes = torch.tensor(self._sizes, dtype=torch.float64, device=losses.device)
+        total = sizes.sum()
+        return Metrics((losses @ sizes / total).item(), (self._right / total).item())
+
+    def train_metrics(self) -> Metrics:
+        """Means over the epoch, of all processes.
+
+        Raises:
+            TrainingDivergedError: A loss is not finite.
+        """
+        finite = self._losses.isfinite()
+        if not finite.all():
+            step = int((~finite).nonzero()[0]) + 1
+            raise TrainingDivergedError(
+                f"the loss is {self._losses[step - 1].item()} in epoch {self.current_epoch + 1}, "
+                f"step {step} of {len(finite)}: lower the learning rate, {self.learning_rate:g}"
+            )
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        sums = [self._losses.double().cpu() @ sizes, self._right.double().cpu(), sizes.sum()]
+        loss, right, total = self._sum(torch.stack(sums).to(self.device)).tolist()
+        return Metrics(loss / total, right / total)
+
+    def on_validation_epoch_start(self) -> None:
+        """Clear what was collected."""
+        n = self.num_classes
+        self._confusion = torch.zeros(n * n, dtype=torch.int64, device=self.device)
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count answers by label."""
+        x, y = batch
+        logits = self.model(x)
+        self._loss_sum += F.cross_entropy(logits, y, reduction="sum")
+        pairs = y * self.num_classes + logits.argmax(1)
+        self._confusion += pairs.bincount(minlength=self.num_classes**2)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metrics and hand them to early stopping."""
+        self.evaluation = self._evaluate()
+        self.log("val_loss", self.evaluation.loss, sync_dist=True)
+        self.log("val_accuracy", self.evaluation.accuracy, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        """Clear what was collected."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count answers by label."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the metrics."""
+        self.evaluation = self._evaluate()
+
+    def _evaluate(self) -> Metrics:
+        confusion = self._sum(self._confusion).view(self.num_classes, -1).cpu()
+        total = confusion.sum().item()
+        loss = self._sum(self._loss_sum).item() / total
+        return Metrics(loss, confusion.trace().item() / total, confusion)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(values, reduce_op="sum")

@@ -1,0 +1,97 @@
+"""Progress on the terminal."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from lmu.training.history import History
+from lmu.training.module import ClassificationModule
+
+_REFRESH_SECONDS = 0.25
+
+
+class EpochProgress(Callback):
+    """A bar with the running loss and accuracy, and a line for each finished epoch.
+
+    Drawn a few times a second and from the training loop itself: reading the loss makes the device
+    wait, and a drawing thread would take processor time from a step of a few milliseconds. On an
+    output that is not a terminal only the lines appear.
+
+    Args:
+        console: Where to write.
+        history: Source of the lines; stands before this callback in the trainer's list.
+    """
+
+    def __init__(self, console: Console, history: History) -> None:
+        self.console = console
+        self.history = history
+        self._bar: Progress | None = None
+        self._next = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show an empty bar."""
+        if not (trainer.is_global_zero and self.console.is_terminal):
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+        )
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._bar.add_task("", total=int(trainer.num_training_batches), epoch=epoch, metrics="")
+        self._bar.start()
+        self._next = time.monotonic() + _REFRESH_SECONDS
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw, if the time has come."""
+        if self._bar is None or time.monotonic() < self._next:
+            return
+        assert isinstance(pl_module, ClassificationModule)
+        metrics = pl_module.running_metrics()
+        text = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.2%}"
+        self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1, metrics=text)
+        self._bar.refresh()
+        self._next = time.monotonic() + _REFRESH_SECONDS
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace the bar by a line."""
+        self._close()
+        if trainer.is_global_zero:
+            row = self.history.rows[-1]
+            width = len(str(trainer.max_epochs))
+            line = (
+                f"epoch {row['epoch']:>{width}}/{trainer.max_epochs}  loss {row['train_loss']:.4f}"
+                f"  accuracy {row['train_accuracy']:.2%}"
+            )
+            if "val_accuracy" in row:
+                line += f"  validation {row['val_loss']:.4f} {row['val_accuracy']:.2%}"
+            self.console.print(f"{line}  {row['seconds']:.1f} s", highlight=False)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

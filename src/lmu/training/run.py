@@ -1,0 +1,292 @@
+"""The one way to run a task: settings in, a folder with results out."""
+
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+from lmu.tasks.psmnist import (
+    CLASSES,
+    PsMNIST,
+    build_model,
+    default_permutation,
+    load_permutation,
+)
+from lmu.training.batches import TaskData
+from lmu.training.checkpoint import (
+    BEST,
+    LAST,
+    LoadedCheckpoint,
+    RunCheckpoint,
+    load_checkpoint,
+    resolve_checkpoint,
+)
+from lmu.training.config import ConfigError, RunConfig
+from lmu.training.files import write_json
+from lmu.training.history import History
+from lmu.training.module import ClassificationModule, Metrics
+from lmu.training.progress import EpochProgress
+from lmu.training.report import write_report
+
+
+class RunInterruptedError(Exception):
+    """A run was stopped by a signal.
+
+    Attributes:
+        folder: The run's folder.
+        resumable: Whether there is a checkpoint in it.
+        exit_code: Conventional exit status for the signal.
+    """
+
+    def __init__(self, folder: Path, exit_code: int) -> None:
+        super().__init__(f"interrupted; the run is in {folder}")
+        self.folder = folder
+        self.resumable = (folder / LAST).is_file()
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: Where its files are.
+        metrics: What ``metrics.json`` holds; empty in every process but the first.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def train(
+    config: RunConfig,
+    *,
+    output: Path = Path("runs/psmnist"),
+    resume: Path | None = None,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Train, choose the model on the validation part, test it once, and write the report.
+
+    Args:
+        config: All settings. For a resumed run those of its checkpoint; see :func:`resume_config`.
+        output: Folder in which the run's folder, named by the time, is made.
+        resume: The checkpoint to continue from; its folder is then the run's.
+        console: Where progress is shown; nowhere if None.
+        callbacks: Further Lightning callbacks.
+
+    Raises:
+        ConfigError: The permutation is wrong, or Lightning refuses a setting.
+        CheckpointError: The checkpoint cannot be read.
+        DataError: The data are missing or damaged.
+        RunInterruptedError: Ctrl-C or a request to terminate.
+        TrainingDivergedError: The loss is not finite.
+    """
+    permutation = _permutation(config) if resume is None else load_checkpoint(resume).permutation
+    task = PsMNIST(permutation, config.data, config.full_train, config.limit)
+    module = build_module(config)
+    if _is_first_process():
+        task.prepare()
+    folder = _new_folder(output) if resume is None else resume.resolve().parent
+    checkpoint = RunCheckpoint(folder, config, permutation)
+    history = History(folder / "history.csv")
+    progress = [] if console is None else [EpochProgress(console, history)]
+    stopping = _early_stopping(config)
+    with _quiet_lightning(), _removed_if_empty(folder):
+        trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
+        if trainer.is_global_zero:
+            write_json(folder / "config.json", asdict(config))
+        data = TaskData(task, config.batch_size, config.seed)
+        with _interruptible(trainer, folder):
+            trainer.fit(module, data, ckpt_path=None if resume is None else str(resume))
+            chosen = checkpoint.folder / (LAST if config.full_train else BEST)
+            module.load_state_dict(load_checkpoint(chosen).state_dict)
+            test = _test(trainer, module, data)
+    metrics = {}
+    if trainer.is_global_zero:
+        epoch = len(history.rows) if config.full_train else checkpoint.best_epoch
+        chosen_by = {"checkpoint": chosen.name, "epoch": epoch}
+        metrics = write_report(folder, config, task, module, history.rows, test, chosen_by)
+    return RunResult(checkpoint.folder, metrics)
+
+
+def resume_config(path: Path, **changes: Any) -> tuple[Path, RunConfig]:
+    """The checkpoint to continue from and its settings.
+
+    Args:
+        path: The folder of a run, or a checkpoint in it.
+        changes: Settings that may differ: where the data are and what to run on.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        ConfigError: A change is out of range.
+    """
+    checkpoint = resolve_checkpoint(path, (LAST,))
+    return checkpoint, _changed(load_checkpoint(checkpoint).config, changes)
+
+
+def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metrics]:
+    """Test a checkpoint, with the batch size and precision that it was trained with.
+
+    Args:
+        checkpoint: A checkpoint, or the folder of a run, whose chosen one is taken.
+        changes: Settings that may differ: where the data are and what to run on.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        ConfigError: A change is out of range.
+        DataError: The data are missing or damaged.
+    """
+    loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
+    config = _changed(loaded.config, changes)
+    task = PsMNIST(loaded.permutation, config.data, config.full_train, config.limit)
+    with _quiet_lightning():
+        module = build_module(config)
+        module.load_state_dict(loaded.state_dict)
+        trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, config, loaded.permutation)])
+        return loaded, _test(trainer, module, TaskData(task, config.batch_size, config.seed))
+
+
+def build_module(config: RunConfig) -> ClassificationModule:
+    """The module that a configuration describes, with fresh weights drawn from its seed.
+
+    Raises:
+        ConfigError: The layer refuses the sizes.
+    """
+    seed_everything(config.seed, verbose=False)
+    try:
+        model = build_model(**config.model_arguments())
+    except ValueError as error:
+        raise ConfigError("model", str(error)) from error
+    return ClassificationModule(
+        model,
+        CLASSES,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+def _test(trainer: Trainer, module: ClassificationModule, data: TaskData) -> Metrics:
+    trainer.test(module, data, verbose=False)
+    assert module.evaluation is not None
+    return module.evaluation
+
+
+def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
+    devices = int(config.devices) if config.devices.lstrip("-").isdecimal() else config.devices
+    try:
+        return Trainer(
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # pyright: ignore[reportArgumentType]
+            max_epochs=config.epochs,
+            callbacks=list(callbacks),
+            logger=False,  # History writes the CSV: whole, and kept over a resume
+            limit_val_batches=0 if config.full_train else None,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # EpochSampler does it
+        )
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError("accelerator", f"Lightning refuses the settings: {error}") from error
+
+
+def _early_stopping(config: RunConfig) -> list[Callback]:
+    if not config.patience:
+        return []
+    return [EarlyStopping("val_accuracy", mode="max", patience=config.patience)]
+
+
+def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    given = {name: value for name, value in changes.items() if value is not None}
+    return RunConfig(**(asdict(config) | given))
+
+
+def _permutation(config: RunConfig) -> torch.Tensor:
+    if config.permutation is None:
+        return default_permutation()
+    try:
+        return load_permutation(config.permutation)
+    except ValueError as error:
+        raise ConfigError("permutation", str(error)) from error
+
+
+def _is_first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _new_folder(output: Path) -> Path:
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = output / stamp, 2
+    # Only the first process makes the folder; RunCheckpoint tells the others its name.
+    while _is_first_process():
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            folder, number = output / f"{stamp}_{number}", number + 1
+        except OSError as error:
+            raise ConfigError("output", f"the folder {folder} cannot be made: {error}") from error
+    return folder
+
+
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Leave no empty folder behind when Lightning refuses the settings."""
+    try:
+        yield
+    except ConfigError:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def _interruptible(trainer: Trainer, folder: Path) -> Iterator[None]:
+    """Turn Lightning's way of ending on a signal, SystemExit, into an error that can be handled."""
+    handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise RunInterruptedError(folder, 130) from error
+    except SystemExit as error:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+        exit_code = 143 if isinstance(error, SIGTERMException) else 130
+        raise RunInterruptedError(folder, exit_code) from error
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's tips and notes off the terminal; its warnings stay."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            # Lightning itself still uses what PyTorch deprecates here.
+            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmu.tasks.psmnist import (
+    PRESETS,
+    PsMNIST,
+    build_model,
+    default_permutation,
+    load_permutation,
+    split_indices,
+)
+
+
+def preset(model: str):
+    sizes = PRESETS[model]
+    return build_model(
+        model,
+        hidden_size=sizes.hidden_size,
+        memory_size=sizes.memory_size,
+        theta=784.0,
+        dropout=sizes.dropout,
+    )
+
+
+@pytest.mark.parametrize(("model", "count"), [("lmufft", 166_092), ("lmu", 102_027)])
+def test_presets_have_the_published_number_of_parameters(model: str, count: int) -> None:
+    parameters = preset(model).parameters()
+    assert sum(p.numel() for p in parameters if p.requires_grad) == count
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(ValueError, match="lmufft, lmu, got 'lstm'"):
+        build_model("lstm", hidden_size=1, memory_size=1, theta=1.0, dropout=0.0)
+
+
+def test_default_permutation() -> None:
+    permutation = default_permutation()
+    assert permutation[:6].tolist() == [60, 361, 167, 578, 107, 772]
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    assert torch.equal(permutation, torch.randperm(784))
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "npy", "pt"])
+def test_permutation_from_a_file(tmp_path: Path, suffix: str) -> None:
+    expected = torch.arange(783, -1, -1)
+    path = tmp_path / f"order.{suffix}"
+    if suffix == "txt":
+        path.write_text(", ".join(map(str, expected.tolist())))
+    elif suffix == "npy":
+        np.save(path, expected.numpy())
+    else:
+        torch.save(expected, path)
+    assert torch.equal(load_permutation(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("1 2 3", r"784 integers, got \(3,\)"),
+        (" ".join(["0"] * 784), "each of 0 to 783 exactly once"),
+        ("a b", "cannot be read"),
+        ("0.5 1", "cannot be read"),
+    ],
+)
+def test_wrong_permutations(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "order.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=says):
+        load_permutation(path)
+
+
+def test_wrong_permutation_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_permutation(tmp_path / "missing.txt")
+    np.save(tmp_path / "floats.npy", np.zeros(784))
+    with pytest.raises(ValueError, match=r"integers, got torch\.float64"):
+        load_permutation(tmp_path / "floats.npy")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_permutation(tmp_path / "junk.pt")
+
+
+def test_split() -> None:
+    train, validation = split_indices()
+    assert (len(train), len(validation)) == (55_000, 5_000)
+    assert torch.equal(torch.cat([train, validation]).sort().values, torch.arange(60_000))
+    assert torch.equal(split_indices()[1], validation)
+    everything, nothing = split_indices(full_train=True)
+    assert (len(everything), len(nothing)) == (60_000, 0)
+
+
+def test_sequences_are_permuted_pixels_and_back() -> None:
+    task = PsMNIST(default_permutation())
+    images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    x = task.sequences(images)
+    assert x.shape == (3, 784, 1)
+    assert x[1, 0, 0] == images[1].flatten()[60] / 255
+    torch.testing.assert_close(task.images(x), images / 255)
+
+
+def test_limit_and_parts() -> None:
+    task = PsMNIST(limit=70)
+    (x, y), (x_val, y_val) = task.fit_parts()
+    assert (x.shape, y.shape) == ((70, 784, 1), (70,))
+    assert (x_val.shape, y_val.shape) == ((70, 784, 1), (70,))
+    x_test, y_test = task.test_part()
+    assert x_test.shape == (70, 784, 1)
+    assert y_test[:4].tolist() == [7, 2, 1, 0]
+    assert x.min() >= 0
+    assert x.max() <= 1

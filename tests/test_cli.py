@@ -1,0 +1,212 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lmu
+from lmu.cli import app
+
+SMALL = ["--hidden-size", "12", "--memory-size", "8", "--batch-size", "50", "--limit", "230"]
+TRAIN = ["train", "psmnist", *SMALL, "--accelerator", "cpu"]
+
+
+def invoke(*arguments: str, code: int = 0) -> str:
+    """Run the command and return its output with line breaks and boxes taken out."""
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    assert result.exit_code == code, (result.output, result.exception)
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", result.output)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small run faster on one thread, above all beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs")
+    text = invoke(*TRAIN, "--epochs", "2", "--output", str(output))
+    (folder,) = output.iterdir()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"{100 * metrics['test_accuracy']:.2f} %" in text
+    assert f"{metrics['parameters']:,}" in text
+    assert "epoch 2/2" in text
+    assert "confusion.png" in text
+    return folder
+
+
+def test_version() -> None:
+    assert invoke("--version").strip() == f"torch-lmu {lmu.__version__}"
+
+
+def test_eval_prints_the_accuracy_of_the_run(run_folder: Path) -> None:
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    right = round(metrics["test_accuracy"] * 230)
+    assert f"({right} of 230)" in invoke("eval", str(run_folder))
+
+
+def test_predict_shows_digits(run_folder: Path) -> None:
+    text = invoke("predict", str(run_folder / "best.ckpt"), "--count", "2")
+    assert len(re.findall(r"test digit \d+: \d", text)) == 2
+    assert "▀" in text
+    assert text == invoke("predict", str(run_folder / "best.ckpt"), "--count", "2")
+    assert text != invoke("predict", str(run_folder / "best.ckpt"), "--count", "2", "--seed", "1")
+
+
+def test_predict_writes_a_picture(run_folder: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "digits.png"
+    assert "wrote" in invoke("predict", str(run_folder), "--count", "7", "--output", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--model", "lstm", "'lstm'"),
+        ("--schedule", "step", "'step'"),
+        ("--hidden-size", "0", "at least 1, got 0"),
+        ("--memory-size", "0", "at least 1, got 0"),
+        ("--theta", "0", "positive number, got 0.0"),
+        ("--theta", "-5", "positive number, got -5.0"),
+        ("--theta", "nan", "positive number, got nan"),
+        ("--dropout", "1", "[0, 1), got 1.0"),
+        ("--epochs", "0", "at least 1, got 0"),
+        ("--epochs", "x", "integer"),
+        ("--batch-size", "0", "at least 1, got 0"),
+        ("--lr", "-1", "positive number, got -1.0"),
+        ("--patience", "-1", "at least 0, got -1"),
+        ("--seed", "-1", "got -1"),
+        ("--limit", "0", "at least 1, got 0"),
+        ("--num-nodes", "0", "at least 1, got 0"),
+        ("--data", "/nowhere", "/nowhere holds neither"),
+        ("--permutation", "/nowhere.txt", "/nowhere.txt cannot be read"),
+        ("--resume", "/nowhere", "drop"),
+        ("--accelerator", "abacus", "abacus"),
+        ("--devices", "0", "refuses"),
+        ("--strategy", "abacus", "abacus"),
+        ("--precision", "3", "refuses"),
+        ("--output", "/dev/null/x", "/dev/null/x"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path: Path, option: str, value: str, says: str) -> None:
+    arguments = [*TRAIN, "--output", str(tmp_path)]
+    text = invoke(*arguments, option, value, code=2)
+    assert says in text
+    if says != "refuses" and value != "abacus":
+        assert option in text
+    assert not any(tmp_path.iterdir())
+
+
+def test_early_stopping_with_full_train() -> None:
+    assert "--full-train" in invoke(*TRAIN, "--full-train", "--patience", "2", code=2)
+
+
+def test_resume_of_what_is_not_there(tmp_path: Path) -> None:
+    assert "does not exist" in invoke("train", "psmnist", "--resume", "/nowhere", code=2)
+    assert "no checkpoint" in invoke("train", "psmnist", "--resume", str(tmp_path), code=2)
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_wrong_checkpoints(tmp_path: Path, command: str) -> None:
+    assert "does not exist" in invoke(command, str(tmp_path / "no.ckpt"), code=2)
+    junk = tmp_path / "junk.ckpt"
+    junk.write_bytes(b"junk")
+    assert "not a checkpoint written by lmu train" in invoke(command, str(junk), code=2)
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_eval_and_predict_look_only_into_the_named_data(run_folder: Path, command: str) -> None:
+    text = invoke(command, str(run_folder), "--data", "/nowhere", code=2)
+    assert "/nowhere holds neither" in text
+
+
+def test_eval_on_an_unknown_accelerator(run_folder: Path) -> None:
+    assert "abacus" in invoke("eval", str(run_folder), "--accelerator", "abacus", code=2)
+
+
+def test_predict_needs_a_positive_count(run_folder: Path) -> None:
+    assert "at least 1, got 0" in invoke("predict", str(run_folder), "--count", "0", code=2)
+
+
+def spawn(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "lmu", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_continued(tmp_path: Path) -> None:
+    process = spawn(*TRAIN, "--epochs", "100000", "--output", str(tmp_path))
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/history.csv")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, text
+    (folder,) = tmp_path.iterdir()
+    assert f"lmu train psmnist --resume {folder}" in text
+    assert "Traceback" not in text
+    assert "Warning" not in text
+    assert not list(folder.glob("*.tmp"))
+    assert "test accuracy" not in text
+    refused = invoke("train", "psmnist", "--resume", str(folder), "--epochs", "3", code=2)
+    assert "drop --epochs" in refused
+    assert "(" in invoke("eval", str(folder))
+
+
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    arguments = [*TRAIN, "--epochs", "1", "--output", str(tmp_path), "--devices", "2"]
+    process = spawn(*arguments)
+    try:
+        text, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, text
+    (folder,) = tmp_path.iterdir()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    # Every test digit is counted once, and the table is printed once.
+    assert metrics["test_digits"] == 230
+    assert text.count("test accuracy") == 1
+    assert text.count("epoch 1/1") == 1
+    assert "Warning" not in text
+
+
+def test_a_missing_package_is_named_with_its_cure() -> None:
+    code = (
+        "import importlib.util as u; f = u.find_spec;"
+        "u.find_spec = lambda name, *a: None if name == 'rich' else f(name, *a);"
+        "from lmu.__main__ import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert 'pip install "torch-lmu[train]"' in result.stderr
+    assert "rich" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_layers_need_only_torch() -> None:
+    code = (
+        "import sys, lmu; extras = {'lightning', 'matplotlib', 'pooch', 'rich', 'typer'};"
+        "found = extras & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
