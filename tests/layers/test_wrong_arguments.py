@@ -1,6 +1,8 @@
 """What each layer says about each wrong argument."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ LAYERS = [LMUCell, LMU, LMUFFT]
 layers = pytest.mark.parametrize("layer", LAYERS)
 
 
-def make(layer, **changed):
+def make(layer: Callable[..., Any], **changed: Any) -> Any:
     hint = {"seq_len": 9} if layer is LMUFFT else {}
     return layer(**GOOD | hint | changed)
 

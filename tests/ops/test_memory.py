@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from lmu.ops.fft import fast_length
 from lmu.theory import discretize, impulse_response, legt
 
 
-def arguments(**changed):
+def arguments(**changed: Any) -> dict[str, Any]:
     Ad, Bd = discretize(*legt(4, 10.0))
     return {"u": torch.zeros(2, 5, 3), "Ad": Ad, "Bd": Bd} | changed
 

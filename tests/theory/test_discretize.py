@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ def test_agrees_with_scipy(method, order, theta):
     A, B = legt(order, theta)
     Ad, Bd = discretize(A, B, method)
     system = (A.numpy(), B[:, None].numpy(), np.eye(order), np.zeros((order, 1)))
-    Ad_scipy, Bd_scipy, *_ = cont2discrete(system, dt=1.0, method=method)
+    discrete: Any = cont2discrete(system, dt=1.0, method=method)
+    Ad_scipy, Bd_scipy = discrete[:2]
     torch.testing.assert_close(Ad, torch.from_numpy(Ad_scipy), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(Bd, torch.from_numpy(Bd_scipy)[:, 0], rtol=1e-12, atol=1e-12)
 

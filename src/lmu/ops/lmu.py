@@ -1,62 +1,43 @@
-"""The nonlinear Legendre Memory Unit as a pure function: one step, and the loop over time."""
+"""The public entry to the nonlinear memory unit: chooses how its sequence is run."""
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lmu.ops.lmu_fused import fused
+from lmu.ops.lmu_loop import LMUWeights, loop
 
-class LMUWeights(NamedTuple):
-    """Everything that multiplies a signal in the LMU; all of one dtype and on one device."""
-
-    e_x: Tensor  # (1, input)
-    e_h: Tensor  # (1, hidden)
-    e_m: Tensor  # (1, order)
-    W_x: Tensor  # (hidden, input)
-    W_h: Tensor  # (hidden, hidden)
-    W_m: Tensor  # (hidden, order)
-    E: Tensor  # (order, order), Ad - I: see lmu_step
-    Bd: Tensor  # (order,)
-
-
-def lmu_step(
-    u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights
-) -> tuple[Tensor, Tensor]:
-    """One step, from the input's share of the two sums and the state before it.
-
-    ``u_t = u_x + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = Ad m_{t-1} + Bd u_t`` and
-    ``h_t = tanh(h_x + W_h h_{t-1} + W_m m_t)``, where ``u_x = e_x x_t`` and ``h_x = W_x x_t``.
-
-    The memory is advanced by its increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad -
-    I``: for a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits
-    that rounding ``E`` keeps.
-
-    Shapes: ``u_x`` (batch, 1), ``h_x`` (batch, hidden), ``h`` (batch, hidden), ``m`` (batch,
-    order); returns the new ``h`` and ``m``.
-
-    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
-    """
-    w = weights
-    u = u_x + F.linear(h, w.e_h) + F.linear(m, w.e_m)
-    m = torch.addmm(torch.addcmul(m, u, w.Bd), m, w.E.mT)
-    h = torch.tanh(h_x + F.linear(h, w.W_h) + F.linear(m, w.W_m))
-    return h, m
+LMU_METHODS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "loop": loop,
+    "fused": fused,
+}
 
 
 def lmu_sequence(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights
+    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, *, method: str = "auto"
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The hidden states of a whole sequence; projects all inputs at once, then steps.
+    """The hidden states of a whole sequence of the nonlinear LMU.
 
-    Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
-    first step; returns (batch, time, hidden) and the last ``(h, m)``. All of one dtype.
+    Args:
+        x: Input (batch, time, input), of the dtype of all other arguments.
+        h: Hidden state before the first step (batch, hidden).
+        m: Memory before the first step (batch, order).
+        weights: The layer's weights.
+        method: ``"fused"``, with a hand-written backward pass; ``"loop"``, whose graph a compiler
+            can see; or ``"auto"``: ``"loop"`` while ``torch.compile`` traces, else ``"fused"``.
 
-    Cost: 2 b T (d^2 + n^2 + n d) FLOPs in T sequential steps.
+    Returns:
+        Hidden states (batch, time, hidden), and the last ``(h, m)``.
+
+    Raises:
+        ValueError: The method is unknown.
+
+    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
-    u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
-    outputs = []
-    for u_t, h_t in zip(u_x.unbind(1), h_x.unbind(1), strict=True):
-        h, m = lmu_step(u_t, h_t, h, m, weights)
-        outputs.append(h)
-    return torch.stack(outputs, dim=1), (h, m)
+    if method == "auto":
+        method = "loop" if torch.compiler.is_compiling() else "fused"
+    if method not in LMU_METHODS:
+        raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
+    y, h, m = LMU_METHODS[method](x, h, m, weights)
+    return y, (h, m)

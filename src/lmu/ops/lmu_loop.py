@@ -1,0 +1,60 @@
+"""The nonlinear Legendre Memory Unit: one step, and the plain loop that defines what is right."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class LMUWeights(NamedTuple):
+    """Everything that multiplies a signal in the LMU; all of one dtype and on one device."""
+
+    e_x: Tensor  # (1, input)
+    e_h: Tensor  # (1, hidden)
+    e_m: Tensor  # (1, order)
+    W_x: Tensor  # (hidden, input)
+    W_h: Tensor  # (hidden, hidden)
+    W_m: Tensor  # (hidden, order)
+    E: Tensor  # (order, order), Ad - I: see lmu_step
+    Bd: Tensor  # (order,)
+
+
+def lmu_step(
+    u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights
+) -> tuple[Tensor, Tensor]:
+    """One step, from the input's share of the two sums and the state before it.
+
+    ``u_t = u_x + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = Ad m_{t-1} + Bd u_t`` and
+    ``h_t = tanh(h_x + W_h h_{t-1} + W_m m_t)``, where ``u_x = e_x x_t`` and ``h_x = W_x x_t``.
+
+    The memory is advanced by its increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad -
+    I``: for a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits
+    that rounding ``E`` keeps.
+
+    Shapes: ``u_x`` (batch, 1), ``h_x`` (batch, hidden), ``h`` (batch, hidden), ``m`` (batch,
+    order); returns the new ``h`` and ``m``.
+
+    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
+    """
+    w = weights
+    u = u_x + F.linear(h, w.e_h) + F.linear(m, w.e_m)
+    m = torch.addmm(torch.addcmul(m, u, w.Bd), m, w.E.mT)
+    h = torch.tanh(h_x + F.linear(h, w.W_h) + F.linear(m, w.W_m))
+    return h, m
+
+
+def loop(x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights) -> tuple[Tensor, Tensor, Tensor]:
+    """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, by autograd.
+
+    Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
+    first step.
+
+    Cost: 2 b T (d^2 + n^2 + n d) FLOPs in T sequential steps.
+    """
+    u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
+    outputs = []
+    for u_t, h_t in zip(u_x.unbind(1), h_x.unbind(1), strict=True):
+        h, m = lmu_step(u_t, h_t, h, m, weights)
+        outputs.append(h)
+    return torch.stack(outputs, dim=1), h, m

@@ -1,0 +1,134 @@
+"""Every way to run the nonlinear LMU, against its equations written out in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmu.ops import LMU_METHODS, LMUWeights, lmu_sequence
+from lmu.theory import discretize, legt
+
+F64 = torch.float64
+methods = pytest.mark.parametrize("method", LMU_METHODS)
+
+
+def arguments(batch: int, length: int, features: int, hidden: int, order: int, dtype=F64):
+    g = torch.Generator().manual_seed(length)
+
+    def draw(*shape: int) -> Tensor:
+        return (torch.randn(shape, dtype=F64, generator=g) / shape[-1] ** 0.5).to(dtype)
+
+    Ad, Bd = discretize(*legt(order, 30.0))
+    E = (Ad - torch.eye(order, dtype=F64)).to(dtype)
+    weights = LMUWeights(
+        e_x=draw(1, features),
+        e_h=draw(1, hidden),
+        e_m=draw(1, order),
+        W_x=draw(hidden, features),
+        W_h=draw(hidden, hidden),
+        W_m=draw(hidden, order),
+        E=E,
+        Bd=Bd.to(dtype),
+    )
+    return draw(batch, length, features), draw(batch, hidden), draw(batch, order), weights
+
+
+def equations(x: Tensor, h: Tensor, m: Tensor, w: LMUWeights) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = []
+    for t in range(x.shape[1]):
+        u = x[:, t] @ w.e_x.T + h @ w.e_h.T + m @ w.e_m.T
+        m = m + m @ w.E.T + u * w.Bd
+        h = torch.tanh(x[:, t] @ w.W_x.T + h @ w.W_h.T + m @ w.W_m.T)
+        outputs.append(h)
+    return torch.stack(outputs, dim=1), h, m
+
+
+def with_gradients(run, x: Tensor, h: Tensor, m: Tensor, w: LMUWeights):
+    inputs = [t.clone().requires_grad_() for t in (x, h, m, *w)]
+    outputs = run(*inputs[:3], LMUWeights(*inputs[3:]))
+    g = torch.Generator().manual_seed(0)
+    seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype) for o in outputs]
+    return outputs, torch.autograd.grad(outputs, inputs, seeds)
+
+
+def run(method):
+    def call(x, h, m, w):
+        y, (h, m) = lmu_sequence(x, h, m, w, method=method)
+        return y, h, m
+
+    return call
+
+
+@methods
+@pytest.mark.parametrize("block", [1, 1 << 20])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9)], ids=str)
+def test_states_and_all_gradients(monkeypatch, method, block, sizes):
+    monkeypatch.setattr("lmu.ops.lmu_fused.BLOCK", block)  # 1: a block per step
+    args = arguments(*sizes)
+    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
+
+
+@methods
+@pytest.mark.parametrize("block", [60, 100])
+def test_blocks_that_do_not_divide_the_length(monkeypatch, method, block):
+    monkeypatch.setattr("lmu.ops.lmu_fused.BLOCK", block)
+    args = arguments(2, 17, 2, 5, 4)  # 2 * (5 + 4 + 1) floats per step: 3 and 5 steps per block
+    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
+
+
+@methods
+def test_gradcheck(method):
+    x, h, m, w = arguments(2, 4, 2, 3, 3)
+    inputs = [t.requires_grad_() for t in (x, h, m, *w)]
+
+    def call(x, h, m, *weights):
+        return run(method)(x, h, m, LMUWeights(*weights))
+
+    assert torch.autograd.gradcheck(call, inputs)
+
+
+@methods
+def test_float32_is_close_to_float64(method):
+    """300 steps at order 64; the recurrence itself amplifies rounding, more so backward."""
+    x, h, m, w = arguments(2, 300, 1, 32, 64, torch.float32)
+    wide = LMUWeights(*(weight.double() for weight in w))
+    exact = with_gradients(equations, x.double(), h.double(), m.double(), wide)
+    for got, expected, bound in zip(
+        with_gradients(run(method), x, h, m, w), exact, (1e-5, 5e-5), strict=True
+    ):
+        for actual, right in zip(got, expected, strict=True):
+            assert (actual - right).norm() / right.norm() < bound
+
+
+@methods
+def test_input_that_is_not_contiguous_and_expanded_gradient(method):
+    x, h, m, w = arguments(2, 9, 3, 5, 4)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    grads = [torch.autograd.grad(f(x, h, m, w)[0].sum(), x)[0] for f in (run(method), equations)]
+    torch.testing.assert_close(*grads)
+
+
+@methods
+def test_only_some_gradients_wanted(method):
+    x, h, m, w = arguments(2, 9, 3, 5, 4)
+    w.W_m.requires_grad_()
+    (y, (_, m_n)) = lmu_sequence(x, h, m, w, method=method)
+    (got,) = torch.autograd.grad(y.square().sum() + m_n.sum(), w.W_m)
+    right_y, _, right_m = equations(x, h, m, w)
+    (right,) = torch.autograd.grad(right_y.square().sum() + right_m.sum(), w.W_m)
+    torch.testing.assert_close(got, right)
+
+
+@methods
+def test_second_derivative(method):
+    x, h, m, w = arguments(1, 3, 1, 2, 2)
+    inputs = [t.requires_grad_() for t in (x, h, w.W_h, w.e_m)]
+
+    def call(x, h, W_h, e_m):
+        return run(method)(x, h, m, w._replace(W_h=W_h, e_m=e_m))
+
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match=r"'auto' or one of \['loop', 'fused'\], got 'quick'"):
+        lmu_sequence(*arguments(1, 2, 1, 2, 2), method="quick")
