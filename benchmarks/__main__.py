@@ -2,47 +2,16 @@
 
 import argparse
 import json
-import os
-import platform
 import re
-import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
-
-import torch
 
 from benchmarks.cases import CASES
 from benchmarks.harness import run
+from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def cpu() -> str:
-    """The processor's name."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def machine() -> dict:
-    """What the figures depend on."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-    )  # fmt: skip
-    return {
-        "cpu": cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
 
 
 def main() -> None:

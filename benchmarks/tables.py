@@ -27,16 +27,22 @@ def speed() -> str:
     return "\n".join(rows)
 
 
+def psmnist_runs() -> list[dict]:
+    """The committed runs."""
+    folder = ROOT / "results" / "psmnist"
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
 def psmnist() -> str:
     """A row per model and protocol, over its seeds."""
-    runs: dict[tuple, list[dict]] = {}
-    for path in sorted((ROOT / "results" / "psmnist").glob("*.json")):
-        run = json.loads(path.read_text())
-        key = (run["config"]["model"], run["parameters"], run["config"]["epochs"])
-        runs.setdefault(key, []).append(run)
+    groups: dict[tuple, list[dict]] = {}
+    for run in psmnist_runs():
+        config = run["config"]
+        key = (config["model"], run["parameters"], config["epochs"])
+        groups.setdefault(key, []).append(run)
     rows = ["| model | parameters | epochs | seeds | test accuracy | seconds per epoch |"]
     rows.append("|---|--:|--:|--:|--:|--:|")
-    for (model, parameters, epochs), group in runs.items():
+    for (model, parameters, epochs), group in groups.items():
         accuracy = [100 * run["test_accuracy"] for run in group]
         spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
         pace = statistics.median(s for run in group for s in run["seconds_per_epoch"])
@@ -47,7 +53,27 @@ def psmnist() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"speed": speed, "psmnist": psmnist}
+def lmu_curve() -> str:
+    """Validation accuracy of the nonlinear LMU by epoch."""
+    rows = ["| seed | " + " | ".join(f"epoch {n}" for n in (1, 2, 3)) + " |", "|--:|--:|--:|--:|"]
+    for run in psmnist_runs():
+        if run["config"]["model"] == "lmu":
+            values = [f"{100 * row['val_accuracy']:.2f} %" for row in run["history"][:3]]
+            rows.append(f"| {run['seed']} | {' | '.join(values)} |")
+    return "\n".join(rows)
+
+
+def accuracy() -> str:
+    """A row per layer."""
+    rows = ["| layer | output | memory | gradients |", "|---|--:|--:|--:|"]
+    layers = json.loads((ROOT / "results" / "accuracy.json").read_text())["layers"]
+    for name, errors in layers.items():
+        values = [f"{errors[key]:.1e}" for key in ("output", "memory", "gradients")]
+        rows.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(rows)
+
+
+TABLES = {"speed": speed, "psmnist": psmnist, "lmu-curve": lmu_curve, "accuracy": accuracy}
 
 
 def render(text: str) -> str:

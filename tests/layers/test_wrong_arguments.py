@@ -33,12 +33,13 @@ def make(layer: Callable[..., Any], **changed: Any) -> Any:
     return layer(**GOOD | hint | changed)
 
 
-@layers
-@pytest.mark.parametrize("argument", ["input_size", "hidden_size", "memory_size", "seq_len"])
+@pytest.mark.parametrize(
+    ("layer", "argument"),
+    [(layer, name) for layer in LAYERS for name in ("input_size", "hidden_size", "memory_size")]
+    + [(LMUFFT, "seq_len")],
+)
 @pytest.mark.parametrize(("value", "error", "says"), SIZES)
 def test_sizes(layer, argument, value, error, says):
-    if argument == "seq_len" and layer is not LMUFFT:
-        pytest.skip("only LMUFFT has seq_len")
     with pytest.raises(error, match=says.format(argument)):
         make(layer, **{argument: value})
 
@@ -50,11 +51,12 @@ def test_theta(layer, value, error, says):
         make(layer, theta=value)
 
 
-@layers
-@pytest.mark.parametrize("argument", ["learn_a", "learn_b", "return_sequences"])
+@pytest.mark.parametrize(
+    ("layer", "argument"),
+    [(layer, name) for layer in LAYERS for name in ("learn_a", "learn_b")]
+    + [(LMUFFT, "return_sequences")],
+)
 def test_flags(layer, argument):
-    if argument == "return_sequences" and layer is not LMUFFT:
-        pytest.skip("only LMUFFT has return_sequences")
     with pytest.raises(TypeError, match=f"{argument} must be True or False, got 'yes'"):
         make(layer, **{argument: "yes"})
 

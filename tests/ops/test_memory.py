@@ -18,7 +18,9 @@ def test_choice_names_a_method_and_a_reason():
         "final", "only the last state is wanted: one matrix product gives it"
     )
     assert choose(100, all_states=True).method == "fft"
-    assert choose(1, all_states=True).method == "reference"
+    assert choose(1, all_states=True).method == "recurrent"
+    assert choose(100, all_states=True, initial_state=True).method == "chunked"
+    assert choose(10**6, all_states=True).method == "chunked"
     for length in (1, 2, 10**6):
         for all_states in (False, True):
             choice = choose(length, all_states=all_states)

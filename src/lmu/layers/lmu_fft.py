@@ -3,12 +3,11 @@
 from typing import Literal, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_input, check_pair, check_size, check_state
 from lmu.layers._legendre import LegendreModule
-from lmu.ops import final_memory, memory
+from lmu.ops import READOUTS, final_memory, readout
 from lmu.ops._precision import compute_dtype, widen
 from lmu.theory import impulse_response
 
@@ -35,6 +34,8 @@ class LMUFFT(LegendreModule):
         learn_b: Train ``Bd``, the discrete input vector.
         return_sequences: Give the hidden states of all steps. False gives the last one, by a single
             matrix product: far quicker, and what sequence classification wants.
+        method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``; ``"auto"``
+            chooses, see :func:`lmu.ops.choose_readout`.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -63,6 +64,7 @@ class LMUFFT(LegendreModule):
         learn_a: bool = False,
         learn_b: bool = False,
         return_sequences: bool = True,
+        method: str = "auto",
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -72,6 +74,9 @@ class LMUFFT(LegendreModule):
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
         self.return_sequences = check_flag("return_sequences", return_sequences)
+        if method not in {"auto", *READOUTS}:
+            raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
+        self.method = method
         self.W_u = nn.Linear(input_size, 1, device=device, dtype=dtype)
         self.W_h = nn.Linear(memory_size + input_size, hidden_size, device=device, dtype=dtype)
         self._add_dynamics({"device": device, "dtype": dtype})
@@ -139,23 +144,20 @@ class LMUFFT(LegendreModule):
         check_input(x, ("batch", "time"), self.input_size, self.W_u.weight)
         m_0 = self._initial_memory(x.shape[0], state)
         u = torch.relu(self.W_u(x))
-        u = u.to(compute_dtype(u.dtype))
         Ad, Bd = widen(self.Ad), widen(self.Bd)
         H = self._impulse_response(x.shape[1]) if self._constant else None
         if self.return_sequences:
-            m, m_n = memory(u, Ad, Bd, m_0, H=H)
-            output = self._read_out(m.squeeze(2), x)
+            W_m, W_x = self.W_h.weight.split((self.memory_size, self.input_size), dim=1)
+            output, m_n = readout(
+                u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=self.method, H=H
+            )
+            output = output.to(u.dtype)
             h_n = output[:, -1]
         else:
             m_n = final_memory(u, Ad, Bd, m_0, H=H)
-            output = h_n = self._read_out(m_n.squeeze(1), x[:, -1])
+            last = torch.cat([m_n.squeeze(1).to(u.dtype), x[:, -1].to(u.dtype)], dim=1)
+            output = h_n = torch.relu(self.W_h(last))
         return output, (h_n, m_n.squeeze(1)) if return_state else h_n
-
-    def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
-        """``relu(W_h [m; x] + b_h)`` without writing ``[m; x]`` down."""
-        W_m, W_x = self.W_h.weight.split((self.memory_size, self.input_size), dim=1)
-        h = F.linear(m.to(W_m.dtype), W_m, self.W_h.bias) + F.linear(x, W_x)
-        return torch.relu(h)
 
     def _initial_memory(self, batch: int, state: State | None) -> Tensor | None:
         if state is None:

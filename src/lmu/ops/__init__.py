@@ -3,16 +3,20 @@
 from lmu.ops.lmu import LMU_METHODS, lmu_sequence
 from lmu.ops.lmu_loop import LMUWeights, lmu_step
 from lmu.ops.memory import METHODS, Choice, Method, choose, final_memory, memory
+from lmu.ops.readout import READOUTS, choose_readout, readout
 
 __all__ = [
     "LMU_METHODS",
     "METHODS",
+    "READOUTS",
     "Choice",
     "LMUWeights",
     "Method",
     "choose",
+    "choose_readout",
     "final_memory",
     "lmu_sequence",
     "lmu_step",
     "memory",
+    "readout",
 ]

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from lmu.ops._precision import compute_dtype
+from lmu.ops.chunked import chunked
 from lmu.ops.fft import fft
 from lmu.ops.final import final
+from lmu.ops.recurrent import recurrent
 from lmu.ops.reference import reference
 
 # (u, Ad, Bd, m_0, H) -> all states (batch, time, channels, order) or the last (batch, channels,
@@ -28,7 +30,10 @@ METHODS: dict[str, Method] = {
     "reference": Method(reference, all_states=True),
     "final": Method(final, all_states=False),
     "fft": Method(fft, all_states=True),
+    "chunked": Method(chunked, all_states=True),
+    "recurrent": Method(recurrent, all_states=True),
 }
+LONGEST_FFT = 4096  # steps; beyond them spectra leave the cache
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,16 @@ class Choice:
     reason: str
 
 
-def choose(length: int, *, all_states: bool) -> Choice:
+def choose(length: int, *, all_states: bool, initial_state: bool = False) -> Choice:
     """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
     if not all_states:
         return Choice("final", "only the last state is wanted: one matrix product gives it")
     if length == 1:
-        return Choice("reference", "a single step needs no transform")
+        return Choice("recurrent", "a single step needs no transform")
+    if initial_state:
+        return Choice("chunked", "an initial state is one more row of a chunk's matrix product")
+    if length > LONGEST_FFT:
+        return Choice("chunked", f"beyond {LONGEST_FFT} steps work grows with the length only")
     return Choice("fft", "all states are wanted: the FFT evaluates all steps at once")
 
 
@@ -79,7 +88,8 @@ def memory(
         ValueError: A rank, size or device does not fit; the method is unknown or does not give all
             states; ``H`` comes with an ``Ad`` or ``Bd`` that is being trained.
     """
-    name = choose(u.shape[1], all_states=True).method if method == "auto" else method
+    choice = choose(u.shape[1], all_states=True, initial_state=m_0 is not None)
+    name = choice.method if method == "auto" else method
     if not _lookup(name).all_states:
         raise ValueError(
             f"method {name!r} gives the last state only; call final_memory, or choose one of "
@@ -114,12 +124,13 @@ def _run(
     name: str, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
 ) -> Tensor:
     run = _lookup(name).run
-    _check(u, Ad, Bd, m_0, H)
+    check_memory(u, Ad, Bd, m_0, H)
     with torch.autocast(u.device.type, enabled=False):
         return run(u.to(compute_dtype(u.dtype)), Ad, Bd, m_0, H)
 
 
-def _check(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
+def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
+    """Say what is wrong with the arguments of a memory; see :func:`memory`."""
     if u.ndim != 3 or u.shape[1] == 0:
         raise ValueError(
             f"u must have the shape (batch, time >= 1, channels), got {tuple(u.shape)}"

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def write_report(
         "test_digits": int(test.confusion.sum()),
         **_selection(rows, chosen),
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "model": arguments,
-        "epochs": len(rows),
-        "seconds_per_epoch": [row["seconds"] for row in rows],
         "seed": config.seed,
+        "config": asdict(config) | arguments,
+        "seconds_per_epoch": [row["seconds"] for row in rows],
+        "history": rows,
         "validation_digits": 0
         if config.full_train
         else min(VALIDATION, config.limit or VALIDATION),

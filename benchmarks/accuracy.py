@@ -1,0 +1,56 @@
+"""Error of the float32 layers against float64: ``python -m benchmarks.accuracy``."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.machine import machine
+from lmu import LMU, LMUFFT
+
+OUTPUT = Path(__file__).parent.parent / "results" / "accuracy.json"
+LAYERS = {
+    "LMU": lambda: LMU(1, 212, 468, 784),
+    "LMUFFT, all outputs": lambda: LMUFFT(1, 346, 468, 784, 784),
+    "LMUFFT, last output": lambda: LMUFFT(1, 346, 468, 784, 784, return_sequences=False),
+}
+
+
+def errors(layer: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    """Relative errors of the output, the last memory state and the gradients of the weights."""
+    kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
+
+    def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        layer.zero_grad()
+        output, (_, m_n) = layer(x, **kwargs)
+        g = torch.Generator().manual_seed(1)
+        grad = torch.randn(output.shape, dtype=torch.float64, generator=g)
+        output.backward(grad.to(output.dtype))
+        weights = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None])
+        return {"output": output.detach(), "memory": m_n.detach(), "gradients": weights}
+
+    got = run(x)
+    layer.double()
+    exact = run(x.double())
+    return {k: ((got[k] - exact[k]).norm() / exact[k].norm()).item() for k in got}
+
+
+def main() -> None:
+    """Measure all layers over five draws of weights and input, and keep the largest errors."""
+    layers: dict[str, dict[str, float]] = {}
+    for name, build in LAYERS.items():
+        draws = []
+        for seed in range(5):
+            torch.manual_seed(seed)
+            layer = build()
+            draws.append(errors(layer, torch.rand(8, 784, 1)))
+        layers[name] = {key: max(draw[key] for draw in draws) for key in draws[0]}
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps({"machine": machine(), "layers": layers}, indent=2) + "\n")
+    sys.stdout.write(json.dumps(layers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

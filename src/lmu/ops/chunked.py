@@ -1,0 +1,96 @@
+"""Chunks of time: one matrix product inside them, a short recurrence from one to the next."""
+
+import torch
+from torch import Tensor
+
+from lmu.ops._precision import widen
+from lmu.ops.final import final
+from lmu.theory import apply_power, impulse_response, orbit
+
+LARGEST_OPERATOR = 1 << 22  # floats: what is read again and again should stay in the cache
+
+
+def chunk_length(length: int, order: int, rows: int) -> int:
+    """Steps per chunk: a power of two from 16 to 256, as long as the operator stays small.
+
+    Short chunks cost less arithmetic, (L + order) * rows per step, long ones fewer sequential
+    steps.
+    """
+    steps = 16
+    while steps < 256 and (2 * steps + order) * 2 * steps * rows <= LARGEST_OPERATOR:
+        steps *= 2
+    return min(length, steps)
+
+
+def chunk_operator(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
+    """The matrix that gives ``W m`` at all steps of a chunk from its input and the state before.
+
+    Row s < steps is the response to input s, ``W Ad^{t-s} Bd`` at the steps t >= s; row steps + i
+    is that to the i-th component of the state, ``W Ad^{t+1}``.
+
+    Shapes: ``W`` (rows, order), of the dtype of the result; returns (steps + order, steps * rows).
+    """
+    Ad, Bd = widen(Ad), widen(Bd)
+    K = impulse_response(Ad, Bd, steps).to(W.dtype).mT @ W.mT  # (steps, rows)
+    padded = torch.cat([K.new_zeros(steps - 1, len(W)), K])
+    forced = padded.unfold(0, steps, 1).flip(0).mT  # (steps, steps, rows)
+    free = orbit(Ad.mT, Ad.mT.to(W.dtype) @ W.mT, steps)  # (order, steps, rows)
+    return torch.cat([forced, free]).flatten(1)
+
+
+def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
+    """The states before each chunk, ``m_{j+1} = Ad^L m_j + sum_k H[:, k] u_{jL+L-1-k}``.
+
+    Shapes: ``u`` (batch, chunks, steps), ``m_0`` (batch, order); returns (batch, chunks, order).
+    """
+    Ad, Bd = widen(Ad), widen(Bd)
+    steps = u.shape[2]
+    identity = torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)
+    power = apply_power(Ad, identity, steps).to(u.dtype).mT
+    H = impulse_response(Ad, Bd, steps).to(u.dtype)
+    arriving = u[:, :-1].flip(2) @ H.mT
+    states = [m_0]
+    for v in arriving.unbind(1):
+        states.append(torch.addmm(v, states[-1], power))
+    return torch.stack(states, dim=1)
+
+
+def chunked_readout(
+    u: Tensor, Ad: Tensor, Bd: Tensor, W: Tensor, m_0: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """``W m_t`` at all steps and the last state, without writing all states down.
+
+    Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, time,
+    rows) and (batch, order).
+
+    Cost: 2 b T (L + d) r FLOPs with chunks of L steps and r rows, besides 2 L d^2 r once; memory
+    b T r floats, and (L + d) L r for the operator.
+    """
+    batch, length = u.shape
+    order = len(Bd)
+    steps = chunk_length(length, order, len(W))
+    chunks = -(-length // steps)
+    padded = torch.nn.functional.pad(u, (0, chunks * steps - length)).view(batch, chunks, steps)
+    start = u.new_zeros(batch, order) if m_0 is None else m_0
+    states = chunk_states(padded, Ad, Bd, start)
+    operator = chunk_operator(Ad, Bd, W, steps)
+    z = torch.cat([padded, states], dim=2) @ operator  # (batch, chunks, steps * rows)
+    rest = u[:, (chunks - 1) * steps :, None]
+    m_n = final(rest, Ad, Bd, states[:, -1:], None).squeeze(1)
+    return z.view(batch, chunks * steps, -1)[:, :length], m_n
+
+
+def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
+    """All memory states, chunk by chunk.
+
+    Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
+    channels, order); returns (batch, time, channels, order). ``H`` is not used.
+
+    Cost: 2 b c T (L + d) d FLOPs with chunks of L steps; memory b c T d floats.
+    """
+    del H
+    batch, _, channels = u.shape
+    identity = torch.eye(len(Bd), dtype=u.dtype, device=u.device)
+    start = None if m_0 is None else m_0.flatten(0, 1)
+    m, _ = chunked_readout(u.mT.flatten(0, 1), Ad, Bd, identity, start)
+    return m.unflatten(0, (batch, channels)).transpose(1, 2)

@@ -1,0 +1,149 @@
+"""The parallel layer's hidden units at all steps: chooses a way to compute them, or runs one."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lmu.ops._precision import compute_dtype, widen
+from lmu.ops.chunked import chunked_readout
+from lmu.ops.fft_readout import FFTReadout, convolve
+from lmu.ops.final import final
+from lmu.ops.memory import Choice, check_memory, memory
+from lmu.theory import impulse_response
+
+# (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
+Run = Callable[..., tuple[Tensor, Tensor]]
+
+
+def states_readout(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None, H: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """All memory states first, then the read-out: as the equations say.
+
+    Cost: that of the memory, and 2 b T c d r FLOPs; memory b T c d floats, several times over.
+    """
+    m, m_n = memory(u, Ad, Bd, m_0, H=H)
+    return torch.relu(m.flatten(2) @ W_m.mT + x @ W_x.mT + bias), m_n
+
+
+def fft_readout(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None, H: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Convolve the input with ``W_m H``, which has a row for each hidden unit, by FFT.
+
+    Cost: O(b r T log T) FLOPs for each channel and 2 r d T once; memory b T r floats. With ``m_0``
+    also 2 b T c d r FLOPs.
+    """
+    length, order = u.shape[1], len(Bd)
+    if H is None:
+        H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
+    K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[:, :length]  # (channels, rows, time)
+    m_n = final(u, Ad, Bd, m_0, H)
+    if m_0 is None and not torch.compiler.is_compiling():
+        return FFTReadout.apply(u.mT, K, x, W_x, bias)[0], m_n
+    z = convolve(u.mT, K) + x @ W_x.mT + bias
+    if m_0 is not None:
+        z = z + _channels_readout(torch.zeros_like(u), Ad, Bd, W_m, m_0)[0]
+    return torch.relu(z), m_n
+
+
+def chunks_readout(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None, H: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One matrix product per chunk of time, a short recurrence between chunks.
+
+    Cost: 2 b T c (L + d) r FLOPs with chunks of L steps; memory b T r floats.
+    """
+    del H
+    z, m_n = _channels_readout(u, Ad, Bd, W_m, m_0)
+    return torch.relu(z + x @ W_x.mT + bias), m_n
+
+
+def _channels_readout(
+    u: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, m_0: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The chunked read-out summed over channels, and the last states (batch, channels, order)."""
+    parts = [
+        chunked_readout(u[..., c], Ad, Bd, W, None if m_0 is None else m_0[:, c])
+        for c, W in enumerate(W_m.split(len(Bd), dim=1))
+    ]
+    z = sum((part[0] for part in parts[1:]), parts[0][0])
+    return z, torch.stack([m_n for _, m_n in parts], dim=1)
+
+
+READOUTS: dict[str, Run] = {
+    "states": states_readout,
+    "fft": fft_readout,
+    "chunked": chunks_readout,
+}
+LONGEST_FFT = 4096  # steps; beyond them spectra leave the cache
+
+
+def choose_readout(length: int, *, initial_state: bool, compiling: bool) -> Choice:
+    """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
+    if length == 1:
+        return Choice("states", "a single step has no time to share")
+    if initial_state:
+        return Choice("chunked", "an initial state is one more row of a chunk's matrix product")
+    if compiling:
+        return Choice("chunked", "matrix products are what a compiler can work with")
+    if length > LONGEST_FFT:
+        return Choice("chunked", f"beyond {LONGEST_FFT} steps work grows with the length only")
+    return Choice("fft", "T log T work, and no memory states are written down")
+
+
+def readout(
+    u: Tensor,
+    x: Tensor,
+    Ad: Tensor,
+    Bd: Tensor,
+    W_m: Tensor,
+    W_x: Tensor,
+    bias: Tensor,
+    m_0: Tensor | None = None,
+    *,
+    method: str = "auto",
+    H: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Hidden units ``relu(W_m m_t + W_x x_t + b)`` of the memory ``m_t = Ad m_{t-1} + Bd u_t``.
+
+    The read-out is linear before the relu, so that the memory's states need not be formed. All in
+    the dtype of ``u`` but at least float32, also under autocast. Differentiable in every argument.
+
+    Args:
+        u: Encoded input (batch, time, channels).
+        x: Input (batch, time, input).
+        Ad: (order, order), of the precision of ``u`` or better.
+        Bd: (order,), of the dtype of ``Ad``.
+        W_m: (hidden, channels * order), channel after channel.
+        W_x: (hidden, input).
+        bias: (hidden,).
+        m_0: Memory before the first step (batch, channels, order); zeros if None.
+        method: ``"auto"``, or a key of :data:`READOUTS`.
+        H: The impulse response (order, at least time), to save computing it.
+
+    Returns:
+        Hidden units (batch, time, hidden) and the last memory state (batch, channels, order).
+
+    Raises:
+        TypeError: An argument is not floating, or dtypes are mixed.
+        ValueError: A rank, size or device does not fit; the method is unknown.
+
+    Source: Chilkuri & Eliasmith, ICML 2021, equations 19, 20 and 26.
+    """
+    if method == "auto":
+        compiling = torch.compiler.is_compiling()
+        method = choose_readout(
+            u.shape[1], initial_state=m_0 is not None, compiling=compiling
+        ).method
+    if method not in READOUTS:
+        raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
+    check_memory(u, Ad, Bd, m_0, H)
+    dtype = compute_dtype(u.dtype)
+    with torch.autocast(u.device.type, enabled=False):
+        u, x, W_m, W_x, bias = (t.to(dtype) for t in (u, x, W_m, W_x, bias))
+        return READOUTS[method](u, x, Ad, Bd, W_m, W_x, bias, m_0, H)

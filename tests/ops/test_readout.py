@@ -1,0 +1,157 @@
+"""Every way to compute the parallel layer's hidden units, against its equations in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmu.ops import READOUTS, choose_readout, readout
+from lmu.theory import discretize, impulse_response, legt
+
+F64 = torch.float64
+methods = pytest.mark.parametrize("method", READOUTS)
+initial = pytest.mark.parametrize("with_m_0", [False, True], ids=["zero", "m0"])
+# batch, time, channels, input, order, hidden
+sizes = pytest.mark.parametrize(
+    "size",
+    [(1, 1, 1, 1, 1, 1), (2, 2, 3, 2, 5, 4), (3, 61, 2, 1, 7, 9), (2, 509, 1, 2, 24, 6)],
+    ids=str,
+)
+
+Arguments = dict[str, Any]
+
+
+def arguments(
+    batch: int, length: int, channels: int, features: int, order: int, hidden: int,
+    *, with_m_0: bool, dtype: torch.dtype = F64,
+) -> Arguments:  # fmt: skip
+    g = torch.Generator().manual_seed(length)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=F64, generator=g).to(dtype)
+
+    Ad, Bd = discretize(*legt(order, 40.0))
+    return {
+        "u": draw(batch, length, channels),
+        "x": draw(batch, length, features),
+        "Ad": Ad,
+        "Bd": Bd,
+        "W_m": draw(hidden, channels * order),
+        "W_x": draw(hidden, features),
+        "bias": draw(hidden),
+        "m_0": draw(batch, channels, order) if with_m_0 else None,
+    }
+
+
+def equations(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    m = u.new_zeros(u.shape[0], u.shape[2], len(Bd)) if m_0 is None else m_0
+    outputs = []
+    for t in range(u.shape[1]):
+        m = m @ Ad.T + u[:, t, :, None] * Bd
+        outputs.append(torch.relu(m.flatten(1) @ W_m.T + x[:, t] @ W_x.T + bias))
+    return torch.stack(outputs, dim=1), m
+
+
+def with_gradients(run, inputs: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
+    inputs = {key: None if t is None else t.clone().requires_grad_() for key, t in inputs.items()}
+    outputs = list(run(**inputs))
+    g = torch.Generator().manual_seed(0)
+    seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype) for o in outputs]
+    given = {key: t for key, t in inputs.items() if t is not None}
+    grads = torch.autograd.grad(
+        outputs, [*given.values()], seeds, allow_unused=True, materialize_grads=True
+    )
+    return outputs, dict(zip(given, grads, strict=True))
+
+
+def run(method: str):
+    return lambda **inputs: readout(**inputs, method=method)
+
+
+@methods
+@sizes
+@initial
+def test_outputs_and_all_gradients(method, size: Any, with_m_0):
+    inputs = arguments(*size, with_m_0=with_m_0)
+    got, right = with_gradients(run(method), inputs), with_gradients(equations, inputs)
+    torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
+
+
+@methods
+@pytest.mark.parametrize("block", [1, 3000])
+def test_blocks_of_sequences(monkeypatch, method, block):
+    monkeypatch.setattr("lmu.ops.fft_readout.BLOCK", block)  # 1 and 2 of the 3 sequences at a time
+    inputs = arguments(3, 61, 2, 1, 7, 9, with_m_0=False)
+    got, right = with_gradients(run(method), inputs), with_gradients(equations, inputs)
+    torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
+
+
+@methods
+@initial
+def test_constant_impulse_response_can_be_given(method, with_m_0):
+    inputs = arguments(2, 61, 2, 1, 7, 9, with_m_0=with_m_0)
+    H = impulse_response(inputs["Ad"], inputs["Bd"], 70)
+    torch.testing.assert_close(readout(**inputs, method=method, H=H), equations(**inputs))
+
+
+@methods
+@initial
+def test_float32_at_high_order(method, with_m_0):
+    """Order 512 over 2048 steps: within 1e-5 of float64, relative."""
+    Ad, Bd = discretize(*legt(512, 2048.0))
+    inputs = arguments(1, 2048, 1, 1, 512, 8, with_m_0=with_m_0, dtype=torch.float32) | {
+        "Ad": Ad,
+        "Bd": Bd,
+    }
+    inputs["W_m"] = inputs["W_m"] / 512**0.5
+    wide: Arguments = {key: None if t is None else t.double() for key, t in inputs.items()}
+    for got, right in zip(readout(**inputs, method=method), equations(**wide), strict=True):
+        assert got.dtype == torch.float32
+        assert (got - right).norm() / right.norm() < 1e-5
+
+
+@methods
+@initial
+def test_gradcheck_and_second_derivative(method, with_m_0):
+    inputs = arguments(2, 5, 2, 1, 3, 2, with_m_0=with_m_0)
+    names = [key for key, t in inputs.items() if t is not None]
+    values = [inputs[key].requires_grad_() for key in names]
+
+    def call(*values: Tensor) -> tuple[Tensor, ...]:
+        return readout(**inputs | dict(zip(names, values, strict=True)), method=method)
+
+    assert torch.autograd.gradcheck(call, values)
+    assert torch.autograd.gradgradcheck(call, values, atol=1e-4)
+
+
+@methods
+@initial
+@pytest.mark.parametrize("length", [1, 70])
+def test_compiles_as_one_graph(method, with_m_0, length):
+    torch._dynamo.reset()
+    inputs = arguments(2, length, 1, 1, 7, 3, with_m_0=with_m_0)
+    compiled = torch.compile(run(method), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        with_gradients(compiled, inputs), with_gradients(run(method), inputs)
+    )
+
+
+def test_choice():
+    def pick(length, initial_state=False, compiling=False):
+        return choose_readout(length, initial_state=initial_state, compiling=compiling).method
+
+    assert pick(784) == "fft"
+    assert pick(1) == "states"
+    assert pick(100_000) == pick(784, initial_state=True) == pick(784, compiling=True) == "chunked"
+
+
+def test_wrong_arguments():
+    inputs: Arguments = arguments(2, 5, 2, 1, 3, 2, with_m_0=False)
+    with pytest.raises(ValueError, match=r"'auto' or one of .*'chunked'.*, got 'magic'"):
+        readout(**inputs, method="magic")
+    with pytest.raises(ValueError, match="u must have the shape"):
+        readout(**dict(inputs, u=torch.zeros(2, 5)))

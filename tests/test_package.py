@@ -1,0 +1,75 @@
+"""The package as users install it."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lmu
+from benchmarks.tables import README, render
+
+ROOT = Path(__file__).parent.parent
+
+USE = """
+import torch
+from lmu import LMU, LMUCell, LMUFFT
+x = torch.zeros(2, 5, 1)
+assert LMU(1, 4, 3, 5)(x)[0].shape == LMUFFT(1, 4, 3, 5, 5)(x)[0].shape == (2, 5, 4)
+assert LMUCell(1, 4, 3, 5)(x[:, 0])[0].shape == (2, 4)
+"""
+
+
+def python(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    sources = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src").rglob("*.py")}
+    assert {name for name in names if name.startswith("lmu/")} == sources | {"lmu/py.typed"}
+    others = {name.split("/")[0] for name in names} - {"lmu"}
+    assert others == {f"torch_lmu-{lmu.__version__}.dist-info"}
+
+
+def test_installed_wheel_runs(wheel, tmp_path):
+    target = tmp_path / "site"
+    installed = python("-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel))
+    assert installed.returncode == 0, installed.stderr
+    where = f"import lmu; assert lmu.__file__.startswith({str(target)!r}), lmu.__file__"
+    environment = {"PYTHONPATH": str(target), "PATH": ""}
+    used = python("-c", where + USE, cwd=tmp_path, env=environment)
+    assert used.returncode == 0, used.stderr
+    version = python("-m", "lmu", "--version", cwd=tmp_path, env=environment)
+    assert version.stdout == f"torch-lmu {lmu.__version__}\n", version.stderr
+
+
+def test_core_needs_torch_only():
+    # Whatever the extras bring, and NumPy, cannot be imported here.
+    block = """
+import sys
+for name in ("numpy", "scipy", "lightning", "typer", "rich", "matplotlib", "pooch"):
+    sys.modules[name] = None
+import warnings
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")
+"""
+    used = python("-c", block + USE)
+    assert used.returncode == 0, used.stderr
+
+
+def test_tables_of_the_readme_are_those_of_the_committed_results():
+    text = README.read_text()
+    assert render(text) == text
