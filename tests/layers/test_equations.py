@@ -1,5 +1,7 @@
 """The layers against their equations, written out step by step in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,7 +54,7 @@ def randomize(layer):
 
 @pytest.mark.parametrize("length", [1, 2, 53])
 @pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
-def test_lmu(length, discretizer):
+def test_lmu(length: int, discretizer: str):
     layer = randomize(LMU(2, 5, 4, 60.0, discretizer=discretizer, dtype=F64))
     x = sequence(length)
     h_0, m_0 = torch.rand(2, 5, dtype=F64), torch.rand(2, 4, dtype=F64)
@@ -77,11 +79,34 @@ def test_cell_is_one_step_of_the_layer():
     torch.testing.assert_close(state, last)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "learned LMUFFT"])
+def test_steps_of_a_stream_give_the_numbers_of_the_whole(kind, dtype):
+    if kind == "LMU":
+        layer, kwargs = LMU(2, 5, 4, 6.0, dtype=dtype), {}
+    else:
+        layer = LMUFFT(2, 5, 4, 53, 6.0, learn_a=kind == "learned LMUFFT", dtype=dtype)
+        kwargs = {"return_state": True}
+    x = sequence(53).to(dtype)
+    whole, last = randomize(layer)(x, **kwargs) if kind != "learned LMUFFT" else layer(x, **kwargs)
+    state: Any = None
+    outputs = []
+    for x_t in x.unbind(1):
+        output, state = layer.step(x_t, state)
+        outputs.append(output)
+    torch.testing.assert_close(torch.stack(outputs, dim=1), whole)
+    torch.testing.assert_close(state, last)
+    for tensor in state:
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes  # keeps nothing else alive
+
+
+@pytest.mark.parametrize("method", ["auto", "states", "fft", "chunked"])
 @pytest.mark.parametrize("seq_len", [None, 1, 53, 400])
 @pytest.mark.parametrize("length", [1, 2, 53])
 @pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
-def test_lmu_fft_at_any_length(length, seq_len, discretizer):
-    layer = randomize(LMUFFT(2, 5, 4, seq_len, 60.0, discretizer=discretizer, dtype=F64))
+def test_lmu_fft_at_any_length(length, seq_len, discretizer, method):
+    layer = LMUFFT(2, 5, 4, seq_len, 60.0, method=method, discretizer=discretizer, dtype=F64)
+    randomize(layer)
     x = sequence(length)
     m_0 = torch.rand(2, 4, dtype=F64)
     output, (h_n, m_n) = layer(x, (torch.zeros(2, 5, dtype=F64), m_0), return_state=True)

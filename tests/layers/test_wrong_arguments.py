@@ -69,6 +69,19 @@ def test_discretizer(layer):
         make(layer, discretizer="euler", memory_size=20)
 
 
+def test_method():
+    with pytest.raises(ValueError, match=r"method must be 'auto' or one of .*, got 'magic'"):
+        make(LMUFFT, method="magic")
+
+
+@pytest.mark.parametrize("layer", [LMU, LMUFFT])
+def test_step_wants_one_step(layer):
+    with pytest.raises(ValueError, match=r"must have the shape \(batch, input_size=3\)"):
+        make(layer).step(torch.zeros(1, 4, 3))
+    with pytest.raises(ValueError, match=r"m must have the shape \(1, 6\), got \(2, 6\)"):
+        make(layer).step(torch.zeros(1, 3), (torch.zeros(1, 7), torch.zeros(2, 6)))
+
+
 @layers
 @pytest.mark.parametrize("argument", ["device", "dtype"])
 def test_device_and_dtype_are_checked_by_torch(layer, argument):

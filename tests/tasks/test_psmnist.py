@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmu.ops import memory
 from lmu.tasks.psmnist import (
     PRESETS,
     PsMNIST,
@@ -29,6 +30,16 @@ def preset(model: str):
 def test_presets_have_the_published_number_of_parameters(model: str, count: int) -> None:
     parameters = preset(model).parameters()
     assert sum(p.numel() for p in parameters if p.requires_grad) == count
+
+
+def test_lmu_starts_as_a_bare_memory_that_reads_the_pixels() -> None:
+    layer = preset("lmu").layer
+    torch.manual_seed(0)
+    _, (h_n, m_n) = layer(torch.rand(2, 50, 1))
+    torch.manual_seed(0)
+    m = memory(torch.rand(2, 50, 1), layer.Ad, layer.Bd)[1].squeeze(1)
+    torch.testing.assert_close(m_n, m)
+    torch.testing.assert_close(h_n, torch.tanh(m @ layer.W_m.T))
 
 
 def test_unknown_model() -> None:

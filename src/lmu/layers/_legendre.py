@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_size
-from lmu.ops._precision import power_dtype
+from lmu.ops._precision import compute_dtype, power_dtype
 from lmu.theory import discretize, legt
 
 # Derived tensors that checkpoints of other ports hold; A and B are theirs for our Ad and Bd.
@@ -27,6 +27,7 @@ class LegendreModule(nn.Module):
 
     Ad: Tensor
     Bd: Tensor
+    E: Tensor | None  # Ad - I, unless Ad is learned
 
     def __init__(
         self, memory_size: int, theta: float, learn_a: bool, learn_b: bool, discretizer: str
@@ -41,13 +42,14 @@ class LegendreModule(nn.Module):
         self.discretizer = discretizer
 
     def _add_dynamics(self, factory: dict[str, Any]) -> None:
-        """Register ``Ad`` and ``Bd``; subclasses call this after their own parameters."""
+        """Register ``Ad``, ``Bd`` and ``E``; subclasses call this after their own parameters."""
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
             empty = torch.empty(self._exact[name].shape, **factory)
             if learned:
                 setattr(self, name, nn.Parameter(empty))
             else:
                 self.register_buffer(name, empty, persistent=False)
+        self.register_buffer("E", None, persistent=False)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; learned dynamics go back to the Legendre system."""
@@ -67,6 +69,15 @@ class LegendreModule(nn.Module):
         for name, value in self._exact.items():
             if name in self._buffers:
                 self._buffers[name] = value.to(device, power_dtype(device), copy=True)
+        self.E = None
+        if not self.learn_a:
+            self.E = self._increment().to(compute_dtype(self._like().dtype))
+
+    def _increment(self) -> Tensor:
+        """``Ad - I``, by which a recurrence advances the memory."""
+        if self.E is not None:
+            return self.E
+        return self.Ad - torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
         super()._apply(fn, recurse)

@@ -3,18 +3,17 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmu.layers._checks import check_pair, check_size, check_state
+from lmu.layers._checks import check_input, check_pair, check_size, check_state
 from lmu.layers._legendre import LegendreModule
-from lmu.ops import LMUWeights
+from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._precision import compute_dtype
 
 
 class NonlinearLMU(LegendreModule):
     """Parameters, initial values and state of :class:`LMUCell` and :class:`LMU`."""
-
-    E: Tensor | None
 
     def __init__(
         self,
@@ -40,7 +39,6 @@ class NonlinearLMU(LegendreModule):
         self.W_h = nn.Parameter(torch.empty(hidden_size, hidden_size, **factory))
         self.W_m = nn.Parameter(torch.empty(hidden_size, memory_size, **factory))
         self._add_dynamics(factory)
-        self.register_buffer("E", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -60,21 +58,25 @@ class NonlinearLMU(LegendreModule):
     def _like(self) -> Tensor:
         return self.W_h
 
-    def _refresh(self) -> None:
-        super()._refresh()
-        if not self.learn_a:
-            self.E = self._increment().to(compute_dtype(self.W_h.dtype))
-
-    def _increment(self) -> Tensor:
-        """``Ad - I``, by which the recurrence advances the memory."""
-        return self.Ad - torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
-
     def _weights(self) -> LMUWeights:
         """The weights in the dtype that the recurrence is computed in."""
-        E = self._increment() if self.E is None else self.E
-        weights = (self.e_x, self.e_h, self.e_m, self.W_x, self.W_h, self.W_m, E, self.Bd)
+        E, Bd = self._increment(), self.Bd
+        weights = (self.e_x, self.e_h, self.e_m, self.W_x, self.W_h, self.W_m, E, Bd)
         dtype = compute_dtype(self.W_h.dtype)
         return LMUWeights(*(weight.to(dtype) for weight in weights))
+
+    def _step(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One time step: the hidden state twice, as output and with the memory."""
+        check_input(x, ("batch",), self.input_size, self.W_h)
+        h, m = self._state(x.shape[0], state)
+        weights = self._weights()
+        x = x.to(weights.W_x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
+        h = h.to(self.W_h.dtype)
+        return h, (h, m)
 
     def _state(self, batch: int, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""

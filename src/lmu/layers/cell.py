@@ -1,12 +1,8 @@
 """One step of the nonlinear Legendre Memory Unit."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lmu.layers._checks import check_input
 from lmu.layers._nonlinear import NonlinearLMU
-from lmu.ops import lmu_step
 
 
 class LMUCell(NonlinearLMU):
@@ -58,10 +54,4 @@ class LMUCell(NonlinearLMU):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit.
         """
-        check_input(x, ("batch",), self.input_size, self.W_h)
-        h, m = self._state(x.shape[0], state)
-        weights = self._weights()
-        x = x.to(weights.W_x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
-        return h.to(self.W_h.dtype), m
+        return self._step(x, state)[1]

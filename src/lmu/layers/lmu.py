@@ -64,6 +64,24 @@ class LMU(NonlinearLMU):
         dtype = self.W_h.dtype
         return output.to(dtype), (h.to(dtype), m)
 
+    def step(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Advance one time step, for streams: the same numbers as over the whole sequence.
+
+        Args:
+            x: Input (batch, input_size).
+            state: The state that the call before returned; zeros if None.
+
+        Returns:
+            The hidden state (batch, hidden_size), and the state to give to the next call.
+
+        Raises:
+            TypeError: A dtype is not the layer's (unless under autocast).
+            ValueError: A shape or device does not fit.
+        """
+        return self._step(x, state)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:

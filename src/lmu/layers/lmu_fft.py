@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_input, check_pair, check_size, check_state
 from lmu.layers._legendre import LegendreModule
-from lmu.ops import READOUTS, final_memory, readout
+from lmu.ops import READOUTS, choose_readout, final_memory, readout
 from lmu.ops._precision import compute_dtype, widen
 from lmu.theory import impulse_response
 
@@ -144,20 +144,57 @@ class LMUFFT(LegendreModule):
         check_input(x, ("batch", "time"), self.input_size, self.W_u.weight)
         m_0 = self._initial_memory(x.shape[0], state)
         u = torch.relu(self.W_u(x))
-        Ad, Bd = widen(self.Ad), widen(self.Bd)
-        H = self._impulse_response(x.shape[1]) if self._constant else None
         if self.return_sequences:
-            W_m, W_x = self.W_h.weight.split((self.memory_size, self.input_size), dim=1)
-            output, m_n = readout(
-                u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=self.method, H=H
-            )
-            output = output.to(u.dtype)
-            h_n = output[:, -1]
+            output, m_n = self._all_outputs(u, x, m_0)
+            h_n = output[:, -1].clone()  # a kept state must not keep the whole sequence
         else:
-            m_n = final_memory(u, Ad, Bd, m_0, H=H)
-            last = torch.cat([m_n.squeeze(1).to(u.dtype), x[:, -1].to(u.dtype)], dim=1)
-            output = h_n = torch.relu(self.W_h(last))
+            H = self._impulse_response(x.shape[1])
+            m_n = final_memory(u, widen(self.Ad), widen(self.Bd), m_0, H=H)
+            output = h_n = self._read_out(m_n, x[:, -1])
         return output, (h_n, m_n.squeeze(1)) if return_state else h_n
+
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Advance one time step, for streams: the same numbers as over the whole sequence.
+
+        Args:
+            x: Input (batch, input_size).
+            state: The state that the call before returned; zeros if None.
+
+        Returns:
+            The hidden units (batch, hidden_size), and the state to give to the next call.
+
+        Raises:
+            TypeError: A dtype is not the layer's (unless under autocast).
+            ValueError: A shape or device does not fit.
+        """
+        check_input(x, ("batch",), self.input_size, self.W_u.weight)
+        u = torch.relu(self.W_u(x))
+        m = self._initial_memory(x.shape[0], state)
+        dtype = compute_dtype(u.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            m_n = u.to(dtype)[:, :, None] * self.Bd.to(dtype)
+            if m is not None:
+                m_n = m_n + m + m @ self._increment().to(dtype).mT
+        h = self._read_out(m_n, x)
+        return h, (h, m_n.squeeze(1))
+
+    def _all_outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Hidden units of all steps and the last memory state (batch, 1, order)."""
+        length, method = x.shape[1], self.method
+        if method == "auto":
+            compiling = torch.compiler.is_compiling()
+            method = choose_readout(
+                length, initial_state=m_0 is not None, compiling=compiling
+            ).method
+        H = None if method == "chunked" else self._impulse_response(length)
+        W_m, W_x = self.W_h.weight.split((self.memory_size, self.input_size), dim=1)
+        Ad, Bd = widen(self.Ad), widen(self.Bd)
+        output, m_n = readout(u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=method, H=H)
+        return output.to(u.dtype), m_n
+
+    def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
+        """Hidden units of one step, from the memory (batch, 1, order) and the input."""
+        return torch.relu(self.W_h(torch.cat([m.squeeze(1).to(x.dtype), x], dim=1)))
 
     def _initial_memory(self, batch: int, state: State | None) -> Tensor | None:
         if state is None:
@@ -168,8 +205,10 @@ class LMUFFT(LegendreModule):
         check_state("m", m, (batch, self.memory_size), self.W_u.weight)
         return m.to(compute_dtype(m.dtype))[:, None]
 
-    def _impulse_response(self, length: int) -> Tensor:
-        """The kept impulse response, made longer if this sequence is the longest so far."""
+    def _impulse_response(self, length: int) -> Tensor | None:
+        """The kept impulse response, made longer if need be; None if the dynamics are learned."""
+        if not self._constant:
+            return None
         if self.H.shape[1] < length:
             H = impulse_response(self.Ad, self.Bd, length)
             self.H = H.to(compute_dtype(self.W_u.weight.dtype))
@@ -181,5 +220,5 @@ class LMUFFT(LegendreModule):
     def _refresh(self) -> None:
         super()._refresh()
         self.H = self.Ad.new_empty(self.memory_size, 0, dtype=compute_dtype(self._like().dtype))
-        if self._constant and self.seq_len is not None:
+        if self.seq_len is not None:
             self._impulse_response(self.seq_len)

@@ -51,9 +51,22 @@ def build_model(
         layer = LMUFFT(1, hidden_size, memory_size, PIXELS, theta, return_sequences=False)
     elif model == "lmu":
         layer = LMU(1, hidden_size, memory_size, theta)
+        _initialize_as_published(layer)
     else:
         raise ValueError(f"model must be one of {', '.join(PRESETS)}, got {model!r}")
     return SequenceClassifier(layer, CLASSES, dropout)
+
+
+def _initialize_as_published(layer: LMU) -> None:
+    """At first the memory reads the pixels as they are, and the hidden units read the memory alone.
+
+    With a single input the usual draw of ``e_x``, one number, decides how much the memory is told:
+    near zero, training starts slowly.
+    """
+    with torch.no_grad():
+        layer.e_x.fill_(1)
+        for parameter in (layer.e_h, layer.e_m, layer.W_x, layer.W_h):
+            parameter.zero_()
 
 
 def default_permutation() -> Tensor:
