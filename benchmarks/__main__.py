@@ -18,13 +18,13 @@ def main() -> None:
     """Run the named cases, print them, and store each whole."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all if none is named")
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved measurements of each")
+    parser.add_argument("--rounds", type=int, help="interleaved measurements of each contender")
     parser.add_argument("--output", type=Path, help="folder for the JSON; benchmarks/results/...")
     args = parser.parse_args()
     unknown = set(args.cases) - CASES.keys()
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}; choose from {', '.join(CASES)}")
-    if args.rounds < 1:
+    if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
     where = machine()
     slug = re.sub(r"\W+", "-", f"{where['cpu']}-{where['cores']}-cores".lower()).strip("-")
@@ -40,9 +40,10 @@ def main() -> None:
         print(f"{result['title']} ({time.perf_counter() - start:.0f} s)")
         ours = next(iter(result["contenders"].values()))["seconds"]
         for key, figures in result["contenders"].items():
+            error = "" if figures["error"] is None else f", error {figures['error']:.1e}"
             print(
-                f"  {key}: {figures['seconds'] * 1e3:.2f} ms (x {figures['seconds'] / ours:.1f}), "
-                f"{figures['peak_mib']:.0f} MiB, error {figures['error']:.1e}"
+                f"  {key}: {figures['seconds'] * 1e3:.3g} ms (x {figures['seconds'] / ours:.3g}), "
+                f"{figures['peak_mib']:.0f} MiB{error}"
             )
         sys.stdout.flush()
 

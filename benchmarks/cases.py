@@ -1,39 +1,42 @@
 """The registry of cases: a new one is one entry of :data:`CASES`."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import TextbookLMUFFT
+from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
 from benchmarks.harness import Case, Contender
-from lmu import LMUFFT
+from lmu import LMU, LMUFFT
 from lmu.ops import memory
 
-BATCH, LENGTH = 100, 784
+LENGTH = 784
+FFT_SIZES = (1, 346, 468, 784, 784)  # input, hidden, memory, seq_len, theta: Chilkuri & Eliasmith
+LMU_SIZES = (1, 212, 256, 784)  # input, hidden, memory, theta: Voelker et al.
+
+Build = Callable[[], nn.Module]
+Pick = Callable[[tuple], Tensor]
 
 
-def images(dtype: torch.dtype = torch.float32) -> Tensor:
-    """A batch as psMNIST gives it: (100, 784, 1), values from 0 to 1."""
+def pixels(batch: int, dtype: torch.dtype) -> Tensor:
+    """A batch as psMNIST gives it: (batch, 784, 1), values from 0 to 1."""
     g = torch.Generator().manual_seed(0)
-    return torch.rand(BATCH, LENGTH, 1, dtype=torch.float64, generator=g).to(dtype)
+    return torch.rand(batch, LENGTH, 1, dtype=torch.float64, generator=g).to(dtype)
 
 
-def gradient(like: Tensor) -> Tensor:
-    """A fixed gradient of the output: a loss would cost as much as some layers do."""
-    g = torch.Generator().manual_seed(1)
-    return torch.randn(like.shape, dtype=torch.float64, generator=g).to(like.dtype)
+def training_step(build: Build, pick: Pick, batch: int) -> Contender:
+    """Forward and backward of what ``pick`` takes from the layer's output.
 
-
-def training_step(layer: nn.Module, pick: Callable[[tuple], Tensor]) -> Contender:
-    """Forward and backward of what ``pick`` takes from the layer's output."""
-    x = images(next(layer.parameters()).dtype)
+    Backward starts from a fixed gradient: a loss would cost as much as some layers do.
+    """
+    layer = build()
+    x = pixels(batch, next(layer.parameters()).dtype)
     with torch.no_grad():
-        grad = gradient(pick(layer(x)))
-
-    def work() -> None:
-        layer.zero_grad()
-        pick(layer(x)).backward(grad)
+        shape = pick(layer(x)).shape
+    g = torch.Generator().manual_seed(1)
+    grad = torch.randn(shape, dtype=torch.float64, generator=g).to(x.dtype)
 
     def result() -> list[Tensor]:
         layer.zero_grad()
@@ -41,11 +44,32 @@ def training_step(layer: nn.Module, pick: Callable[[tuple], Tensor]) -> Contende
         output.backward(grad)
         return [output.detach()] + [p.grad for p in layer.parameters() if p.grad is not None]
 
-    return Contender(work, result)
+    return Contender(result, result)
+
+
+def incomparable(build: Build, pick: Pick, batch: int) -> Contender:
+    """The same work of a layer that computes another function: timed, not checked."""
+    return Contender(training_step(build, pick, batch).work)
+
+
+def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple]) -> Contender:
+    """A step of a stream, batch 1, without gradients."""
+    layer = build()
+    g = torch.Generator().manual_seed(0)
+    dtype = next(layer.parameters()).dtype
+    x, h, m = (
+        torch.rand(1, size, dtype=torch.float64, generator=g).to(dtype) for size in (1, 212, 256)
+    )
+
+    def result() -> list[Tensor]:
+        with torch.no_grad():
+            return list(step(layer, x, h, m))
+
+    return Contender(result, result)
 
 
 class ExactLMUFFT(LMUFFT):
-    """The layer with its memory run step by step, in float64."""
+    """The layer with its memory run step by step."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """All hidden states and the last."""
@@ -54,45 +78,109 @@ class ExactLMUFFT(LMUFFT):
         return h, h[:, -1]
 
 
-PAPER = (1, 346, 468, 784, 784)  # input, hidden, memory, seq_len, theta
-
-
-def same_weights(layer: nn.Module) -> nn.Module:
-    """The layer with the weights that all contenders of a case share."""
+def lmu_fft(kind: type[nn.Module] = LMUFFT, **kwargs: bool) -> nn.Module:
+    """A parallel layer of the paper's size, with the weights that all contenders share."""
     torch.manual_seed(0)
-    layer.load_state_dict(LMUFFT(*PAPER).state_dict())
+    weights = LMUFFT(*FFT_SIZES).state_dict()
+    layer = kind(*FFT_SIZES, **kwargs)
+    layer.load_state_dict(weights)
     return layer
 
 
+def lmu(kind: type[nn.Module] = LMU) -> nn.Module:
+    """A nonlinear layer of the paper's size, with the weights that all contenders share."""
+    torch.manual_seed(0)
+    weights = LMU(*LMU_SIZES).state_dict()
+    layer = kind(*LMU_SIZES)
+    layer.load_state_dict(weights)
+    return layer
+
+
+def lstm(hidden: int) -> nn.Module:
+    """What a user would have taken instead."""
+    return nn.LSTM(1, hidden, batch_first=True)
+
+
+def every(outputs: tuple) -> Tensor:
+    """The hidden states of all steps."""
+    return outputs[0]
+
+
 def last(outputs: tuple) -> Tensor:
-    """The last hidden state, which layers return in the second place."""
+    """The last hidden state, which the parallel layers return in the second place."""
     return outputs[1]
 
 
-def final_ours() -> Contender:
-    """The layer as a classifier uses it."""
-    return training_step(same_weights(LMUFFT(*PAPER, return_sequences=False)), last)
-
-
-def final_textbook() -> Contender:
-    """All hidden states, of which all but the last are thrown away."""
-    return training_step(same_weights(TextbookLMUFFT(*PAPER)), last)
-
-
-def final_exact() -> list[Tensor]:
-    """Last output and gradients in float64."""
-    result = training_step(same_weights(ExactLMUFFT(*PAPER)).double(), last).result
+def exact(contender: Callable[[], Contender]) -> list[Tensor]:
+    """What a contender gets."""
+    result = contender().result
     assert result is not None
     return result()
 
 
+def double(build: Build) -> nn.Module:
+    """The layer in float64."""
+    return build().double()
+
+
+def fft_case(pick: Pick, rounds: int, title: str, ours: Build, **others: Build) -> Case:
+    """A case of the parallel layer."""
+    contenders = {"LMUFFT": partial(training_step, ours, pick, 100)}
+    textbook = partial(lmu_fft, TextbookLMUFFT)
+    contenders["textbook: FFT of all states, read-out at all steps"] = partial(
+        training_step, textbook, pick, 100
+    )
+    for name, build in others.items():
+        contenders[name] = partial(incomparable, build, pick, 100)
+    right = partial(training_step, partial(double, partial(lmu_fft, ExactLMUFFT)), pick, 100)
+    return Case(title, contenders, partial(exact, right), rounds)
+
+
+def lmu_case(batch: int, rounds: int, **others: Build) -> Case:
+    """A case of the nonlinear layer."""
+    stepwise = partial(lmu, StepwiseLMU)
+    contenders = {
+        "LMU": partial(training_step, lmu, every, batch),
+        "textbook: the equations in a loop": partial(training_step, stepwise, every, batch),
+    }
+    for name, build in others.items():
+        contenders[name] = partial(incomparable, build, every, batch)
+    right = partial(training_step, partial(double, stepwise), every, batch)
+    title = f"LMU 212/256, T 784, batch {batch}, all outputs, forward + backward"
+    return Case(title, contenders, partial(exact, right), rounds)
+
+
+def step_case() -> Case:
+    """The latency of one step of a stream."""
+    stepwise = partial(lmu, StepwiseLMU)
+
+    def by_layer(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
+        return layer.step(x, (h, m))[1]
+
+    def by_equations(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
+        return layer.step(x, h, m)
+
+    textbook = partial(one_step, step=by_equations)
+    ours = partial(one_step, lmu, step=by_layer)
+    contenders = {"LMU.step": ours, "textbook: the equations": partial(textbook, stepwise)}
+    right = partial(textbook, partial(double, stepwise))
+    return Case("LMU 212/256, one step, batch 1, inference", contenders, partial(exact, right))
+
+
+FFT_TITLE = "LMUFFT 346/468, T 784, batch 100, {}, forward + backward"
 CASES: dict[str, Case] = {
-    "lmufft-final": Case(
-        "LMUFFT 346/468, T 784, batch 100, last output, forward + backward",
-        {
-            "LMUFFT(return_sequences=False)": final_ours,
-            "textbook: FFT of all states, read-out at all steps": final_textbook,
-        },
-        final_exact,
+    "lmufft-last": fft_case(
+        last, 9, FFT_TITLE.format("last output"), partial(lmu_fft, return_sequences=False)
     ),
+    "lmufft-all": fft_case(
+        every,
+        5,
+        FFT_TITLE.format("all outputs"),
+        lmu_fft,
+        **{"nn.LSTM(1, 346)": partial(lstm, 346)},
+    ),
+    "lmu-batch-1": lmu_case(1, 9),
+    "lmu-batch-16": lmu_case(16, 9),
+    "lmu-batch-100": lmu_case(100, 5, **{"nn.LSTM(1, 212)": partial(lstm, 212)}),
+    "lmu-step": step_case(),
 }

@@ -2,13 +2,14 @@
 
 import json
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Case:
     title: str
     contenders: dict[str, Callable[[], Contender]]
     exact: Callable[[], list[Tensor]]
+    rounds: int = 9
     tolerance: float = 1e-4
 
 
@@ -56,9 +58,10 @@ def _repeats(work: Callable[[], object]) -> int:
     return max(1, round(SHORTEST / seconds(work, 1)))
 
 
-def run(name: str, case: Case, rounds: int) -> dict:
+def run(name: str, case: Case, rounds: int | None = None) -> dict:
     """Check all contenders of a case, then time them in turns, in an order drawn each round."""
     exact = case.exact()
+    rounds = rounds or case.rounds
     contenders = {key: build() for key, build in case.contenders.items()}
     errors = {key: error(c.result(), exact) for key, c in contenders.items() if c.result}
     for key, off in errors.items():
@@ -95,9 +98,17 @@ def peak_memory(name: str, contender: str) -> float:
 
 
 def _measure_memory(case: Case, contender: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, that of the imports
     case.contenders[contender]().work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(field: str) -> int:
+    """Resident memory in KiB, now (VmRSS) or at the most (VmHWM), as Linux counts it."""
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return int(found[1])
 
 
 if __name__ == "__main__":

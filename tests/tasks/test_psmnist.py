@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_presets_have_the_published_number_of_parameters(model: str, count: int)
 
 
 def test_lmu_starts_as_a_bare_memory_that_reads_the_pixels() -> None:
-    layer = preset("lmu").layer
+    layer: Any = preset("lmu").layer
     torch.manual_seed(0)
     _, (h_n, m_n) = layer(torch.rand(2, 50, 1))
     torch.manual_seed(0)

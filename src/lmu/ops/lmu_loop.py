@@ -38,9 +38,9 @@ def lmu_step(
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
     w = weights
-    u = u_x + F.linear(h, w.e_h) + F.linear(m, w.e_m)
+    u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), m, w.e_m.mT)
     m = torch.addmm(torch.addcmul(m, u, w.Bd), m, w.E.mT)
-    h = torch.tanh(h_x + F.linear(h, w.W_h) + F.linear(m, w.W_m))
+    h = torch.tanh(torch.addmm(torch.addmm(h_x, h, w.W_h.mT), m, w.W_m.mT))
     return h, m
 
 
