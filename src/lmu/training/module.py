@@ -37,8 +37,8 @@ class Metrics:
 class ClassificationModule(LightningModule):
     """Train a classifier with Adam on cross-entropy.
 
-    Losses and right answers are collected on the device and read once per epoch, because reading a
-    number, or logging it, at each step costs as much as a good part of the step.
+    Losses and logits are kept on the device and read when they are shown or the epoch ends, because
+    reading or logging a number at each step costs as much as a good part of the step.
 
     Args:
         model: Maps inputs (batch, ...) to logits (batch, classes).
@@ -67,9 +67,7 @@ class ClassificationModule(LightningModule):
         self.epochs = epochs
         self.seed = seed
         self.evaluation: Metrics | None = None
-        self._losses = torch.empty(0)
-        self._right = torch.zeros(())
-        self._sizes: list[int] = []
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._confusion = torch.zeros(())
         self._loss_sum = torch.zeros(())
 
@@ -85,27 +83,20 @@ class ClassificationModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Seed the epoch and clear what was collected."""
         torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
-        self._losses = torch.zeros(int(self.trainer.num_training_batches), device=self.device)
-        self._right = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._sizes = []
+        self._steps = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch."""
         x, y = batch
         logits = self.model(x)
         loss = F.cross_entropy(logits, y)
-        with torch.no_grad():
-            self._losses[batch_idx] = loss
-            self._right += (logits.argmax(1) == y).sum()
-        self._sizes.append(len(y))
+        self._steps.append((loss.detach(), logits.detach(), y))
         return loss
 
     def running_metrics(self) -> Metrics:
         """Means over the epoch so far, of this process; waits for the device."""
-        losses = self._losses[: len(self._sizes)].double()
-        sizes = torch.tensor(self._sizes, dtype=torch.float64, device=losses.device)
-        total = sizes.sum()
-        return Metrics((losses @ sizes / total).item(), (self._right / total).item())
+        loss, right, total = self._sums().tolist()
+        return Metrics(loss / total, right / total)
 
     def train_metrics(self) -> Metrics:
         """Means over the epoch, of all processes.
@@ -113,17 +104,24 @@ class ClassificationModule(LightningModule):
         Raises:
             TrainingDivergedError: A loss is not finite.
         """
-        finite = self._losses.isfinite()
+        losses = torch.stack([loss for loss, _, _ in self._steps])
+        finite = losses.isfinite()
         if not finite.all():
             step = int((~finite).nonzero()[0]) + 1
             raise TrainingDivergedError(
-                f"the loss is {self._losses[step - 1].item()} in epoch {self.current_epoch + 1}, "
+                f"the loss is {losses[step - 1].item()} in epoch {self.current_epoch + 1}, "
                 f"step {step} of {len(finite)}: lower the learning rate, {self.learning_rate:g}"
             )
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
-        sums = [self._losses.double().cpu() @ sizes, self._right.double().cpu(), sizes.sum()]
-        loss, right, total = self._sum(torch.stack(sums).to(self.device)).tolist()
+        loss, right, total = self._sum(self._sums()).tolist()
         return Metrics(loss / total, right / total)
+
+    def _sums(self) -> Tensor:
+        """Loss, right answers and samples, added up over the steps of the epoch so far."""
+        losses, logits, y = zip(*self._steps, strict=True)
+        sizes = torch.tensor([len(part) for part in y], dtype=torch.float32, device=self.device)
+        answers, labels = torch.cat(logits).argmax(1), torch.cat(y)
+        right = (answers == labels).sum()
+        return torch.stack([torch.stack(losses).float() @ sizes, right.float(), sizes.sum()])
 
     def on_validation_epoch_start(self) -> None:
         """Clear what was collected."""
