@@ -39,6 +39,7 @@ class FFTReadout(torch.autograd.Function):
         rows = K.shape[1]
         n = fast_length(2 * length - 1)
         U, KF = torch.fft.rfft(u, n), torch.fft.rfft(K, n)
+        x1, W1 = _with_ones(x), torch.cat([W_x, bias[:, None]], dim=1).mT
         y = u.new_empty(batch, length, rows)
         size = max(1, min(batch, BLOCK // (rows * n)))
         spectrum = U.new_empty(size, rows, n // 2 + 1)
@@ -50,9 +51,8 @@ class FFTReadout(torch.autograd.Function):
             for c in range(1, len(KF)):
                 S.addcmul_(U[part, c, None], KF[c])
             torch.fft.irfft(S, n, out=z)
-            out = y[part]
-            torch.add(z[..., :length].mT, bias, out=out)
-            out.flatten(0, 1).addmm_(x[part].flatten(0, 1), W_x.mT).relu_()
+            y[part].copy_(z[..., :length].mT)
+            y[part].flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1).relu_()
         return y, U, KF
 
     @staticmethod
@@ -77,6 +77,11 @@ class FFTReadout(torch.autograd.Function):
             return _backward(dy, y, U, KF, inputs[2], inputs[3], ctx.needs_input_grad[2])
 
 
+def _with_ones(x: Tensor) -> Tensor:
+    """The input with a one beside it, so that one product adds input and bias."""
+    return torch.nn.functional.pad(x, (0, 1), value=1.0)
+
+
 def _backward(
     dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool
 ) -> tuple[Tensor | None, ...]:
@@ -84,7 +89,7 @@ def _backward(
     n = fast_length(2 * length - 1)
     dU, dK = torch.empty_like(U), torch.zeros_like(KF)
     dx = torch.empty_like(x) if needs_x else None
-    dW_x, dbias = torch.zeros_like(W_x), W_x.new_zeros(rows)
+    x1, dW1 = _with_ones(x), W_x.new_zeros(rows, x.shape[2] + 1)
     U, KF = U.conj().resolve_conj(), KF.conj().resolve_conj()
     size = max(1, min(batch, BLOCK // (rows * n)))
     before_relu = y.new_empty(size, length, rows)
@@ -95,8 +100,7 @@ def _backward(
         g, z, S, P = (b[: part.stop - i] for b in (before_relu, signal, spectrum, product))
         torch.ops.aten.threshold_backward.grad_input(dy[part], y[part], 0, grad_input=g)
         flat = g.flatten(0, 1)
-        dW_x.addmm_(flat.mT, x[part].flatten(0, 1))
-        dbias += flat.sum(0)
+        dW1.addmm_(flat.mT, x1[part].flatten(0, 1))
         if dx is not None:
             torch.matmul(g, W_x, out=dx[part])
         z[..., :length].copy_(g.mT)
@@ -106,4 +110,5 @@ def _backward(
             torch.mul(S, U[part, c, None], out=P)
             dK[c] += P.sum(0) if len(P) > 1 else P[0]
     du = torch.fft.irfft(dU, n)[..., :length]
-    return du, torch.fft.irfft(dK, n)[..., :length], dx, dW_x, dbias
+    dK = torch.fft.irfft(dK, n)[..., :length]
+    return du, dK, dx, dW1[:, :-1], dW1[:, -1]
