@@ -138,6 +138,59 @@ def test_meta_device_then_empty_then_reset(build, make_input):
     assert all(leaf.isfinite().all() for leaf in tree_leaves(layer(make_input())))
 
 
+def test_shapes_on_the_meta_device(build, make_input):
+    got = tree_leaves(build(device="meta")(make_input(device="meta", dtype=torch.float32)))
+    for meta, real in zip(got, tree_leaves(build()(make_input())), strict=True):
+        assert meta.is_meta
+        assert (meta.shape, meta.dtype) == (real.shape, real.dtype)
+
+
+def test_inference_mode_leaves_nothing_behind_that_training_trips_over(build, make_input):
+    with torch.inference_mode():
+        layer = build()
+        layer(make_input(length=30))  # longer than LMUFFT expects
+    twin = build()
+    for p in layer.parameters():  # parameters made in inference mode are the user's own doing
+        assert p.is_inference()
+    layer = build()
+    with torch.inference_mode():
+        layer(make_input(length=30))
+        layer.float()
+    assert_same(backward(layer, make_input()), backward(twin, make_input()))
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_gradients_with_a_graph_of_their_own_are_the_same(name, build, make_input, chained):
+    # Where an argument of an op comes from another one, a path must not count twice.
+    layer = build(dtype=torch.float64)
+    kwargs = {"return_state": True} if "FFT" in name else {}
+    x = make_input(dtype=torch.float64).requires_grad_()
+    state = layer(x, **kwargs) if chained else None
+    if chained and name != "LMUCell":
+        state = state[1]
+    total = torch.stack([leaf.square().sum() for leaf in tree_leaves(layer(x, state, **kwargs))])
+    wanted = (x, *layer.parameters())
+    plain = torch.autograd.grad(total.sum(), wanted, retain_graph=True)
+    assert_same(torch.autograd.grad(total.sum(), wanted, create_graph=True), plain)
+
+
+def test_function_transforms(name, build, make_input):
+    layer = build(dtype=torch.float64)
+    x = make_input(dtype=torch.float64)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters, x):
+        out = tree_leaves(torch.func.functional_call(layer, parameters, (x,)))
+        return torch.stack([leaf.square().sum() for leaf in out]).sum()
+
+    gradients = torch.func.grad(loss)(parameters, x)
+    assert_same(gradients, backward(layer, x))
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.unsqueeze(1))
+    assert_same({key: g.sum(0) for key, g in each.items()}, gradients)
+    ensemble = {key: torch.stack([p, 2 * p]) for key, p in parameters.items()}
+    assert_same(torch.func.vmap(loss, in_dims=(0, None))(ensemble, x)[0], loss(parameters, x))
+
+
 def test_input_that_is_not_contiguous(name, build, make_input):
     x = make_input()
     twisted = x.transpose(0, -1).contiguous().transpose(0, -1)

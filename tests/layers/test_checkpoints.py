@@ -62,6 +62,32 @@ def test_dynamics_that_the_layer_does_not_compute_with_are_reported(weights, dyn
     torch.testing.assert_close(dict(layer.state_dict()), dict(weights))
 
 
+@pytest.mark.parametrize("theirs", [3000.0, 7800.0])
+def test_another_window_is_noticed_however_long(theirs):
+    layer = LMU(1, 3, 4, 7840.0)
+    Ad, Bd = discretize(*legt(4, theirs))
+    with pytest.warns(UserWarning, match="A in the state_dict is not the matrix of theta=7840"):
+        layer.load_state_dict(layer.state_dict() | {"A": Ad.float()})
+    with pytest.warns(UserWarning, match="B in the state_dict is not the matrix of theta=7840"):
+        layer.load_state_dict(layer.state_dict() | {"B": Bd.float()})
+
+
+def test_dynamics_of_another_order_are_named(weights):
+    with pytest.raises(RuntimeError, match=r"A has the shape \(5, 5\), ours is \(6, 6\)"):
+        LMU(3, 7, 6, 12.0).load_state_dict(weights | {"A": torch.zeros(5, 5)})
+
+
+@pytest.mark.parametrize("kind", [LMU, LMUFFT, LMUCell])
+def test_assigned_checkpoint_onto_a_meta_layer(kind):
+    sizes = (3, 7, 6, 9, 12.0) if kind is LMUFFT else (3, 7, 6, 12.0)
+    source = kind(*sizes, dtype=torch.float64)
+    layer = kind(*sizes, device="meta")
+    layer.load_state_dict(source.state_dict(), assign=True)
+    shape = (2, 3) if kind is LMUCell else (2, 9, 3)
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), source(x), rtol=0, atol=0)
+
+
 def test_missing_and_unknown_keys_are_errors(weights):
     layer = LMU(3, 7, 6, 12.0)
     with pytest.raises(RuntimeError, match=r"Missing key.*W_h"):

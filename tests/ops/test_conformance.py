@@ -147,6 +147,14 @@ def test_input_that_is_not_contiguous(method):
 
 
 @methods
+def test_nothing_is_read_before_it_is_written(poisoned, method):
+    case = Case(2, 61, 2, 16, 50.0, initial=True)
+    Ad, Bd = system(case)
+    u, m_0 = signals(case)
+    check(run(method, u, Ad, Bd, m_0), expected(u, Ad, Bd, m_0), 1e-12)
+
+
+@methods
 @pytest.mark.parametrize("split", [1, 30, 60])
 def test_split_and_resume_equals_whole(method, split):
     case = Case(2, 61, 2, 16, 50.0, initial=True)

@@ -68,6 +68,12 @@ def test_states_and_all_gradients(monkeypatch, method, block, sizes):
 
 
 @methods
+def test_nothing_is_read_before_it_is_written(poisoned, method):
+    args = arguments(3, 61, 1, 4, 9)
+    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
+
+
+@methods
 @pytest.mark.parametrize("block", [60, 100])
 def test_blocks_that_do_not_divide_the_length(monkeypatch, method, block):
     monkeypatch.setattr("lmu.ops.lmu_fused.BLOCK", block)

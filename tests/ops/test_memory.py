@@ -40,6 +40,8 @@ def test_forced_method_that_cannot_run_says_why():
 @pytest.mark.parametrize(
     ("changed", "error", "says"),
     [
+        ({"u": [1.0]}, TypeError, "u must be a torch.Tensor, got list"),
+        ({"u": torch.zeros(5)}, ValueError, r"u must have the shape .* got \(5,\)"),
         ({"u": torch.zeros(2, 5)}, ValueError, r"u must have the shape \(batch, time >= 1, chan"),
         ({"u": torch.zeros(2, 0, 3)}, ValueError, r"time >= 1, channels\), got \(2, 0, 3\)"),
         ({"u": torch.zeros(2, 5, 3).int()}, TypeError, "u must be floating"),

@@ -81,11 +81,18 @@ def test_outputs_and_all_gradients(method, size: Any, with_m_0):
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
 
 
-@methods
 @pytest.mark.parametrize("block", [1, 3000])
-def test_blocks_of_sequences(monkeypatch, method, block):
+def test_fft_of_some_sequences_at_a_time(monkeypatch, block):
     monkeypatch.setattr("lmu.ops.fft_readout.BLOCK", block)  # 1 and 2 of the 3 sequences at a time
     inputs = arguments(3, 61, 2, 1, 7, 9, with_m_0=False)
+    got, right = with_gradients(run("fft"), inputs), with_gradients(equations, inputs)
+    torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
+
+
+@methods
+@initial
+def test_nothing_is_read_before_it_is_written(poisoned, method, with_m_0):
+    inputs = arguments(3, 61, 2, 1, 7, 9, with_m_0=with_m_0)
     got, right = with_gradients(run(method), inputs), with_gradients(equations, inputs)
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
 
@@ -141,17 +148,42 @@ def test_compiles_as_one_graph(method, with_m_0, length):
 
 
 def test_choice():
-    def pick(length, initial_state=False, compiling=False):
-        return choose_readout(length, initial_state=initial_state, compiling=compiling).method
+    def pick(length, initial_state=False, transformed=False):
+        return choose_readout(length, initial_state=initial_state, transformed=transformed).method
 
     assert pick(784) == "fft"
     assert pick(1) == "states"
-    assert pick(100_000) == pick(784, initial_state=True) == pick(784, compiling=True) == "chunked"
+    assert (
+        pick(100_000) == pick(784, initial_state=True) == pick(784, transformed=True) == "chunked"
+    )
 
 
 def test_wrong_arguments():
     inputs: Arguments = arguments(2, 5, 2, 1, 3, 2, with_m_0=False)
     with pytest.raises(ValueError, match=r"'auto' or one of .*'chunked'.*, got 'magic'"):
         readout(**inputs, method="magic")
-    with pytest.raises(ValueError, match="u must have the shape"):
-        readout(**dict(inputs, u=torch.zeros(2, 5)))
+    for name, wrong, error, says in [
+        ("u", torch.zeros(5), ValueError, "u must have the shape"),
+        ("u", [0.0], TypeError, "u must be a torch.Tensor, got list"),
+        (
+            "x",
+            torch.zeros(2, 4, 1),
+            ValueError,
+            r"x must have the shape \(2, 5, 1\), got \(2, 4, 1",
+        ),
+        (
+            "x",
+            torch.zeros(1, 5, 1),
+            ValueError,
+            r"x must have the shape \(2, 5, 1\), got \(1, 5, 1",
+        ),
+        ("W_m", torch.zeros(2, 5), ValueError, r"W_m must have the shape \(2, 6\), got \(2, 5\)"),
+        ("W_x", torch.zeros(3, 1), ValueError, r"W_x must have the shape \(2, 1\), got \(3, 1\)"),
+        ("W_x", torch.zeros(2, 1).int(), TypeError, "W_x must be floating, got torch.int32"),
+        ("bias", torch.zeros(2, 1), ValueError, r"bias must have the shape"),
+        ("bias", torch.zeros(2, device="meta"), ValueError, "u is on cpu but bias on meta"),
+    ]:
+        with pytest.raises(error, match=says):
+            readout(**dict(inputs, **{name: wrong}))
+    with pytest.raises(TypeError, match=r"x is torch.float64, wider than u of torch.float32"):
+        readout(**dict(inputs, u=torch.zeros(2, 5, 2)))

@@ -53,6 +53,13 @@ def test_shapes_and_dtype():
     assert (decoded.shape, decoded.dtype) == ((2, 3, 4), torch.float32)
 
 
+def test_wrong_memory_and_order():
+    with pytest.raises(TypeError, match=r"m must be floating, got torch.int64"):
+        decode_window(torch.zeros(4, dtype=torch.int64), torch.tensor([0.5]))
+    with pytest.raises(ValueError, match="order must be at least 1, got 0"):
+        legendre(0, torch.zeros(3))
+
+
 @pytest.mark.parametrize(
     ("r", "says"),
     [

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,12 @@ def test_energy_leaves_at_both_ends_of_the_window_only(order):
 def test_system_is_stable(order):
     A, _ = legt(order, theta=10.0)
     assert torch.linalg.eigvals(A).real.max() < 0
+
+
+def test_numpy_scalars_are_numbers():
+    A, B = legt(np.int64(4), np.float32(3))
+    assert torch.equal(A, legt(4, 3.0)[0])
+    assert torch.equal(B, legt(4, 3.0)[1])
 
 
 def test_default_device_and_dtype_do_not_matter():

@@ -1,16 +1,18 @@
 """What layers say about wrong arguments: what came, what was expected, how to mend it."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 
 def check_size(name: str, value: int) -> int:
     """Return ``value`` if it is a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+    return int(value)
 
 
 def check_flag(name: str, value: bool) -> bool:
@@ -63,10 +65,11 @@ def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:
 
 
 def _check_dtype(name: str, tensor: Tensor, like: Tensor) -> None:
-    # Under autocast the layers upstream hand over a narrower dtype, and that is meant.
-    if not tensor.is_floating_point() or (
-        tensor.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type)
-    ):
+    fits = tensor.dtype == like.dtype
+    if not fits and tensor.is_floating_point() and torch.is_autocast_enabled(like.device.type):
+        # The layers upstream hand over a narrower dtype, and that is meant.
+        fits = torch.promote_types(tensor.dtype, like.dtype) == like.dtype
+    if not fits:
         raise TypeError(
             f"{name} is {tensor.dtype} but the layer {like.dtype}: convert one of them with .to()"
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lmu.layers._checks import check_input, check_pair, check_size, check_state
 from lmu.layers._legendre import LegendreModule
 from lmu.ops import LMUWeights, lmu_step
-from lmu.ops._precision import compute_dtype
+from lmu.ops._precision import compute_dtype, no_autocast
 
 
 class NonlinearLMU(LegendreModule):
@@ -73,10 +73,10 @@ class NonlinearLMU(LegendreModule):
         h, m = self._state(x.shape[0], state)
         weights = self._weights()
         x = x.to(weights.W_x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):
             h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
         h = h.to(self.W_h.dtype)
-        return h, (h, m)
+        return h.clone(), (h, m)  # writing to the output must not change the state
 
     def _state(self, batch: int, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""

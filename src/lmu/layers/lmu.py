@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lmu.layers._checks import check_input
 from lmu.layers._nonlinear import NonlinearLMU
 from lmu.ops import lmu_sequence
+from lmu.ops._precision import no_autocast
 
 
 class LMU(NonlinearLMU):
@@ -59,7 +59,7 @@ class LMU(NonlinearLMU):
         check_input(x, ("batch", "time"), self.input_size, self.W_h)
         h, m = self._state(x.shape[0], state)
         weights = self._weights()
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):
             output, (h, m) = lmu_sequence(x.to(weights.W_x.dtype), h, m, weights)
         dtype = self.W_h.dtype
         return output.to(dtype), (h.to(dtype), m)

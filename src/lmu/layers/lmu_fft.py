@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_input, check_pair, check_size, check_state
 from lmu.layers._legendre import LegendreModule
-from lmu.ops import READOUTS, choose_readout, final_memory, readout
-from lmu.ops._precision import compute_dtype, widen
+from lmu.ops import READOUTS, choose_readout, final_memory, memory_step, readout
+from lmu.ops._autograd import is_transformed
+from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.theory import impulse_response
 
 State = tuple[Tensor, Tensor]
@@ -171,10 +172,10 @@ class LMUFFT(LegendreModule):
         u = torch.relu(self.W_u(x))
         m = self._initial_memory(x.shape[0], state)
         dtype = compute_dtype(u.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            m_n = u.to(dtype)[:, :, None] * self.Bd.to(dtype)
-            if m is not None:
-                m_n = m_n + m + m @ self._increment().to(dtype).mT
+        with no_autocast(x.device):
+            if m is None:
+                m = u.new_zeros(len(u), 1, self.memory_size, dtype=dtype)
+            m_n = memory_step(u.to(dtype), m, self._increment().to(dtype), self.Bd.to(dtype))
         h = self._read_out(m_n, x)
         return h, (h, m_n.squeeze(1))
 
@@ -182,9 +183,8 @@ class LMUFFT(LegendreModule):
         """Hidden units of all steps and the last memory state (batch, 1, order)."""
         length, method = x.shape[1], self.method
         if method == "auto":
-            compiling = torch.compiler.is_compiling()
             method = choose_readout(
-                length, initial_state=m_0 is not None, compiling=compiling
+                length, initial_state=m_0 is not None, transformed=is_transformed()
             ).method
         H = None if method == "chunked" else self._impulse_response(length)
         W_m, W_x = self.W_h.weight.split((self.memory_size, self.input_size), dim=1)
@@ -210,15 +210,19 @@ class LMUFFT(LegendreModule):
         if not self._constant:
             return None
         if self.H.shape[1] < length:
-            H = impulse_response(self.Ad, self.Bd, length)
-            self.H = H.to(compute_dtype(self.W_u.weight.dtype))
+            # Kept beyond this call, so it must serve training even if this is inference; and for
+            # the next length, if lengths creep up.
+            longest = length if length == self.seq_len else 1 << (length - 1).bit_length()
+            with torch.inference_mode(False), torch.no_grad():
+                H = impulse_response(self.Ad, self.Bd, longest)
+                self.H = H.to(compute_dtype(self.W_u.weight.dtype))
         return self.H
 
     def _like(self) -> Tensor:
         return self.W_u.weight
 
-    def _refresh(self) -> None:
-        super()._refresh()
+    def _make_buffers(self, device: torch.device) -> None:
+        super()._make_buffers(device)
         self.H = self.Ad.new_empty(self.memory_size, 0, dtype=compute_dtype(self._like().dtype))
         if self.seq_len is not None:
             self._impulse_response(self.seq_len)

@@ -4,6 +4,7 @@ from lmu.ops.lmu import LMU_METHODS, lmu_sequence
 from lmu.ops.lmu_loop import LMUWeights, lmu_step
 from lmu.ops.memory import METHODS, Choice, Method, choose, final_memory, memory
 from lmu.ops.readout import READOUTS, choose_readout, readout
+from lmu.ops.recurrent import memory_step
 
 __all__ = [
     "LMU_METHODS",
@@ -18,5 +19,6 @@ __all__ = [
     "lmu_sequence",
     "lmu_step",
     "memory",
+    "memory_step",
     "readout",
 ]

@@ -1,5 +1,7 @@
 """Which dtype a memory is computed in."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def power_dtype(device: torch.device) -> torch.dtype:
     """Dtype in which matrices are raised to powers: float64 wherever the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """A context in which nothing is narrowed."""
+    if not torch.amp.is_autocast_available(device.type):  # as on the meta device
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def widen(tensor: Tensor) -> Tensor:

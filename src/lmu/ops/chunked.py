@@ -33,7 +33,9 @@ def chunk_operator(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
     Ad, Bd = widen(Ad), widen(Bd)
     K = impulse_response(Ad, Bd, steps).to(W.dtype).mT @ W.mT  # (steps, rows)
     padded = torch.cat([K.new_zeros(steps - 1, len(W)), K])
-    forced = padded.unfold(0, steps, 1).flip(0).mT  # (steps, steps, rows)
+    t = torch.arange(steps, device=K.device)
+    delay = t - t[:, None]
+    forced = padded[delay + steps - 1]  # (steps, steps, rows); zero where the delay is negative
     free = orbit(Ad.mT, Ad.mT.to(W.dtype) @ W.mT, steps)  # (order, steps, rows)
     return torch.cat([forced, free]).flatten(1)
 

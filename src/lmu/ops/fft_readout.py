@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmu.ops._autograd import differentiable_backward
+from lmu.ops._precision import no_autocast
 from lmu.ops.fft import fast_length
 
-BLOCK = 1 << 19  # floats of the spectra of a block of sequences: they stay in the cache
+BLOCK = 1 << 19  # floats of the spectra of a block of sequences: they stay in a CPU's cache
 
 
 def convolve(u: Tensor, K: Tensor) -> Tensor:
@@ -19,6 +21,11 @@ def convolve(u: Tensor, K: Tensor) -> Tensor:
     n = fast_length(2 * u.shape[2] - 1)
     spectrum = torch.einsum("bcf,crf->brf", torch.fft.rfft(u, n), torch.fft.rfft(K, n))
     return torch.fft.irfft(spectrum, n)[..., : u.shape[2]].mT
+
+
+def plain(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor) -> tuple[Tensor]:
+    """What :class:`FFTReadout` computes, by autograd."""
+    return (torch.relu(convolve(u, K) + x @ W_x.mT + bias),)
 
 
 class FFTReadout(torch.autograd.Function):
@@ -41,7 +48,7 @@ class FFTReadout(torch.autograd.Function):
         U, KF = torch.fft.rfft(u, n), torch.fft.rfft(K, n)
         x1, W1 = _with_ones(x), torch.cat([W_x, bias[:, None]], dim=1).mT
         y = u.new_empty(batch, length, rows)
-        size = max(1, min(batch, BLOCK // (rows * n)))
+        size = _block_size(batch, rows * n, u.device)
         spectrum = U.new_empty(size, rows, n // 2 + 1)
         signal = u.new_empty(size, rows, n)
         for i in range(0, batch, size):
@@ -68,13 +75,15 @@ class FFTReadout(torch.autograd.Function):
         dy = grad_outputs[0]
         y, U, KF, *inputs = ctx.saved_tensors
         if torch.is_grad_enabled():  # a derivative of the gradients is wanted
-            u, K, x, W_x, bias = inputs
-            again = torch.relu(convolve(u, K) + x @ W_x.mT + bias)
-            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
-            grads = iter(torch.autograd.grad(again, wanted, dy, create_graph=True))
-            return tuple(next(grads) if need else None for need in ctx.needs_input_grad)
-        with torch.autocast(dy.device.type, enabled=False):
+            return differentiable_backward(plain, inputs, (dy,), ctx.needs_input_grad)
+        with no_autocast(dy.device):
             return _backward(dy, y, U, KF, inputs[2], inputs[3], ctx.needs_input_grad[2])
+
+
+def _block_size(batch: int, floats: int, device: torch.device) -> int:
+    """Sequences per block, each of so many floats; other devices want more work at once."""
+    block = BLOCK if device.type == "cpu" else 128 * BLOCK
+    return max(1, min(batch, block // floats))
 
 
 def _with_ones(x: Tensor) -> Tensor:
@@ -91,7 +100,7 @@ def _backward(
     dx = torch.empty_like(x) if needs_x else None
     x1, dW1 = _with_ones(x), W_x.new_zeros(rows, x.shape[2] + 1)
     U, KF = U.conj().resolve_conj(), KF.conj().resolve_conj()
-    size = max(1, min(batch, BLOCK // (rows * n)))
+    size = _block_size(batch, rows * n, y.device)
     before_relu = y.new_empty(size, length, rows)
     signal = y.new_zeros(size, rows, n)  # what lies beyond the sequence stays zero
     spectrum, product = (U.new_empty(size, rows, n // 2 + 1) for _ in range(2))

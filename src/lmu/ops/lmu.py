@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from lmu.ops._autograd import is_transformed
 from lmu.ops.lmu_fused import fused
 from lmu.ops.lmu_loop import LMUWeights, loop
 
@@ -24,8 +24,8 @@ def lmu_sequence(
         h: Hidden state before the first step (batch, hidden).
         m: Memory before the first step (batch, order).
         weights: The layer's weights.
-        method: ``"fused"``, with a hand-written backward pass; ``"loop"``, whose graph a compiler
-            can see; or ``"auto"``: ``"loop"`` while ``torch.compile`` traces, else ``"fused"``.
+        method: ``"fused"``, with a hand-written backward pass; ``"loop"``, of plain operations; or
+            ``"auto"``: ``"loop"`` inside ``torch.compile`` and ``torch.func``, else ``"fused"``.
 
     Returns:
         Hidden states (batch, time, hidden), and the last ``(h, m)``.
@@ -36,7 +36,7 @@ def lmu_sequence(
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
     if method == "auto":
-        method = "loop" if torch.compiler.is_compiling() else "fused"
+        method = "loop" if is_transformed() else "fused"
     if method not in LMU_METHODS:
         raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
     y, h, m = LMU_METHODS[method](x, h, m, weights)

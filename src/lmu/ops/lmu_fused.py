@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmu.ops._autograd import differentiable_backward
+from lmu.ops._precision import no_autocast
 from lmu.ops.lmu_loop import LMUWeights, loop
 
 BLOCK = 1 << 20  # floats of the backward buffer: what stays in the cache until it is used
@@ -85,21 +87,16 @@ class FusedLMU(torch.autograd.Function):
         y, slots, *inputs = ctx.saved_tensors
         dy, dm, _ = grad_outputs
         if torch.is_grad_enabled():  # a derivative of the gradients is wanted
-            return _differentiable_backward(inputs, dy, dm, ctx.needs_input_grad)
-        with torch.autocast(dy.device.type, enabled=False):
+            return differentiable_backward(_plain, inputs, (dy, dm), ctx.needs_input_grad)
+        with no_autocast(dy.device):
             _, h_0, _, *weights = inputs
             return _backward(h_0, y, slots, LMUWeights(*weights), dy, dm, ctx.needs_input_grad)
 
 
-def _differentiable_backward(
-    inputs: list[Tensor], dy: Tensor, dm: Tensor, needed: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """The same gradients with a graph of their own, from running the plain loop again."""
-    x, h_0, m_0, *weights = inputs
+def _plain(x: Tensor, h_0: Tensor, m_0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """What :class:`FusedLMU` computes, by autograd."""
     y, _, m_n = loop(x.transpose(0, 1), h_0, m_0, LMUWeights(*weights))
-    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-    grads = iter(torch.autograd.grad((y.transpose(0, 1), m_n), wanted, (dy, dm), create_graph=True))
-    return tuple(next(grads) if need else None for need in needed)
+    return y.transpose(0, 1), m_n
 
 
 def _backward(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmu.ops._precision import compute_dtype
+from lmu.ops._precision import compute_dtype, no_autocast
 from lmu.ops.chunked import chunked
 from lmu.ops.fft import fft
 from lmu.ops.final import final
@@ -88,6 +88,7 @@ def memory(
         ValueError: A rank, size or device does not fit; the method is unknown or does not give all
             states; ``H`` comes with an ``Ad`` or ``Bd`` that is being trained.
     """
+    check_memory(u, Ad, Bd, m_0, H)
     choice = choose(u.shape[1], all_states=True, initial_state=m_0 is not None)
     name = choice.method if method == "auto" else method
     if not _lookup(name).all_states:
@@ -109,6 +110,7 @@ def final_memory(
     H: Tensor | None = None,
 ) -> Tensor:
     """The last state (batch, channels, order) alone; arguments and errors as :func:`memory`."""
+    check_memory(u, Ad, Bd, m_0, H)
     name = choose(u.shape[1], all_states=False).method if method == "auto" else method
     m = _run(name, u, Ad, Bd, m_0, H)
     return m[:, -1].clone() if METHODS[name].all_states else m
@@ -124,13 +126,14 @@ def _run(
     name: str, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
 ) -> Tensor:
     run = _lookup(name).run
-    check_memory(u, Ad, Bd, m_0, H)
-    with torch.autocast(u.device.type, enabled=False):
+    with no_autocast(u.device):
         return run(u.to(compute_dtype(u.dtype)), Ad, Bd, m_0, H)
 
 
 def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
     """Say what is wrong with the arguments of a memory; see :func:`memory`."""
+    if not isinstance(u, Tensor):
+        raise TypeError(f"u must be a torch.Tensor, got {type(u).__name__}")
     if u.ndim != 3 or u.shape[1] == 0:
         raise ValueError(
             f"u must have the shape (batch, time >= 1, channels), got {tuple(u.shape)}"

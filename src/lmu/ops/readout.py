@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lmu.ops._precision import compute_dtype, widen
+from lmu.ops._autograd import is_transformed
+from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.ops.chunked import chunked_readout
 from lmu.ops.fft_readout import FFTReadout, convolve
 from lmu.ops.final import final
-from lmu.ops.memory import Choice, check_memory, memory
+from lmu.ops.memory import LONGEST_FFT, Choice, check_memory, memory
 from lmu.theory import impulse_response
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
@@ -42,7 +43,7 @@ def fft_readout(
         H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
     K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[:, :length]  # (channels, rows, time)
     m_n = final(u, Ad, Bd, m_0, H)
-    if m_0 is None and not torch.compiler.is_compiling():
+    if m_0 is None and not is_transformed():
         return FFTReadout.apply(u.mT, K, x, W_x, bias)[0], m_n
     z = convolve(u.mT, K) + x @ W_x.mT + bias
     if m_0 is not None:
@@ -80,17 +81,16 @@ READOUTS: dict[str, Run] = {
     "fft": fft_readout,
     "chunked": chunks_readout,
 }
-LONGEST_FFT = 4096  # steps; beyond them spectra leave the cache
 
 
-def choose_readout(length: int, *, initial_state: bool, compiling: bool) -> Choice:
+def choose_readout(length: int, *, initial_state: bool, transformed: bool) -> Choice:
     """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
     if length == 1:
         return Choice("states", "a single step has no time to share")
     if initial_state:
         return Choice("chunked", "an initial state is one more row of a chunk's matrix product")
-    if compiling:
-        return Choice("chunked", "matrix products are what a compiler can work with")
+    if transformed:
+        return Choice("chunked", "a compiler or torch.func works best with matrix products")
     if length > LONGEST_FFT:
         return Choice("chunked", f"beyond {LONGEST_FFT} steps work grows with the length only")
     return Choice("fft", "T log T work, and no memory states are written down")
@@ -135,15 +135,36 @@ def readout(
 
     Source: Chilkuri & Eliasmith, ICML 2021, equations 19, 20 and 26.
     """
+    check_memory(u, Ad, Bd, m_0, H)
+    _check_readout(u, x, Bd, W_m, W_x, bias)
     if method == "auto":
-        compiling = torch.compiler.is_compiling()
         method = choose_readout(
-            u.shape[1], initial_state=m_0 is not None, compiling=compiling
+            u.shape[1], initial_state=m_0 is not None, transformed=is_transformed()
         ).method
     if method not in READOUTS:
         raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
-    check_memory(u, Ad, Bd, m_0, H)
     dtype = compute_dtype(u.dtype)
-    with torch.autocast(u.device.type, enabled=False):
+    with no_autocast(u.device):
         u, x, W_m, W_x, bias = (t.to(dtype) for t in (u, x, W_m, W_x, bias))
         return READOUTS[method](u, x, Ad, Bd, W_m, W_x, bias, m_0, H)
+
+
+def _check_readout(
+    u: Tensor, x: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor
+) -> None:
+    rows = W_m.shape[0] if W_m.ndim else -1
+    expected = {
+        "x": (x, (*u.shape[:2], x.shape[-1] if x.ndim else -1)),
+        "W_m": (W_m, (rows, u.shape[2] * len(Bd))),
+        "W_x": (W_x, (rows, x.shape[-1] if x.ndim else -1)),
+        "bias": (bias, (rows,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}")
+        if tensor.device != u.device:
+            raise ValueError(f"u is on {u.device} but {name} on {tensor.device}: move one of them")
+        if torch.promote_types(tensor.dtype, compute_dtype(u.dtype)) != compute_dtype(u.dtype):
+            raise TypeError(f"{name} is {tensor.dtype}, wider than u of {u.dtype}: convert one")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating, got {tensor.dtype}")

@@ -4,11 +4,20 @@ import torch
 from torch import Tensor
 
 
-def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
-    """All memory states, by increments: ``m_t = m_{t-1} + (Ad - I) m_{t-1} + Bd u_t``.
+def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
+    """One step by the increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad - I``.
 
     For a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits that
-    rounding ``Ad - I`` keeps.
+    rounding ``E`` keeps.
+
+    Shapes: ``u`` (batch, channels), ``m`` (batch, channels, order), ``E`` (order, order), ``Bd``
+    (order,), all of one dtype; returns the new ``m``.
+    """
+    return m + u[..., None] * Bd + m @ E.mT
+
+
+def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
+    """All memory states, step by step in the precision of ``u``.
 
     Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
     channels, order); returns (batch, time, channels, order). ``H`` is not used.
@@ -18,13 +27,11 @@ def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor |
     Source: Voelker et al., NeurIPS 2019, equation 4.
     """
     del H
-    batch, length, channels = u.shape
-    E = (Ad - torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)).to(u.dtype).mT
-    forced = u.flatten(0, 1)[..., None] * Bd.to(u.dtype)  # (batch * time, channels, order)
-    forced = forced.view(batch, length, channels, -1)
-    m = u.new_zeros(batch, channels, len(Bd)) if m_0 is None else m_0
+    E = (Ad - torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)).to(u.dtype)
+    Bd = Bd.to(u.dtype)
+    m = u.new_zeros(u.shape[0], u.shape[2], len(Bd)) if m_0 is None else m_0
     states = []
-    for v in forced.unbind(1):
-        m = m + v + m @ E
+    for u_t in u.unbind(1):
+        m = memory_step(u_t, m, E, Bd)
         states.append(m)
     return torch.stack(states, dim=1)

@@ -16,7 +16,12 @@ def legendre(order: int, x: Tensor) -> Tensor:
 
     Returns:
         (*x.shape, order), of the dtype of ``x``.
+
+    Raises:
+        ValueError: ``order < 1``.
     """
+    if order < 1:
+        raise ValueError(f"order must be at least 1, got {order}")
     values = [torch.ones_like(x), x]
     for n in range(1, order - 1):
         values.append(((2 * n + 1) * x * values[n] - n * values[n - 1]) / (n + 1))
@@ -39,10 +44,13 @@ def decode_window(m: Tensor, r: Tensor) -> Tensor:
         The decoded input (..., points), of the dtype of ``m``.
 
     Raises:
+        TypeError: ``m`` is not floating.
         ValueError: ``r`` is not one-dimensional or leaves [0, 1].
 
     Source: Voelker et al., NeurIPS 2019, equation 3.
     """
+    if not m.is_floating_point():
+        raise TypeError(f"m must be floating, got {m.dtype}")
     if r.ndim != 1:
         raise ValueError(f"r must have the shape (points,), got {tuple(r.shape)}")
     if not ((r >= 0) & (r <= 1)).all():

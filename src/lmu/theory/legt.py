@@ -1,6 +1,7 @@
 """The continuous Legendre delay system (LegT)."""
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -29,20 +30,20 @@ def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
 
     Source: Voelker et al., NeurIPS 2019, equations 1 and 2.
     """
-    if isinstance(order, bool) or not isinstance(order, int):
+    if isinstance(order, bool) or not isinstance(order, Integral):
         raise TypeError(f"order must be an int, got {order!r}")
     if order < 1:
         raise ValueError(f"order must be at least 1, got {order}")
-    if isinstance(theta, bool) or not isinstance(theta, (int, float)):
+    if isinstance(theta, bool) or not isinstance(theta, Real):
         raise TypeError(f"theta must be a number of time steps, got {theta!r}")
     if not (math.isfinite(theta) and theta > 0):
         raise ValueError(
             f"theta must be a positive, finite number of time steps, got {theta}: "
             "give the length of the window that the memory should hold"
         )
-    i = torch.arange(order, dtype=torch.float64, device="cpu")
+    i = torch.arange(int(order), dtype=torch.float64, device="cpu")
     sign = 1 - 2 * (i % 2)  # (-1)^i
-    scale = (2 * i + 1) / theta
+    scale = (2 * i + 1) / float(theta)
     upper = i[:, None] < i[None, :]
     A = scale[:, None] * torch.where(upper, -1.0, -sign[:, None] * sign[None, :])
     return A, scale * sign
