@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_gradients_with_a_graph_of_their_own_are_the_same(name, build, make_inpu
     layer = build(dtype=torch.float64)
     kwargs = {"return_state": True} if "FFT" in name else {}
     x = make_input(dtype=torch.float64).requires_grad_()
-    state = layer(x, **kwargs) if chained else None
+    state: Any = layer(x, **kwargs) if chained else None
     if chained and name != "LMUCell":
         state = state[1]
     total = torch.stack([leaf.square().sum() for leaf in tree_leaves(layer(x, state, **kwargs))])

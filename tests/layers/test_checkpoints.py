@@ -1,5 +1,7 @@
 """Checkpoints of the same model that other ports have written."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -79,7 +81,7 @@ def test_dynamics_of_another_order_are_named(weights):
 
 @pytest.mark.parametrize("kind", [LMU, LMUFFT, LMUCell])
 def test_assigned_checkpoint_onto_a_meta_layer(kind):
-    sizes = (3, 7, 6, 9, 12.0) if kind is LMUFFT else (3, 7, 6, 12.0)
+    sizes: Any = (3, 7, 6, 9, 12.0) if kind is LMUFFT else (3, 7, 6, 12.0)
     source = kind(*sizes, dtype=torch.float64)
     layer = kind(*sizes, device="meta")
     layer.load_state_dict(source.state_dict(), assign=True)

@@ -90,15 +90,15 @@ def test_steps_of_a_stream_give_the_numbers_of_the_whole(kind, dtype):
     x = sequence(53).to(dtype)
     whole, last = randomize(layer)(x, **kwargs) if kind != "learned LMUFFT" else layer(x, **kwargs)
     state: Any = None
-    outputs = []
+    outputs: list[Tensor] = []
     for x_t in x.unbind(1):
         output, state = layer.step(x_t, state)
         outputs.append(output)
     torch.testing.assert_close(torch.stack(outputs, dim=1), whole)
     torch.testing.assert_close(state, last)
-    assert output.data_ptr() != state[1].data_ptr()
+    assert outputs[-1].data_ptr() != state[1].data_ptr()
     if kind == "LMU":  # whose hidden state is fed back: writing to the output must not change it
-        assert output.data_ptr() != state[0].data_ptr()
+        assert outputs[-1].data_ptr() != state[0].data_ptr()
     for tensor in state:
         assert tensor.untyped_storage().nbytes() == tensor.nbytes  # keeps nothing else alive
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ def test_system_is_stable(order):
 
 
 def test_numpy_scalars_are_numbers():
-    A, B = legt(np.int64(4), np.float32(3))
+    order: Any = np.int64(4)
+    theta: Any = np.float32(3)
+    A, B = legt(order, theta)
     assert torch.equal(A, legt(4, 3.0)[0])
     assert torch.equal(B, legt(4, 3.0)[1])
 
