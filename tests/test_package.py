@@ -1,8 +1,11 @@
 """The package as users install it."""
 
+import ast
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,12 @@ import lmu
 from benchmarks.tables import README, render
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "lmu"
+
+# A module imports from its own room or those to its left. The public names of the package itself
+# (__init__) are those of the layers.
+ROOMS = ("_extras", "theory", "ops", "layers", "__init__", "models", "tasks", "training", "cli")
+ROOMS += ("__main__",)
 
 USE = """
 import torch
@@ -55,6 +64,12 @@ def test_installed_wheel_runs(wheel, tmp_path):
     assert used.returncode == 0, used.stderr
     version = python("-m", "lmu", "--version", cwd=tmp_path, env=environment)
     assert version.stdout == f"torch-lmu {lmu.__version__}\n", version.stderr
+    script = shutil.which("lmu", path=target / "bin")
+    assert script is not None
+    command = subprocess.run(
+        [script, "--version"], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert command.stdout == f"torch-lmu {lmu.__version__}\n", command.stderr
 
 
 def test_core_needs_torch_only():
@@ -68,6 +83,56 @@ warnings.filterwarnings("ignore", "Failed to initialize NumPy")
 """
     used = python("-c", block + USE)
     assert used.returncode == 0, used.stderr
+
+
+def test_importing_the_layers_imports_nothing_that_they_do_not_need():
+    code = """
+import sys, torch
+before = set(sys.modules)
+import lmu
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+unwanted = new & {"triton", "lightning", "matplotlib", "pooch", "rich", "typer"}
+assert not unwanted, unwanted
+"""
+    used = python("-c", code)
+    assert used.returncode == 0, used.stderr
+
+
+def imported_rooms(source: str) -> Iterator[str]:
+    """The rooms of the package that a module imports from, inside functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for package, *rest in (name.split(".") for name in names):
+            if package == "lmu":
+                yield rest[0] if rest and rest[0] in ROOMS else "__init__"
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import lmu", ["__init__"]),
+        ("from lmu import LMU, tasks", ["__init__", "tasks"]),
+        ("import lmu.ops.fft, torch", ["ops"]),
+        ("def f():\n    from lmu.cli import app", ["cli"]),
+        ("import torch\nfrom torch import nn", []),
+    ],
+)
+def test_imports_are_found(source, rooms):
+    assert list(imported_rooms(source)) == rooms
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_point_one_way(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    allowed = ROOMS[: ROOMS.index(own) + 1]
+    rooms = set(imported_rooms(path.read_text()))
+    assert rooms <= set(allowed), f"{own} may import from {', '.join(allowed)}"
 
 
 def test_tables_of_the_readme_are_those_of_the_committed_results():

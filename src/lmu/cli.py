@@ -27,6 +27,8 @@ console = Console()
 
 # Where a run takes place: the settings that may differ when it is resumed or evaluated.
 _PLACE = ("data", "accelerator", "devices", "num_nodes", "strategy")
+# What Lightning interprets. When it refuses, any of them may be the reason.
+_LIGHTNING = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 _FLAGS = {"learning_rate": "--lr"}
 
 
@@ -118,7 +120,7 @@ def psmnist(
     ] = None,
 ) -> None:
     """Train on permuted sequential MNIST and test the model that validates best."""
-    with _clear_errors():
+    with _clear_errors(context):
         from lmu.training.config import RunConfig
         from lmu.training.run import resume_config, train
 
@@ -143,12 +145,13 @@ def psmnist(
 
 @app.command("eval")
 def evaluate_command(
+    context: typer.Context,
     checkpoint: CheckpointArgument,
     data: DataOption = None,
     accelerator: AcceleratorOption = None,
 ) -> None:
     """Test a checkpoint again: the accuracy is that of its run, to the last digit."""
-    with _clear_errors():
+    with _clear_errors(context):
         from lmu.training.run import evaluate
 
         loaded, metrics = evaluate(
@@ -163,6 +166,7 @@ def evaluate_command(
 
 @app.command()
 def predict(
+    context: typer.Context,
     checkpoint: CheckpointArgument,
     count: Annotated[int, typer.Option(help="How many test digits.")] = 5,
     seed: Annotated[int, typer.Option(help="Which ones: a seed for the choice.")] = 0,
@@ -172,14 +176,19 @@ def predict(
     data: DataOption = None,
 ) -> None:
     """Show test digits and what a checkpoint takes them for."""
-    if count < 1:
-        raise typer.BadParameter(f"must be at least 1, got {count}", param_hint="--count")
-    with _clear_errors():
+    if output is not None and output.suffix.lower() != ".png":
+        message = f"the picture is a PNG: its name must end in .png, got {output}"
+        raise typer.BadParameter(message, param_hint="--output")
+    with _clear_errors(context):
         from lmu.training.predict import draw_predictions, predict_digits, render_digit
 
         predictions = predict_digits(checkpoint, count=count, seed=seed, data=data)
         if output is not None:
-            draw_predictions(output, predictions)
+            try:
+                draw_predictions(output, predictions)
+            except OSError as error:
+                message = f"{output} cannot be written: {error.strerror}"
+                raise typer.BadParameter(message, param_hint="--output") from error
             console.print(f"wrote {output}", highlight=False, soft_wrap=True)
             return
         for prediction in predictions:
@@ -225,8 +234,19 @@ def _set_on_command_line(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
+def _given_lightning(context: typer.Context) -> str | None:
+    given = _set_on_command_line(context)
+    return " / ".join(_flag(name) for name in _LIGHTNING if name in given) or None
+
+
+def _given_checkpoint(context: typer.Context) -> str | None:
+    if "checkpoint" in context.params:
+        return "checkpoint"
+    return "--resume" if context.params["resume"] else None
+
+
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def _clear_errors(context: typer.Context) -> Iterator[None]:
     """Say what is wrong with the input, in words and with exit status 2, without a traceback."""
     from lmu.tasks.mnist import DataError
     from lmu.training.checkpoint import CheckpointError
@@ -237,11 +257,12 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint=_flag(error.setting)) from error
+        hint = _given_lightning(context) if error.setting is None else _flag(error.setting)
+        raise typer.BadParameter(str(error), param_hint=hint) from error
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="--data") from error
     except CheckpointError as error:
-        raise typer.BadParameter(str(error), param_hint="checkpoint") from error
+        raise typer.BadParameter(str(error), param_hint=_given_checkpoint(context)) from error
     except TrainingDivergedError as error:
         console.print(f"Stopped: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error

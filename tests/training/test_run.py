@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lmu.tasks import mnist
+from lmu.training import run
 from lmu.training.checkpoint import (
     BEST,
     LAST,
@@ -18,6 +19,7 @@ from lmu.training.checkpoint import (
     resolve_checkpoint,
 )
 from lmu.training.config import ConfigError, RunConfig
+from lmu.training.files import write_json
 from lmu.training.module import TrainingDivergedError
 from lmu.training.report import PICTURES
 from lmu.training.run import (
@@ -198,10 +200,61 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(
     assert all(value.isfinite().all() for value in weights(folder / LAST).values())
 
 
+def test_the_evaluated_loss_must_be_finite_too(small: dict[str, Any], output: Path) -> None:
+    class SpoilTest(Callback):
+        def on_test_start(self, trainer, pl_module) -> None:
+            next(pl_module.parameters()).data.fill_(torch.nan)
+
+    class SpoilLastStep(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            if batch_idx == 4:
+                next(pl_module.parameters()).data.fill_(torch.nan)
+
+    for spoil, says in (
+        (SpoilLastStep(), "validation loss is nan after epoch 1: lower the learning rate, 0.003"),
+        (SpoilTest(), "test loss is nan after training: lower the learning rate, 0.003"),
+    ):
+        with pytest.raises(TrainingDivergedError, match=says):
+            train(RunConfig(epochs=1, **small), output=output, callbacks=[spoil])
+    assert not list(output.glob("*/metrics.json"))
+
+
+def test_json_has_no_notation_for_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "metrics.json", {"test_loss": float("nan")})
+    assert not any(tmp_path.iterdir())
+
+
+def test_more_processes_than_digits(small: dict[str, Any], output: Path) -> None:
+    config = RunConfig(epochs=1, **{**small, "limit": 1}, devices="2")
+    with pytest.raises(ConfigError, match="2 processes cannot share 1 training digits") as error:
+        train(config, output=output)
+    assert error.value.setting == "devices"
+    assert not any(output.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_run_that_wrote_nothing_leaves_nothing(
+    small: dict[str, Any],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "write_json", fail)
+    with pytest.raises(error):
+        train(RunConfig(epochs=1, **small), output=output)
+    assert not any(output.iterdir())
+
+
 def test_what_lightning_refuses_is_a_config_error(small: dict[str, Any], output: Path) -> None:
-    for setting in ("accelerator", "devices", "strategy", "precision"):
-        with pytest.raises(ConfigError, match="Lightning refuses"):
-            train(RunConfig(epochs=1, **{**small, setting: "nonsense"}), output=output)
+    wrong = [(name, "nonsense") for name in ("accelerator", "devices", "strategy", "precision")]
+    for setting, value in (*wrong, ("accelerator", "tpu"), ("precision", "transformer-engine")):
+        with pytest.raises(ConfigError, match="Lightning refuses") as error:
+            train(RunConfig(epochs=1, **{**small, setting: value}), output=output)
+        assert error.value.setting is None
     assert not any(output.iterdir())
 
 
@@ -211,12 +264,32 @@ def test_wrong_permutation_and_theta(small: dict[str, Any], output: Path, tmp_pa
     permutation = tmp_path / "identity.txt"
     permutation.write_text(" ".join(map(str, range(784))))
     result = train(RunConfig(epochs=1, permutation=str(permutation), **small), output=output)
+    settings = json.loads((result.folder / "config.json").read_text())
+    assert settings["permutation"] == str(permutation)
     permutation.unlink()
     assert evaluate(result.folder)[1].loss == result.metrics["test_loss"]
 
 
+def test_metrics_hold_no_paths_of_the_machine(
+    finished: RunResult, small: dict[str, Any], output: Path, tmp_path: Path
+) -> None:
+    assert finished.metrics["config"]["permutation"] is None
+    permutation = tmp_path / "identity.txt"
+    permutation.write_text(" ".join(map(str, range(784))))
+    config = RunConfig(epochs=1, permutation=str(permutation), data=str(mnist.CHECKOUT), **small)
+    result = train(config, output=output)
+    assert result.metrics["config"]["permutation"] == "identity.txt"
+    assert "data" not in result.metrics["config"]
+    text = (result.folder / "metrics.json").read_text()
+    assert str(tmp_path) not in text
+    assert str(mnist.CHECKOUT) not in text
+    assert load_checkpoint(result.folder / BEST).config == config
+
+
 def test_foreign_checkpoints(tmp_path: Path, finished: RunResult) -> None:
     junk = tmp_path / "junk.ckpt"
+    with pytest.raises(CheckpointError, match=r"junk\.ckpt does not exist"):
+        load_checkpoint(junk)
     junk.write_bytes(b"junk")
     with pytest.raises(CheckpointError, match=r"junk\.ckpt is not a checkpoint written by lmu"):
         load_checkpoint(junk)

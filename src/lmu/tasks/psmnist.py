@@ -126,7 +126,8 @@ def _read_numbers(path: Path) -> Any:
         if not zipfile.is_zipfile(path):  # what torch.load raises for other files has no bounds
             raise ValueError("not a file of torch.save")
         return torch.load(path, weights_only=True)
-    return [int(word) for word in path.read_text().replace(",", " ").split()]
+    words = path.read_text().replace(",", " ").split()
+    return torch.tensor([int(word) for word in words], dtype=torch.int64)
 
 
 def split_indices(full_train: bool = False) -> tuple[Tensor, Tensor]:

@@ -117,8 +117,10 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     """Read a checkpoint that ``lmu train`` wrote, without running code that it may contain.
 
     Raises:
-        CheckpointError: The file cannot be read, or something else wrote it.
+        CheckpointError: The file does not exist or cannot be read, or something else wrote it.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
     foreign = f"{path} is not a checkpoint written by lmu train"
     if not zipfile.is_zipfile(path):  # what torch.load raises for other files has no bounds
         raise CheckpointError(f"{foreign}, or it is damaged")

@@ -12,10 +12,11 @@ class ConfigError(ValueError):
     """A setting is wrong.
 
     Attributes:
-        setting: Name of the field of :class:`RunConfig`.
+        setting: Its name, mostly of a field of :class:`RunConfig`; None if it may be any of those
+            that are passed to Lightning.
     """
 
-    def __init__(self, setting: str, message: str) -> None:
+    def __init__(self, setting: str | None, message: str) -> None:
         super().__init__(message)
         self.setting = setting
 
@@ -75,16 +76,15 @@ class RunConfig:
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
         for name in ("hidden_size", "memory_size", "epochs", "batch_size", "limit", "num_nodes"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("patience", self.patience, 0)
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("patience", self.patience, 0)
         for name in ("theta", "learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, f"must be a positive number, got {value}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError("dropout", f"must lie in [0, 1), got {self.dropout}")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError("seed", f"must lie in 0 to 2^32 - 1, got {self.seed}")
+        check_seed(self.seed)
         if self.full_train and self.patience:
             raise ConfigError(
                 "patience", "early stopping needs the validation part, which --full-train gives up"
@@ -102,7 +102,14 @@ class RunConfig:
         }
 
 
-def _at_least(name: str, value: int | None, least: int) -> None:
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is not in 0 to 2^32 - 1 with a :class:`ConfigError`."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError("seed", f"must lie in 0 to 2^32 - 1, got {seed}")
+
+
+def check_at_least(name: str, value: int | None, least: int) -> None:
+    """Refuse a number below ``least`` with a :class:`ConfigError`; None passes."""
     if value is not None and value < least:
         raise ConfigError(name, f"must be at least {least}, got {value}")
 

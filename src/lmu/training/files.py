@@ -18,5 +18,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a dictionary as indented JSON."""
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write a dictionary as indented JSON.
+
+    Raises:
+        ValueError: A number is not finite, for which JSON has no notation.
+    """
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

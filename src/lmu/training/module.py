@@ -1,5 +1,6 @@
 """The LightningModule of every classification task."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
 
 
 class TrainingDivergedError(ArithmeticError):
-    """The training loss is not finite any more; the message names the epoch and the step."""
+    """A loss is not finite any more; the message says which, and where in training."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,24 @@ class ClassificationModule(LightningModule):
         Raises:
             TrainingDivergedError: A loss is not finite.
         """
-        losses = torch.stack([loss for loss, _, _ in self._steps])
-        finite = losses.isfinite()
-        if not finite.all():
-            step = int((~finite).nonzero()[0]) + 1
-            raise TrainingDivergedError(
-                f"the loss is {losses[step - 1].item()} in epoch {self.current_epoch + 1}, "
-                f"step {step} of {len(finite)}: lower the learning rate, {self.learning_rate:g}"
-            )
+        self._check_steps()
         loss, right, total = self._sum(self._sums()).tolist()
         return Metrics(loss / total, right / total)
+
+    def _check_steps(self) -> None:
+        # Added up over the processes, so that all of them stop, and at the same step.
+        losses = self._sum(torch.stack([loss.float() for loss, _, _ in self._steps]))
+        wrong = losses.isfinite().logical_not().nonzero()
+        if len(wrong):
+            step = int(wrong[0]) + 1
+            where = f"in epoch {self.current_epoch + 1}, step {step} of {len(losses)}"
+            self._check_finite("loss", losses[step - 1].item(), where)
+
+    def _check_finite(self, name: str, loss: float, where: str) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the {name} is {loss} {where}: lower the learning rate, {self.learning_rate:g}"
+            )
 
     def _sums(self) -> Tensor:
         """Loss, right answers and samples, added up over the steps of the epoch so far."""
@@ -138,8 +147,13 @@ class ClassificationModule(LightningModule):
         self._confusion += pairs.bincount(minlength=self.num_classes**2)
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the metrics and hand them to early stopping."""
-        self.evaluation = self._evaluate()
+        """Compute the metrics and hand them to early stopping.
+
+        Raises:
+            TrainingDivergedError: A loss of the epoch is not finite.
+        """
+        self._check_steps()  # first, because it can name the step
+        self.evaluation = self._evaluate("validation loss", f"after epoch {self.current_epoch + 1}")
         self.log("val_loss", self.evaluation.loss, sync_dist=True)
         self.log("val_accuracy", self.evaluation.accuracy, sync_dist=True)
 
@@ -152,13 +166,18 @@ class ClassificationModule(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Compute the metrics."""
-        self.evaluation = self._evaluate()
+        """Compute the metrics.
 
-    def _evaluate(self) -> Metrics:
+        Raises:
+            TrainingDivergedError: The loss is not finite.
+        """
+        self.evaluation = self._evaluate("test loss", "after training")
+
+    def _evaluate(self, name: str, when: str) -> Metrics:
         confusion = self._sum(self._confusion).view(self.num_classes, -1).cpu()
         total = confusion.sum().item()
         loss = self._sum(self._loss_sum).item() / total
+        self._check_finite(name, loss, when)
         return Metrics(loss, confusion.trace().item() / total, confusion)
 
     def _sum(self, values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmu.tasks.psmnist import PsMNIST, build_model
 from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
+from lmu.training.config import check_at_least, check_seed
 from lmu.training.pictures import write_figure
 
 
@@ -46,13 +47,16 @@ def predict_digits(
     Args:
         checkpoint: A checkpoint, or the folder of a run, whose chosen one is taken.
         count: How many digits; no more than there are.
-        seed: Of the choice.
+        seed: Of the choice, from 0 to 2^32 - 1.
         data: Folder of the MNIST files; that of the run if None.
 
     Raises:
         CheckpointError: There is no such checkpoint.
+        ConfigError: ``count`` or ``seed`` is out of range.
         DataError: The data are missing or damaged.
     """
+    check_at_least("count", count, 1)
+    check_seed(seed)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
     config = loaded.config
     model = build_model(**config.model_arguments())

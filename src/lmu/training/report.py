@@ -63,7 +63,7 @@ def write_report(
         **_selection(rows, chosen),
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "seed": config.seed,
-        "config": asdict(config) | arguments,
+        "config": _shareable(config) | arguments,
         "seconds_per_epoch": [row["seconds"] for row in rows],
         "history": rows,
         "validation_digits": 0
@@ -107,6 +107,15 @@ def git_commit() -> str | None:
     command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or None
+
+
+def _shareable(config: RunConfig) -> dict[str, Any]:
+    """The settings without what only tells where files lie on this machine."""
+    settings = asdict(config)
+    del settings["data"]
+    if config.permutation is not None:
+        settings["permutation"] = Path(config.permutation).name
+    return settings
 
 
 def _selection(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> dict[str, Any]:

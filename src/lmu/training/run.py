@@ -89,11 +89,12 @@ def train(
         callbacks: Further Lightning callbacks.
 
     Raises:
-        ConfigError: The permutation is wrong, or Lightning refuses a setting.
+        ConfigError: The permutation is wrong, Lightning refuses a setting, or there are fewer
+            training digits than processes.
         CheckpointError: The checkpoint cannot be read.
         DataError: The data are missing or damaged.
         RunInterruptedError: Ctrl-C or a request to terminate.
-        TrainingDivergedError: The loss is not finite.
+        TrainingDivergedError: A loss is not finite.
     """
     permutation = _permutation(config) if resume is None else load_checkpoint(resume).permutation
     task = PsMNIST(permutation, config.data, config.full_train, config.limit)
@@ -107,6 +108,7 @@ def train(
     stopping = _early_stopping(config)
     with _quiet_lightning(), _removed_if_empty(folder):
         trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
+        _check_digits(config, trainer.world_size)
         if trainer.is_global_zero:
             write_json(folder / "config.json", asdict(config))
         data = TaskData(task, config.batch_size, config.seed)
@@ -147,8 +149,9 @@ def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metric
 
     Raises:
         CheckpointError: There is no such checkpoint.
-        ConfigError: A change is out of range.
+        ConfigError: A change is out of range, or Lightning refuses it.
         DataError: The data are missing or damaged.
+        TrainingDivergedError: The test loss is not finite.
     """
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
     config = _changed(loaded.config, changes)
@@ -205,8 +208,24 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             enable_model_summary=False,
             use_distributed_sampler=False,  # EpochSampler does it
         )
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError("accelerator", f"Lightning refuses the settings: {error}") from error
+    except (
+        MisconfigurationException,
+        ImportError,  # a known accelerator or precision whose package is missing
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ConfigError(None, f"Lightning refuses the settings: {error}") from error
+
+
+def _check_digits(config: RunConfig, processes: int) -> None:
+    """Refuse what would leave a process without a step, and so train nothing."""
+    if config.limit is not None and config.limit < processes:
+        raise ConfigError(
+            "devices",
+            f"{processes} processes cannot share {config.limit} training digits: "
+            "use fewer processes, or train with a higher --limit",
+        )
 
 
 def _early_stopping(config: RunConfig) -> list[Callback]:
@@ -250,10 +269,10 @@ def _new_folder(output: Path) -> Path:
 
 @contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty folder behind when Lightning refuses the settings."""
+    """Leave no empty folder behind when a run ends before it has written anything."""
     try:
         yield
-    except ConfigError:
+    except BaseException:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise
