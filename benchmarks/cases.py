@@ -133,7 +133,9 @@ def fft_case(pick: Pick, rounds: int, title: str, ours: Build, **others: Build) 
     for name, build in others.items():
         contenders[name] = partial(incomparable, build, pick, 100)
     right = partial(training_step, partial(double, partial(lmu_fft, ExactLMUFFT)), pick, 100)
-    return Case(title, contenders, partial(exact, right), rounds)
+    # Of millions of hidden units, rounding takes a few across the kink of the relu, whatever the
+    # algorithm, and their gradients then differ altogether.
+    return Case(title, contenders, partial(exact, right), rounds, tolerance=5e-3)
 
 
 def lmu_case(batch: int, rounds: int, **others: Build) -> Case:

@@ -102,10 +102,10 @@ def lmu_curve() -> str:
 
 def accuracy() -> str:
     """A row per layer."""
-    rows = ["| layer | output | memory | gradients |", "|---|--:|--:|--:|"]
+    rows = ["| layer | output | memory |", "|---|--:|--:|"]
     layers = json.loads((ROOT / "results" / "accuracy.json").read_text())["layers"]
     for name, errors in layers.items():
-        values = [f"{errors[key]:.1e}" for key in ("output", "memory", "gradients")]
+        values = [f"{errors[key]:.1e}" for key in ("output", "memory")]
         rows.append(f"| {name} | {' | '.join(values)} |")
     return "\n".join(rows)
 

@@ -84,7 +84,10 @@ def psmnist(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 15,
     batch_size: Annotated[int, typer.Option(help="Digits per step and process.")] = 100,
-    learning_rate: Annotated[float, typer.Option("--lr", help="Of Adam.")] = 3e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.001 (lmu)."),
+    ] = None,
     schedule: Annotated[
         Schedule, typer.Option(help="Course of the learning rate.")
     ] = Schedule.COSINE,
@@ -121,11 +124,14 @@ def psmnist(
 ) -> None:
     """Train on permuted sequential MNIST and test the model that validates best."""
     with _clear_errors(context):
+        from lmu.tasks.psmnist import PRESETS
         from lmu.training.config import RunConfig
         from lmu.training.run import resume_config, train
 
         given = {field.name: context.params[field.name] for field in fields(RunConfig)}
         given |= {"model": model.value, "schedule": schedule.value}
+        if learning_rate is None:
+            given["learning_rate"] = PRESETS[model.value].learning_rate
         checkpoint = None
         if resume is None:
             config = RunConfig(**given)

@@ -58,7 +58,7 @@ class RunConfig:
     dropout: float | None = None
     epochs: int = 15
     batch_size: int = 100
-    learning_rate: float = 3e-3
+    learning_rate: float = PRESETS["lmufft"].learning_rate
     schedule: Schedule = "cosine"
     patience: int = 0
     seed: int = 0
