@@ -15,6 +15,14 @@ def where(machine: dict) -> str:
     return f"{machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}"
 
 
+def duration(seconds: float) -> str:
+    """Three digits, in the unit that suits them."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 0.9995:
+            return f"{seconds * scale:#.3g}".rstrip(".") + f" {unit}"
+    return f"{seconds * 1e6:#.3g}".rstrip(".") + " µs"
+
+
 def speed() -> str:
     """A table per machine, with a row per contender of each benchmark case."""
     tables = []
@@ -29,7 +37,7 @@ def speed() -> str:
             for name, figures in contenders.items():
                 error = "" if figures["error"] is None else f"{figures['error']:.0e}"
                 rows.append(
-                    f"| {name} | {figures['seconds'] * 1e3:.3g} ms "
+                    f"| {name} | {duration(figures['seconds'])} "
                     f"| {figures['seconds'] / ours:.3g} | {figures['peak_mib']:.0f} MiB | {error} |"
                 )
         tables.append("\n".join(rows))
@@ -70,7 +78,8 @@ def psmnist() -> str:
         "| model | parameters | recipe | seeds | test accuracy | seconds per epoch (threads) |",
         "|---|--:|---|--:|--:|--:|",
     ]
-    for (model, epochs, rate, schedule, _, full_train, _, threads), group in groups.items():
+    largest_first = sorted(groups.items(), key=lambda item: -item[1][0]["parameters"])
+    for (model, epochs, rate, schedule, _, full_train, _, threads), group in largest_first:
         accuracy = [100 * run["test_accuracy"] for run in group]
         spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
         pace = statistics.median(s for run in group for s in run["seconds_per_epoch"])

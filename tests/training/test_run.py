@@ -211,8 +211,8 @@ def test_the_evaluated_loss_must_be_finite_too(small: dict[str, Any], output: Pa
                 next(pl_module.parameters()).data.fill_(torch.nan)
 
     for spoil, says in (
-        (SpoilLastStep(), "validation loss is nan after epoch 1: lower the learning rate, 0.003"),
-        (SpoilTest(), "test loss is nan after training: lower the learning rate, 0.003"),
+        (SpoilLastStep(), "validation loss is nan after epoch 1: lower the learning rate, 0.008"),
+        (SpoilTest(), "test loss is nan after training: lower the learning rate, 0.008"),
     ):
         with pytest.raises(TrainingDivergedError, match=says):
             train(RunConfig(epochs=1, **small), output=output, callbacks=[spoil])
