@@ -3,11 +3,12 @@
 import os
 import platform
 import re
-import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+
+from lmu.training.report import git_commit
 
 
 def cpu() -> str:
@@ -21,16 +22,12 @@ def cpu() -> str:
 
 def machine() -> dict:
     """Processor, versions, commit and date."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-    )  # fmt: skip
     return {
         "cpu": cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": git_commit(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }

@@ -74,6 +74,14 @@ def test_another_window_is_noticed_however_long(theirs):
         layer.load_state_dict(layer.state_dict() | {"B": Bd.float()})
 
 
+def test_loading_inside_a_device_context_and_from_meta(weights, dynamics):
+    layer = LMU(3, 7, 6, 12.0)
+    with torch.device("meta"):
+        layer.load_state_dict(weights | dynamics)
+    layer.load_state_dict(weights | {key: value.to("meta") for key, value in dynamics.items()})
+    torch.testing.assert_close(dict(layer.state_dict()), dict(weights))
+
+
 def test_dynamics_of_another_order_are_named(weights):
     with pytest.raises(RuntimeError, match=r"A has the shape \(5, 5\), ours is \(6, 6\)"):
         LMU(3, 7, 6, 12.0).load_state_dict(weights | {"A": torch.zeros(5, 5)})

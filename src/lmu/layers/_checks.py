@@ -22,6 +22,15 @@ def check_flag(name: str, value: bool) -> bool:
     return value
 
 
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """Return ``dtype`` if parameters can have it: real floating, or None for PyTorch's default."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating one such as torch.float32, got {dtype}")
+    return dtype
+
+
 def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor) -> None:
     """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
     if not isinstance(x, Tensor):

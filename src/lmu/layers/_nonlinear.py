@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmu.layers._checks import check_input, check_pair, check_size, check_state
+from lmu.layers._checks import check_dtype, check_input, check_pair, check_size, check_state
 from lmu.layers._legendre import LegendreModule
 from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._precision import compute_dtype, no_autocast
@@ -31,7 +31,7 @@ class NonlinearLMU(LegendreModule):
         super().__init__(memory_size, theta, learn_a, learn_b, discretizer)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
-        factory = {"device": device, "dtype": dtype}
+        factory = {"device": device, "dtype": check_dtype(dtype)}
         self.e_x = nn.Parameter(torch.empty(1, input_size, **factory))
         self.e_h = nn.Parameter(torch.empty(1, hidden_size, **factory))
         self.e_m = nn.Parameter(torch.empty(1, memory_size, **factory))

@@ -5,7 +5,14 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from lmu.layers._checks import check_flag, check_input, check_pair, check_size, check_state
+from lmu.layers._checks import (
+    check_dtype,
+    check_flag,
+    check_input,
+    check_pair,
+    check_size,
+    check_state,
+)
 from lmu.layers._legendre import LegendreModule
 from lmu.ops import READOUTS, choose_readout, final_memory, memory_step, readout
 from lmu.ops._autograd import is_transformed
@@ -71,6 +78,7 @@ class LMUFFT(LegendreModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(memory_size, theta, learn_a, learn_b, discretizer)
+        check_dtype(dtype)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
