@@ -5,12 +5,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lmu.ops._autograd import is_transformed
+from lmu.ops.lmu_blocks import blocks
 from lmu.ops.lmu_fused import fused
 from lmu.ops.lmu_loop import LMUWeights, loop
 
 LMU_METHODS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "loop": loop,
     "fused": fused,
+    "blocks": blocks,
 }
 
 
