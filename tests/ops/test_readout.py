@@ -81,9 +81,9 @@ def test_outputs_and_all_gradients(method, size: Any, with_m_0):
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("block", [1, 3000])
-def test_fft_of_some_sequences_at_a_time(monkeypatch, block):
-    monkeypatch.setattr("lmu.ops.fft_readout.BLOCK", block)  # 1 and 2 of the 3 sequences at a time
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (2, 2), (3, 2)])
+def test_fft_of_some_sequences_at_a_time(monkeypatch, sizes):
+    monkeypatch.setattr("lmu.ops.fft_readout._groups", lambda *_: sizes)
     inputs = arguments(3, 61, 2, 1, 7, 9, with_m_0=False)
     got, right = with_gradients(run("fft"), inputs), with_gradients(equations, inputs)
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)

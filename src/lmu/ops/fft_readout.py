@@ -1,15 +1,41 @@
-"""The read-out of the parallel layer by FFT, without ever forming the memory's states."""
+"""The read-out of the parallel layer by FFT, without ever forming the memory's states.
 
-from typing import Any
+The input is cut into a few pieces. With kernels delayed and cut accordingly their responses add up
+in the frequency domain, where one transform of the length of the sequence and a piece serves all of
+them; a single piece would need twice the length of the sequence. The sums over pieces and channels
+are matrix products, one for each frequency.
+"""
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lmu.ops._autograd import differentiable_backward
 from lmu.ops._precision import no_autocast
 from lmu.ops.fft import fast_length
 
-BLOCK = 1 << 19  # floats of the spectra of a block of sequences: they stay in a CPU's cache
+GROUP = 1 << 22  # floats of spectra that are multiplied at once on a CPU: about its cache
+TILE = 192  # rows of a signal transposed at once: more pages than that do not fit a CPU's tables
+
+
+class Plan(NamedTuple):
+    """How the sequence is cut."""
+
+    pieces: int
+    steps: int  # of a piece
+    n: int  # length of the transforms
+
+
+def plan(length: int) -> Plan:
+    """Weigh shorter transforms against more products; the weights are measured."""
+
+    def cut(pieces: int) -> Plan:
+        steps = -(-length // pieces)
+        return Plan(pieces, steps, fast_length(length + steps - 1))
+
+    return min((cut(p) for p in range(1, 9)), key=lambda p: p.n * (13 + p.pieces))
 
 
 def convolve(u: Tensor, K: Tensor) -> Tensor:
@@ -29,11 +55,7 @@ def plain(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor) -> tuple[T
 
 
 class FFTReadout(torch.autograd.Function):
-    """``(u, K, x, W_x, bias) -> y``: ``y_t = relu(sum_k K[:, k] u_{t-k} + W_x x_t + bias)``.
-
-    A few sequences at a time, in buffers that are used again: for large batches fresh memory costs
-    more than the arithmetic.
-    """
+    """``(u, K, x, W_x, bias) -> y``: ``y_t = relu(sum_k K[:, k] u_{t-k} + W_x x_t + bias)``."""
 
     @staticmethod
     def forward(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor):
@@ -42,25 +64,9 @@ class FFTReadout(torch.autograd.Function):
         Shapes: ``u`` (batch, channels, time), ``K`` (channels, rows, time), ``x`` (batch, time,
         input), ``W_x`` (rows, input), ``bias`` (rows,).
         """
-        batch, _, length = u.shape
-        rows = K.shape[1]
-        n = fast_length(2 * length - 1)
-        U, KF = torch.fft.rfft(u, n), torch.fft.rfft(K, n)
-        x1, W1 = _with_ones(x), torch.cat([W_x, bias[:, None]], dim=1).mT
-        y = u.new_empty(batch, length, rows)
-        size = _block_size(batch, rows * n, u.device)
-        spectrum = U.new_empty(size, rows, n // 2 + 1)
-        signal = u.new_empty(size, rows, n)
-        for i in range(0, batch, size):
-            part = slice(i, min(i + size, batch))
-            S, z = spectrum[: part.stop - i], signal[: part.stop - i]
-            torch.mul(U[part, 0, None], KF[0], out=S)
-            for c in range(1, len(KF)):
-                S.addcmul_(U[part, c, None], KF[c])
-            torch.fft.irfft(S, n, out=z)
-            y[part].copy_(z[..., :length].mT)
-            y[part].flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1).relu_()
-        return y, U, KF
+        p = plan(u.shape[2])
+        U, KF = _spectra(u, K, p)
+        return _forward(U, KF, x, W_x, bias, p), U, KF
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -80,44 +86,94 @@ class FFTReadout(torch.autograd.Function):
             return _backward(dy, y, U, KF, inputs[2], inputs[3], ctx.needs_input_grad[2])
 
 
-def _block_size(batch: int, floats: int, device: torch.device) -> int:
-    """Sequences per block, each of so many floats; other devices want more work at once."""
-    block = BLOCK if device.type == "cpu" else 128 * BLOCK
-    return max(1, min(batch, block // floats))
+def _spectra(u: Tensor, K: Tensor, p: Plan) -> tuple[Tensor, Tensor]:
+    """Spectra of the pieces (frequencies, batch, channels * pieces) and of their kernels.
+
+    The kernel of piece i is delayed by its start and ends with the sequence. Its spectra are
+    (frequencies, channels * pieces, rows).
+    """
+    length = u.shape[2]
+    cut = pad(u, (0, p.pieces * p.steps - length)).unflatten(2, (p.pieces, p.steps)).flatten(1, 2)
+    U = torch.fft.rfft(cut, p.n).permute(2, 0, 1).contiguous()
+    delayed = [pad(K, (i * p.steps, 0))[..., :length] for i in range(p.pieces)]
+    KF = torch.fft.rfft(torch.stack(delayed, dim=1).flatten(0, 1), p.n)
+    return U, KF.permute(2, 0, 1).contiguous()
+
+
+def _groups(batch: int, spectrum: int, device: torch.device) -> tuple[int, int]:
+    """Sequences multiplied at once, and those transformed at once, for spectra of so many floats.
+
+    On a CPU transforms stay in the cache; other devices want more work at once.
+    """
+    if device.type == "cpu":
+        return max(1, min(batch, GROUP // spectrum)), 1
+    size = max(1, min(batch, 64 * GROUP // spectrum))
+    return size, size
 
 
 def _with_ones(x: Tensor) -> Tensor:
     """The input with a one beside it, so that one product adds input and bias."""
-    return torch.nn.functional.pad(x, (0, 1), value=1.0)
+    return pad(x, (0, 1), value=1.0)
+
+
+def _transpose(source: Tensor, target: Tensor) -> None:
+    """Copy signals (batch, rows, time) to (batch, time, rows) or, with both transposed, back."""
+    tiles = -(-source.shape[1] // TILE)
+    for a, b in zip(source.chunk(tiles, 1), target.chunk(tiles, 2), strict=True):
+        b.copy_(a.mT)
+
+
+def _forward(U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, p: Plan) -> Tensor:
+    (batch, length, _), rows = x.shape, W_x.shape[0]
+    y = x.new_empty(batch, length, rows)
+    x1, W1 = _with_ones(x), torch.cat([W_x, bias[:, None]], dim=1).mT
+    group, some = _groups(batch, 2 * len(U) * rows, x.device)
+    with torch.inference_mode():  # the same kernels, called with less ado
+        spectra = U.new_empty(len(U), group, rows)
+        for i in range(0, batch, group):
+            S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
+            torch.bmm(U[:, i : i + group], KF, out=S)
+            for j in range(0, S.shape[1], some):
+                z = torch.fft.irfft(S[:, j : j + some].permute(1, 2, 0).contiguous(), p.n)
+                part = slice(i + j, i + j + len(z))
+                _transpose(z[..., :length], y[part])
+                y[part].flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1).relu_()
+    return y
 
 
 def _backward(
     dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool
 ) -> tuple[Tensor | None, ...]:
-    batch, length, rows = y.shape
-    n = fast_length(2 * length - 1)
-    dU, dK = torch.empty_like(U), torch.zeros_like(KF)
+    (batch, length, rows), k, p = y.shape, x.shape[2], plan(y.shape[1])
+    dU, dKF = torch.empty_like(U), torch.zeros_like(KF)
     dx = torch.empty_like(x) if needs_x else None
-    x1, dW1 = _with_ones(x), W_x.new_zeros(rows, x.shape[2] + 1)
-    U, KF = U.conj().resolve_conj(), KF.conj().resolve_conj()
-    size = _block_size(batch, rows * n, y.device)
-    before_relu = y.new_empty(size, length, rows)
-    signal = y.new_zeros(size, rows, n)  # what lies beyond the sequence stays zero
-    spectrum, product = (U.new_empty(size, rows, n // 2 + 1) for _ in range(2))
-    for i in range(0, batch, size):
-        part = slice(i, min(i + size, batch))
-        g, z, S, P = (b[: part.stop - i] for b in (before_relu, signal, spectrum, product))
-        torch.ops.aten.threshold_backward.grad_input(dy[part], y[part], 0, grad_input=g)
-        flat = g.flatten(0, 1)
-        dW1.addmm_(flat.mT, x1[part].flatten(0, 1))
-        if dx is not None:
-            torch.matmul(g, W_x, out=dx[part])
-        z[..., :length].copy_(g.mT)
-        torch.fft.rfft(z, out=S)
-        for c in range(len(KF)):
-            torch.sum(torch.mul(S, KF[c], out=P), dim=1, out=dU[part, c])
-            torch.mul(S, U[part, c, None], out=P)
-            dK[c] += P.sum(0) if len(P) > 1 else P[0]
-    du = torch.fft.irfft(dU, n)[..., :length]
-    dK = torch.fft.irfft(dK, n)[..., :length]
-    return du, dK, dx, dW1[:, :-1], dW1[:, -1]
+    dW1 = W_x.new_zeros(k + 1, rows)
+    group, some = _groups(batch, 2 * len(U) * rows, y.device)
+    with torch.inference_mode():
+        x1, UH, KH = _with_ones(x), U.conj().resolve_conj().mT, KF.conj().resolve_conj().mT
+        spectra = U.new_empty(len(U), group, rows)
+        before_relu = y.new_empty(some, length, rows)
+        signals = y.new_zeros(some, rows, p.n)  # what lies beyond the sequence stays zero
+        for i in range(0, batch, group):
+            S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
+            for j in range(0, S.shape[1], some):
+                part = slice(i + j, i + min(j + some, S.shape[1]))
+                g = before_relu[: part.stop - part.start]
+                torch.ops.aten.threshold_backward.grad_input(dy[part], y[part], 0, grad_input=g)
+                flat = g.flatten(0, 1)
+                dW1.addmm_(x1[part].flatten(0, 1).mT, flat)
+                if dx is not None:
+                    torch.mm(flat, W_x, out=dx[part].flatten(0, 1))
+                z = signals[: len(g)]
+                z[..., :length].copy_(g.mT)
+                S[:, j : j + some].copy_(torch.fft.rfft(z).permute(2, 0, 1))
+            dKF.baddbmm_(UH[..., i : i + group], S)
+            dU[:, i : i + group].copy_(torch.bmm(S, KH))
+    du = torch.fft.irfft(dU.permute(1, 2, 0).contiguous(), p.n)[..., : p.steps]
+    du = du.unflatten(1, (-1, p.pieces)).flatten(2)[..., :length]
+    of_pieces = torch.fft.irfft(dKF.permute(1, 2, 0).contiguous(), p.n)
+    of_pieces = of_pieces.unflatten(0, (-1, p.pieces))  # (channels, pieces, rows, n)
+    dK = of_pieces[:, 0, :, :length].clone()
+    for i, start in enumerate(range(p.steps, length, p.steps), start=1):
+        dK[..., : length - start] += of_pieces[:, i, :, start:length]
+    return du, dK, dx, dW1[:k].mT, dW1[k]
