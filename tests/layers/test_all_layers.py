@@ -88,6 +88,14 @@ def test_deepcopy_pickle_and_weights_only_round_trips(build, make_input):
         assert_same(twin(x), layer(x), rtol=0, atol=0)
 
 
+def test_pickles_hold_no_derived_tensors(build, make_input):
+    layer = build()
+    fresh = len(pickle.dumps(layer))
+    layer(make_input(length=100))
+    assert len(pickle.dumps(layer)) == fresh
+    assert layer.Ad is not None
+
+
 def test_going_to_double_gives_double_accuracy(build, make_input):
     layer = build()
     twin = build(dtype=torch.float64)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmu.ops import LMU_METHODS, LMUWeights, lmu_sequence
+from lmu.ops import LMU_METHODS, LMUWeights, block_powers, choose_lmu, lmu_sequence
+from lmu.ops.lmu_operators import block_operators
 from lmu.theory import discretize, legt
 
 F64 = torch.float64
@@ -59,10 +60,13 @@ def run(method):
 
 
 @methods
-@pytest.mark.parametrize("block", [1, 1 << 20])
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9)], ids=str)
-def test_states_and_all_gradients(monkeypatch, method, block, sizes):
-    monkeypatch.setattr("lmu.ops.lmu_fused.BLOCK", block)  # 1: a block per step
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9), (2, 33, 2, 8, 5)], ids=str
+)
+def test_states_and_all_gradients(monkeypatch, method, rows, sizes):
+    # Blocks of 8 to 23 steps, whose weights' gradients are one product for up to so many rows.
+    monkeypatch.setattr("lmu.ops.lmu_backward.ROWS", rows)
     args = arguments(*sizes)
     torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
 
@@ -70,14 +74,6 @@ def test_states_and_all_gradients(monkeypatch, method, block, sizes):
 @methods
 def test_nothing_is_read_before_it_is_written(poisoned, method):
     args = arguments(3, 61, 1, 4, 9)
-    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
-
-
-@methods
-@pytest.mark.parametrize("block", [60, 100])
-def test_blocks_that_do_not_divide_the_length(monkeypatch, method, block):
-    monkeypatch.setattr("lmu.ops.lmu_fused.BLOCK", block)
-    args = arguments(2, 17, 2, 5, 4)  # 2 * (5 + 4 + 1) floats per step: 3 and 5 steps per block
     torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
 
 
@@ -135,6 +131,50 @@ def test_second_derivative(method):
     assert torch.autograd.gradgradcheck(call, inputs)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_blocks_compile_as_one_operator(dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(run("blocks"), fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for length in (40, 61):
+        args = arguments(2, length, 2, 5, 4)
+        torch.testing.assert_close(
+            with_gradients(compiled, *args), with_gradients(equations, *args)
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*args), equations(*args))
+
+
+@pytest.mark.parametrize("wanted", ["x", "weights", "all"])
+def test_blocks_are_a_valid_operator(wanted):
+    x, h, m, w = arguments(2, 30, 2, 5, 4)
+    powers = block_powers(w.E, w.Bd, 8)
+    given = [x, h, m, *block_operators(w, powers)]
+    for t in {"x": given[:1], "weights": given[3:], "all": given}[wanted]:
+        t.requires_grad_()
+    torch.library.opcheck(torch.ops.lmu.blocks.default, given)
+
+
+def test_powers_keep_the_digits_of_increments():
+    Ad, Bd = discretize(*legt(16, 10_000.0))
+    D, H = block_powers(Ad - torch.eye(16, dtype=F64), Bd, 13)
+    for j in range(14):
+        power = torch.linalg.matrix_power(Ad, j)
+        torch.testing.assert_close(D[j], power - torch.eye(16, dtype=F64), rtol=1e-9, atol=1e-12)
+        if j < 13:
+            torch.testing.assert_close(H[j], power @ Bd)
+
+
+def test_choice_is_the_loop_where_operators_would_not_be_repaid():
+    assert choose_lmu(784, order=256).method == "blocks"
+    for choice in (
+        choose_lmu(5, order=16),
+        choose_lmu(40, order=2048),
+        choose_lmu(784, order=256, transformed=True),
+    ):
+        assert choice.method == "loop"
+        assert choice.reason
+
+
 def test_unknown_method():
-    with pytest.raises(ValueError, match=r"'auto' or one of \['loop', 'fused'\], got 'quick'"):
+    with pytest.raises(ValueError, match=r"'auto' or one of \['loop', 'blocks'\], got 'quick'"):
         lmu_sequence(*arguments(1, 2, 1, 2, 2), method="quick")

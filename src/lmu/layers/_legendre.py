@@ -88,6 +88,16 @@ class LegendreModule(nn.Module):
             return self.E
         return self.Ad - torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        kept = {name: None for name in _DERIVED if name in self._buffers}
+        state["_buffers"] = self._buffers | kept  # made anew, as is what subclasses keep
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._refresh()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
         for name in _DERIVED:  # made anew, not converted: a device may lack their dtype
             if name in self._buffers:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lmu.layers._checks import check_input
 from lmu.layers._nonlinear import NonlinearLMU
-from lmu.ops import lmu_sequence
-from lmu.ops._precision import no_autocast
+from lmu.ops import Powers, block_length, block_powers, lmu_sequence
+from lmu.ops._precision import compute_dtype, no_autocast
 
 
 class LMU(NonlinearLMU):
@@ -60,7 +61,9 @@ class LMU(NonlinearLMU):
         h, m = self._state(x.shape[0], state)
         weights = self._weights()
         with no_autocast(x.device):
-            output, (h, m) = lmu_sequence(x.to(weights.W_x.dtype), h, m, weights)
+            output, (h, m) = lmu_sequence(
+                x.to(weights.W_x.dtype), h, m, weights, powers=self._block_powers()
+            )
         dtype = self.W_h.dtype
         return output.to(dtype), (h.to(dtype), m)
 
@@ -81,6 +84,25 @@ class LMU(NonlinearLMU):
             ValueError: A shape or device does not fit.
         """
         return self._step(x, state)
+
+    def _block_powers(self) -> Powers | None:
+        """The kept powers of constant dynamics, computed at the first call; None if learned."""
+        if self.learn_a or self.learn_b:
+            return None
+        if self._powers is None:
+            # Kept beyond this call, so they must serve training even if this is inference.
+            with torch.inference_mode(False), torch.no_grad():
+                identity = torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
+                powers = block_powers(self.Ad - identity, self.Bd, block_length(self.hidden_size))
+                self._powers = Powers(*(t.to(compute_dtype(self.W_h.dtype)) for t in powers))
+        return self._powers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_powers": None}
+
+    def _make_buffers(self, device: torch.device) -> None:
+        super()._make_buffers(device)
+        self._powers: Powers | None = None
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

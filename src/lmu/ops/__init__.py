@@ -1,8 +1,10 @@
 """Pure functions that evaluate Legendre memories; every algorithm is one file."""
 
-from lmu.ops.lmu import LMU_METHODS, lmu_sequence
+from lmu.ops.choice import Choice
+from lmu.ops.lmu import LMU_METHODS, choose_lmu, lmu_sequence
 from lmu.ops.lmu_loop import LMUWeights, lmu_step
-from lmu.ops.memory import METHODS, Choice, Method, choose, final_memory, memory
+from lmu.ops.lmu_operators import Powers, block_length, block_powers
+from lmu.ops.memory import METHODS, Method, choose, final_memory, memory
 from lmu.ops.readout import READOUTS, choose_readout, readout
 from lmu.ops.recurrent import memory_step
 
@@ -13,7 +15,11 @@ __all__ = [
     "Choice",
     "LMUWeights",
     "Method",
+    "Powers",
+    "block_length",
+    "block_powers",
     "choose",
+    "choose_lmu",
     "choose_readout",
     "final_memory",
     "lmu_sequence",

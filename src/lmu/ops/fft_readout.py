@@ -130,14 +130,17 @@ def _forward(U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, p: Pla
     group, some = _groups(batch, 2 * len(U) * rows, x.device)
     with torch.inference_mode():  # the same kernels, called with less ado
         spectra = U.new_empty(len(U), group, rows)
+        before_relu = y.new_empty(some, length, rows)
         for i in range(0, batch, group):
             S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
             torch.bmm(U[:, i : i + group], KF, out=S)
             for j in range(0, S.shape[1], some):
                 z = torch.fft.irfft(S[:, j : j + some].permute(1, 2, 0).contiguous(), p.n)
                 part = slice(i + j, i + j + len(z))
-                _transpose(z[..., :length], y[part])
-                y[part].flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1).relu_()
+                a = before_relu[: len(z)]
+                _transpose(z[..., :length], a)
+                a.flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1)
+                torch.clamp_min(a, 0, out=y[part])
     return y
 
 

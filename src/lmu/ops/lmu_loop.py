@@ -44,14 +44,17 @@ def lmu_step(
     return h, m
 
 
-def loop(x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights) -> tuple[Tensor, Tensor, Tensor]:
+def loop(
+    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: object = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, by autograd.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
-    first step.
+    first step. ``powers`` are not used.
 
     Cost: 2 b T (d^2 + n^2 + n d) FLOPs in T sequential steps.
     """
+    del powers
     u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
     outputs = []
     for u_t, h_t in zip(u_x.unbind(1), h_x.unbind(1), strict=True):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lmu.ops._precision import compute_dtype, no_autocast
+from lmu.ops.choice import Choice
 from lmu.ops.chunked import chunked
 from lmu.ops.fft import fft
 from lmu.ops.final import final
@@ -34,14 +35,6 @@ METHODS: dict[str, Method] = {
     "recurrent": Method(recurrent, all_states=True),
 }
 LONGEST_FFT = 4096  # steps; beyond them spectra leave the cache
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The method that :func:`choose` picked and the reason, in words."""
-
-    method: str
-    reason: str
 
 
 def choose(length: int, *, all_states: bool, initial_state: bool = False) -> Choice:

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
+from lmu.ops.choice import Choice
 from lmu.ops.chunked import chunked_readout
 from lmu.ops.fft_readout import FFTReadout, convolve
 from lmu.ops.final import final
-from lmu.ops.memory import LONGEST_FFT, Choice, check_memory, memory
+from lmu.ops.memory import LONGEST_FFT, check_memory, memory
 from lmu.theory import impulse_response
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.

@@ -1,0 +1,124 @@
+"""Backward of the nonlinear LMU in blocks of time; see :mod:`lmu.ops.lmu_blocks`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmu.ops.lmu_forward import Saved, Slots
+from lmu.ops.lmu_operators import Operators
+
+ROWS = 64  # rows that products over several blocks want at least
+
+
+def backward(
+    x: Tensor, h_0: Tensor, saved: Saved, o: Operators, dy: Tensor, dm: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of ``x``, ``h_0``, ``m_0`` and the operators."""
+    back = _Backward(x, h_0, saved, o, dy, dm, needed)
+    batch, length, steps = x.shape[0], x.shape[1], len(o.H)
+    whole, rest = divmod(length, steps)
+    group = max(1, min(whole, ROWS // batch))
+    with torch.inference_mode():
+        if rest:
+            back.group(whole, whole + 1, _Workspace(x, h_0, o, 1, rest))
+        if whole:
+            workspace = _Workspace(x, h_0, o, group, steps)
+        for stop in range(whole, 0, -group):
+            back.group(max(0, stop - group), stop, workspace)
+        back.finish()
+    return back.dx, back.dh, back.dm.clone(), *back.of
+
+
+class _Workspace:
+    """Buffers of backward for a group of blocks, used for one group after the other."""
+
+    def __init__(self, x: Tensor, h: Tensor, o: Operators, blocks: int, steps: int) -> None:
+        batch, width = len(x), len(o.M)
+        self.size = steps
+        self.slots = Slots(x, batch, steps, width, h.shape[1])
+        self.slope = torch.empty_like(self.slots.outputs, memory_format=torch.contiguous_format)
+        self.slopes = self.slope.unbind(1)
+        self.grads = self.slots.all[None]  # of the arguments of tanh and of u, in each slot
+        if blocks > 1:
+            self.grads = x.new_empty(blocks, batch, steps, width)
+        self.before = x.new_zeros(blocks, batch, steps, width)  # the slots that led to each slot
+
+
+class _Backward:
+    """Backward in groups of blocks from the end; the products want many rows."""
+
+    def __init__(
+        self, x: Tensor, h_0: Tensor, saved: Saved, o: Operators, dy: Tensor, dm: Tensor,
+        needed: Sequence[bool],
+    ) -> None:  # fmt: skip
+        self.x, self.h_0, self.saved, self.o, self.dy, self.dm = x, h_0, saved, o, dy, dm
+        self.dx = torch.empty_like(x) if needed[0] else None
+        self.dh = torch.zeros_like(h_0)
+        self.of = Operators(*(torch.zeros_like(t) for t in o))
+        self.dR = torch.zeros_like(saved.R)
+        self.learned = needed[6] or needed[7]
+        self.MT = o.M.mT.contiguous()
+        self.one = x.new_ones(())
+
+    def group(self, start: int, stop: int, space: _Workspace) -> None:
+        """Go back over blocks ``start`` to ``stop``, which have the size of the workspace."""
+        for i in range(stop - 1, start - 1, -1):
+            self._block(i, space)
+            if len(space.grads) > 1:
+                space.grads[i - start].copy_(space.slots.all)
+        number, size, first = stop - start, space.size, start * len(self.o.H)
+        of, grads = self.of, space.grads[:number]
+        flat = grads.flatten(0, 2)
+        of.M.addmm_(self._fill_before(start, number, space).mT, flat)
+        x = self.x[:, first : first + number * size].unflatten(1, (number, size)).transpose(0, 1)
+        of.X.addmm_(x.flatten(0, 2).mT, flat)
+        states = self.saved.states[start:stop].flatten(0, 1)
+        self.dR[:size].flatten(0, 1).addmm_(grads.flatten(2).flatten(0, 1).mT, states)
+        if self.dx is not None:
+            dx = (flat @ self.o.X.mT).view_as(x).transpose(0, 1).flatten(1, 2)
+            self.dx[:, first : first + number * size] = dx
+
+    def _block(self, i: int, space: _Workspace) -> None:
+        """The sequential part: the gradients of a block's slots, and of the states before it."""
+        s, o, size, saved = space.slots, self.o, space.size, self.saved
+        inside = slice(i * len(o.H), i * len(o.H) + size)
+        s.outputs.copy_(self.dy[:, inside])
+        s.all[..., s.outputs.shape[2] :].zero_()
+        torch.mm(self.dm, o.H[:size].mT, out=s.registers)
+        s.hidden[-1].add_(self.dh)
+        torch.addcmul(self.one, saved.y[:, inside], saved.y[:, inside], value=-1, out=space.slope)
+        slot = None
+        for earlier, g, slope in zip(
+            s.steps[::-1], s.hidden[::-1], space.slopes[::-1], strict=True
+        ):
+            slot = earlier if slot is None else earlier.addmm_(slot, self.MT)
+            g.mul_(slope)
+        torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh)
+        if self.learned:
+            self.of.H[:size].addmm_(saved.registers[i, :, :size].mT, self.dm)
+            self.of.D[size].addmm_(self.dm.mT, saved.states[i])
+        dm = torch.addmm(self.dm, self.dm, o.D[size])
+        self.dm = dm.addmm_(s.long, saved.R[:size].flatten(0, 1))
+
+    def _fill_before(self, start: int, number: int, space: _Workspace) -> Tensor:
+        """The slots before each step, (blocks * batch * steps, width)."""
+        size, first, n = space.size, start * len(self.o.H), self.h_0.shape[1]
+        h = self.saved.y[:, max(first - 1, 0) : first + number * size - 1]
+        if first == 0:
+            h = torch.cat([self.h_0[:, None], h], dim=1)
+        before = space.before[:number]
+        before[..., :n] = h.unflatten(1, (number, size)).transpose(0, 1)
+        # Registers hold a block's inputs, the newest first: before step s are its last s.
+        registers = self.saved.registers[start : start + number, :, :size]
+        past = torch.nn.functional.pad(registers, (0, size)).unfold(2, size, 1)
+        before[..., n : n + size] = past[:, :, 1:].flip(2)
+        return before.flatten(0, 2)
+
+    def finish(self) -> None:
+        """From the gradient of ``R_s = W + W D_s`` to those of W and D."""
+        for dR_s, D_s in zip(self.dR, self.o.D, strict=False):
+            self.of.W.add_(dR_s).addmm_(dR_s, D_s.mT)
+        if self.learned:
+            self.of.D[:-1].baddbmm_(self.o.W.mT.expand(len(self.dR), -1, -1), self.dR)
