@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmu.ops import METHODS, Choice, choose, final_memory, memory
+from lmu.ops import METHODS, Work, choose, final_memory, memory
+from lmu.ops.choice import Cost
 from lmu.ops.fft import fast_length
 from lmu.theory import discretize, impulse_response, legt
 
@@ -14,18 +15,21 @@ def arguments(**changed: Any) -> dict[str, Any]:
 
 
 def test_choice_names_a_method_and_a_reason():
-    assert choose(100, all_states=False) == Choice(
-        "final", "only the last state is wanted: one matrix product gives it"
-    )
-    assert choose(100, all_states=True).method == "fft"
-    assert choose(1, all_states=True).method == "recurrent"
-    assert choose(100, all_states=True, initial_state=True).method == "chunked"
-    assert choose(10**6, all_states=True).method == "chunked"
-    for length in (1, 2, 10**6):
-        for all_states in (False, True):
-            choice = choose(length, all_states=all_states)
-            assert METHODS[choice.method].all_states or not all_states
-            assert choice.reason
+    last = choose(Work(100, 64), all_states=False)
+    assert last.method == "final"
+    assert last.reason == "only the last state is wanted: one matrix product gives it"
+    assert last.cost == Cost(flops=2 * 100 * 64, bytes=4 * (100 + 64))
+    assert choose(Work(1, 64), all_states=True).method == "recurrent"
+    assert choose(Work(100, 64), all_states=True, initial_state=True).method == "chunked"
+    assert choose(Work(10**6, 64), all_states=True).method == "chunked"
+    for length in (1, 2, 500, 10**6):
+        for order in (1, 64, 1024):
+            for all_states in (False, True):
+                choice = choose(Work(length, order, batch=3), all_states=all_states)
+                assert METHODS[choice.method].all_states or not all_states
+                assert choice.reason
+                assert choice.cost is not None
+                assert min(choice.cost.flops, choice.cost.bytes) > 0
 
 
 def test_forced_method_that_cannot_run_says_why():

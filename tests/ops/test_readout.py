@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmu.ops import READOUTS, choose_readout, readout
+from lmu.ops import READOUTS, Work, choose_readout, readout
 from lmu.theory import discretize, impulse_response, legt
 
 F64 = torch.float64
@@ -148,14 +148,17 @@ def test_compiles_as_one_graph(method, with_m_0, length):
 
 
 def test_choice():
-    def pick(length, initial_state=False, transformed=False):
-        return choose_readout(length, initial_state=initial_state, transformed=transformed).method
+    def pick(length, order=468, **kwargs):
+        choice = choose_readout(Work(length, order, rows=346, batch=100), **kwargs)
+        assert choice.reason
+        assert choice.cost is not None
+        return choice.method
 
     assert pick(784) == "fft"
+    assert pick(4096, order=32) == "chunked"
     assert pick(1) == "states"
-    assert (
-        pick(100_000) == pick(784, initial_state=True) == pick(784, transformed=True) == "chunked"
-    )
+    assert pick(100_000) == "chunked"
+    assert pick(784, initial_state=True) == pick(784, transformed=True) == "chunked"
 
 
 def test_wrong_arguments():

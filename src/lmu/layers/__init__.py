@@ -3,5 +3,6 @@
 from lmu.layers.cell import LMUCell
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
+from lmu.layers.stream import Stream
 
-__all__ = ["LMU", "LMUFFT", "LMUCell"]
+__all__ = ["LMU", "LMUFFT", "LMUCell", "Stream"]

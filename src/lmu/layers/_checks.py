@@ -1,5 +1,6 @@
 """What layers say about wrong arguments: what came, what was expected, how to mend it."""
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
@@ -20,6 +21,18 @@ def check_flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def check_thetas(theta: float | Sequence[float], channels: int) -> list[float]:
+    """Return the window of each channel; one that all channels share stands alone."""
+    if isinstance(theta, str) or not isinstance(theta, Sequence):
+        return [theta]
+    if len(theta) != channels:
+        raise ValueError(
+            f"theta must be one number or one for each of the {channels} memory channels, "
+            f"got {len(theta)} numbers"
+        )
+    return list(theta)
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:

@@ -1,15 +1,16 @@
 """What all layers share: the discrete Legendre system as buffers or parameters."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmu.layers._checks import check_flag, check_size
-from lmu.ops._precision import compute_dtype, power_dtype
-from lmu.theory import discretize, legt
+from lmu.layers._checks import check_flag, check_size, check_thetas
+from lmu.ops._autograd import is_transformed
+from lmu.ops._precision import compute_dtype, power_dtype, widen
+from lmu.theory import discretize, discretize_theta, least_theta, legt
 
 # Derived tensors that checkpoints of other ports hold; A and B are theirs for our Ad and Bd.
 _FOREIGN = {"A": "Ad", "B": "Bd"}
@@ -20,39 +21,104 @@ _DERIVED = ("Ad", "Bd", "E", "H")  # our own, unless they are parameters
 class LegendreModule(nn.Module):
     """Base of the layers: holds ``Ad`` (order, order) and ``Bd`` (order,) for one step.
 
-    They are parameters where they are learned and otherwise non-persistent buffers in float64,
-    whatever the dtype of the layer. Buffers are made anew from the originals whenever the module
-    changes dtype or device: rounded ones never become the source of wider ones, and ``to_empty()``
-    leaves no garbage in them.
+    With a theta for each channel they are (channels, order, order) and (channels, order). They are
+    parameters where they are learned and otherwise non-persistent buffers in float64, whatever the
+    dtype of the layer. Buffers are made anew from the originals whenever the module changes dtype
+    or device: rounded ones never become the source of wider ones, and ``to_empty()`` leaves no
+    garbage in them. With ``learn_theta`` there is only the parameter ``log_theta``.
     """
 
     Ad: Tensor
     Bd: Tensor
-    E: Tensor | None  # Ad - I, unless Ad is learned
+    E: Tensor | None  # Ad - I, unless it is learned
+    log_theta: Tensor
 
     def __init__(
-        self, memory_size: int, theta: float, learn_a: bool, learn_b: bool, discretizer: str
+        self,
+        memory_size: int,
+        theta: float | Sequence[float],
+        learn_a: bool,
+        learn_b: bool,
+        learn_theta: bool,
+        discretizer: str,
+        memory_channels: int = 1,
     ) -> None:
         super().__init__()
         self.memory_size = check_size("memory_size", memory_size)
+        self.memory_channels = check_size("memory_channels", memory_channels)
         self.learn_a = check_flag("learn_a", learn_a)
         self.learn_b = check_flag("learn_b", learn_b)
+        self.learn_theta = check_flag("learn_theta", learn_theta)
+        if learn_theta and (learn_a or learn_b):
+            raise ValueError(
+                "learn_theta trains the matrices through theta and learn_a, learn_b train them "
+                "freely: choose one of the two"
+            )
+        thetas = check_thetas(theta, memory_channels)
         with torch.inference_mode(False), torch.no_grad():
-            Ad, Bd = discretize(*legt(memory_size, theta), discretizer)
+            systems = [discretize(*legt(memory_size, value), discretizer) for value in thetas]
+            Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
+        if not isinstance(theta, Sequence):
+            Ad, Bd = Ad[0], Bd[0]
         self._exact: dict[str, Tensor] = {"Ad": Ad, "Bd": Bd}
-        self.register_load_state_dict_post_hook(_refresh_after_loading)
-        self.theta = float(theta)
+        self._theta = tuple(float(v) for v in thetas) if Ad.ndim == 3 else float(thetas[0])
+        self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
+        self._discretized: tuple[Any, Tensor, Tensor] | None = None
         self.discretizer = discretizer
+        self.register_load_state_dict_post_hook(_refresh_after_loading)
+
+    @property
+    def theta(self) -> float | tuple[float, ...]:
+        """Length of the window in time steps, or of each channel's; what it is now if learned."""
+        if not self.learn_theta or self.log_theta.is_meta:
+            return self._theta
+        values = self._current_theta().tolist()
+        return tuple(values) if isinstance(values, list) else values
+
+    def _current_theta(self) -> Tensor:
+        # Above the bound by construction, so that the system stays stable whatever is learned.
+        return self._least_theta + self.log_theta.to(power_dtype(self.log_theta.device)).exp()
+
+    @property
+    def _constant(self) -> bool:
+        """Whether the dynamics are not learned, so that what follows from them can be kept."""
+        return not (self.learn_a or self.learn_b or self.learn_theta)
 
     def _add_dynamics(self, factory: dict[str, Any]) -> None:
         """Register ``Ad``, ``Bd`` and ``E``; subclasses call this after their own parameters."""
+        if self.learn_theta:
+            shape = self._exact["Bd"].shape[:-1]
+            self.log_theta = nn.Parameter(torch.empty(shape, **factory))
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
             empty = torch.empty(self._exact[name].shape, **factory)
             if learned:
                 setattr(self, name, nn.Parameter(empty))
             else:
-                self.register_buffer(name, empty, persistent=False)
+                self.register_buffer(name, None if self.learn_theta else empty, persistent=False)
         self.register_buffer("E", None, persistent=False)
+
+    def _dynamics(self) -> tuple[Tensor, Tensor]:
+        """``Ad`` and ``Bd``, in float64 unless they are parameters; from theta where it is learned.
+
+        Without gradients they are kept until theta has another value: steps of a stream want them
+        again and again.
+        """
+        if not self.learn_theta:
+            return self.Ad, self.Bd
+        theta = self._current_theta()
+        keep = not (torch.is_grad_enabled() or is_transformed() or theta.is_meta)
+        values = theta.tolist() if keep else None
+        if keep and self._discretized is not None and self._discretized[0] == values:
+            return self._discretized[1:]
+        systems = [
+            discretize_theta(self.memory_size, value, self.discretizer)
+            for value in theta.reshape(-1).unbind()
+        ]
+        Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
+        Ad, Bd = (Ad, Bd) if theta.ndim else (Ad[0], Bd[0])
+        if keep:
+            self._discretized = values, Ad, Bd
+        return Ad, Bd
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; learned dynamics go back to the Legendre system."""
@@ -60,6 +126,9 @@ class LegendreModule(nn.Module):
             for name, value in self._exact.items():
                 if name in self._parameters:
                     getattr(self, name).copy_(value)
+            if self.learn_theta:
+                theta = torch.tensor(self._theta, dtype=torch.float64)
+                self.log_theta.copy_((theta - self._least_theta).log())
         self._refresh()
 
     def _like(self) -> Tensor:
@@ -75,22 +144,25 @@ class LegendreModule(nn.Module):
 
     def _make_buffers(self, device: torch.device) -> None:
         """``Ad`` and ``Bd``, where they are not learned, and what subclasses derive from them."""
+        self._discretized = None
         for name, value in self._exact.items():
-            if name in self._buffers:
+            if name in self._buffers and not self.learn_theta:
                 self._buffers[name] = value.to(device, power_dtype(device), copy=True)
         self.E = None
-        if not self.learn_a:
+        if not (self.learn_a or self.learn_theta):
             self.E = self._increment().to(compute_dtype(self._like().dtype))
 
     def _increment(self) -> Tensor:
         """``Ad - I``, by which a recurrence advances the memory."""
         if self.E is not None:
             return self.E
-        return self.Ad - torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
+        Ad = widen(self._dynamics()[0])
+        return Ad - torch.eye(self.memory_size, device=Ad.device, dtype=Ad.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         kept = {name: None for name in _DERIVED if name in self._buffers}
+        state["_discretized"] = None
         state["_buffers"] = self._buffers | kept  # made anew, as is what subclasses keep
         return state
 
@@ -120,6 +192,8 @@ class LegendreModule(nn.Module):
                 errors.append(
                     f"{prefix}{theirs} has the shape {shape}, ours is {tuple(exact.shape)}"
                 )
+            elif self.learn_theta:
+                continue  # they follow from theta
             elif ours in self._parameters:
                 state_dict.setdefault(prefix + ours, value.reshape(exact.shape))
             else:
@@ -138,7 +212,7 @@ class LegendreModule(nn.Module):
         difference = (theirs.to("cpu", torch.float64) - exact).abs().max()
         if not difference < 1e-3 * scale + 1e-6:
             warnings.warn(
-                f"{key} in the state_dict is not the matrix of theta={self.theta:g} and "
+                f"{key} in the state_dict is not the matrix of theta={self._name_theta()} and "
                 f"discretizer={self.discretizer!r} (they differ by {difference.item():.2g}); the "
                 "layer goes on with its own. Was the checkpoint made with another theta, or with "
                 "trained dynamics (learn_a, learn_b)?",
@@ -147,10 +221,18 @@ class LegendreModule(nn.Module):
 
     def _describe(self) -> str:
         """The shared part of ``extra_repr``, without what has its default value."""
-        text = f"memory_size={self.memory_size}, theta={self.theta:g}"
-        for name in ("learn_a", "learn_b"):
+        text = f"memory_size={self.memory_size}, theta={self._name_theta()}"
+        if self.memory_channels > 1:
+            text += f", memory_channels={self.memory_channels}"
+        for name in ("learn_a", "learn_b", "learn_theta"):
             text += f", {name}=True" if getattr(self, name) else ""
         return text + (f", discretizer={self.discretizer!r}" if self.discretizer != "zoh" else "")
+
+    def _name_theta(self) -> str:
+        theta = self.theta
+        if isinstance(theta, tuple):
+            return f"({', '.join(f'{value:g}' for value in theta)})"
+        return f"{theta:g}"
 
 
 def _refresh_after_loading(module: nn.Module, _: Any) -> None:

@@ -24,11 +24,12 @@ class NonlinearLMU(LegendreModule):
         learn_a: bool = False,
         learn_b: bool = False,
         *,
+        learn_theta: bool = False,
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(memory_size, theta, learn_a, learn_b, discretizer)
+        super().__init__(memory_size, theta, learn_a, learn_b, learn_theta, discretizer)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         factory = {"device": device, "dtype": check_dtype(dtype)}
@@ -60,17 +61,19 @@ class NonlinearLMU(LegendreModule):
 
     def _weights(self) -> LMUWeights:
         """The weights in the dtype that the recurrence is computed in."""
-        E, Bd = self._increment(), self.Bd
-        weights = (self.e_x, self.e_h, self.e_m, self.W_x, self.W_h, self.W_m, E, Bd)
+        E, Bd = self._increment(), self._dynamics()[1]
+        p = self._parameters  # quicker than attributes, which counts in a step
+        names = ("e_x", "e_h", "e_m", "W_x", "W_h", "W_m")
+        weights = (*(p[name] for name in names), E, Bd)
         dtype = compute_dtype(self.W_h.dtype)
-        return LMUWeights(*(weight.to(dtype) for weight in weights))
+        return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
 
     def _step(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One time step: the hidden state twice, as output and with the memory."""
         check_input(x, ("batch",), self.input_size, self.W_h)
-        h, m = self._state(x.shape[0], state)
+        h, m = self._checked_state(x.shape[0], state)
         weights = self._weights()
         x = x.to(weights.W_x.dtype)
         with no_autocast(x.device):
@@ -78,7 +81,9 @@ class NonlinearLMU(LegendreModule):
         h = h.to(self.W_h.dtype)
         return h.clone(), (h, m)  # writing to the output must not change the state
 
-    def _state(self, batch: int, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _checked_state(
+        self, batch: int, state: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""
         like = self.W_h
         dtype = compute_dtype(like.dtype)

@@ -20,6 +20,7 @@ class LMUCell(NonlinearLMU):
         theta: Length of the memory's window in time steps.
         learn_a: Train ``Ad``, the discrete state matrix.
         learn_b: Train ``Bd``, the discrete input vector.
+        learn_theta: Train the length of the window, as the parameter ``log_theta``.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.

@@ -8,7 +8,7 @@ from torch import Tensor
 from lmu.layers._checks import check_input
 from lmu.layers._nonlinear import NonlinearLMU
 from lmu.ops import Powers, block_length, block_powers, lmu_sequence
-from lmu.ops._precision import compute_dtype, no_autocast
+from lmu.ops._precision import compute_dtype, no_autocast, widen
 
 
 class LMU(NonlinearLMU):
@@ -29,6 +29,7 @@ class LMU(NonlinearLMU):
         theta: Length of the memory's window in time steps.
         learn_a: Train ``Ad``, the discrete state matrix.
         learn_b: Train ``Bd``, the discrete input vector.
+        learn_theta: Train the length of the window, as the parameter ``log_theta``.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -58,7 +59,7 @@ class LMU(NonlinearLMU):
             ValueError: A shape or device does not fit.
         """
         check_input(x, ("batch", "time"), self.input_size, self.W_h)
-        h, m = self._state(x.shape[0], state)
+        h, m = self._checked_state(x.shape[0], state)
         weights = self._weights()
         with no_autocast(x.device):
             output, (h, m) = lmu_sequence(
@@ -87,15 +88,19 @@ class LMU(NonlinearLMU):
 
     def _block_powers(self) -> Powers | None:
         """The kept powers of constant dynamics, computed at the first call; None if learned."""
-        if self.learn_a or self.learn_b:
+        if not self._constant:
             return None
         if self._powers is None:
             # Kept beyond this call, so they must serve training even if this is inference.
             with torch.inference_mode(False), torch.no_grad():
-                identity = torch.eye(self.memory_size, device=self.Ad.device, dtype=self.Ad.dtype)
-                powers = block_powers(self.Ad - identity, self.Bd, block_length(self.hidden_size))
+                powers = block_powers(*self._exact_increment(), block_length(self.hidden_size))
                 self._powers = Powers(*(t.to(compute_dtype(self.W_h.dtype)) for t in powers))
         return self._powers
+
+    def _exact_increment(self) -> tuple[Tensor, Tensor]:
+        """``Ad - I`` and ``Bd`` in the precision that powers are formed in."""
+        Ad, Bd = (widen(t) for t in self._dynamics())
+        return Ad - torch.eye(len(Ad), device=Ad.device, dtype=Ad.dtype), Bd
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_powers": None}

@@ -1,6 +1,6 @@
 """Pure functions that evaluate Legendre memories; every algorithm is one file."""
 
-from lmu.ops.choice import Choice
+from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu import LMU_METHODS, choose_lmu, lmu_sequence
 from lmu.ops.lmu_loop import LMUWeights, lmu_step
 from lmu.ops.lmu_operators import Powers, block_length, block_powers
@@ -16,6 +16,7 @@ __all__ = [
     "LMUWeights",
     "Method",
     "Powers",
+    "Work",
     "block_length",
     "block_powers",
     "choose",

@@ -1,11 +1,127 @@
-"""What every choice of a method says."""
+"""What a piece of work costs by each method, and what every choice of a method says."""
 
 from dataclasses import dataclass
+from math import log2
+
+from lmu.ops.chunked import chunk_length
+from lmu.ops.fft import fast_length
+from lmu.ops.fft_readout import GROUP, plan
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Arithmetic of a forward pass, and the memory it needs at the most beyond its arguments."""
+
+    flops: float
+    bytes: float  # of float32
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The method that was picked and the reason, in words."""
+    """The method that was picked, the reason in words, and the cost where it is known."""
 
     method: str
     reason: str
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A memory, or the hidden units that read it, over a sequence.
+
+    Attributes:
+        length: Time steps.
+        order: Of the memory.
+        rows: Hidden units; 0 if only states are wanted.
+        batch: Sequences.
+        channels: Memories.
+        device: Its type, such as ``"cpu"``.
+    """
+
+    length: int
+    order: int
+    rows: int = 0
+    batch: int = 1
+    channels: int = 1
+    device: str = "cpu"
+
+    def choice(self, method: str, reason: str) -> Choice:
+        """A choice with its cost."""
+        cost = self.readout_cost(method) if self.rows else self.states_cost(method)
+        return Choice(method, reason, cost)
+
+    def states_cost(self, method: str) -> Cost:
+        """Cost of all states, or for ``"final"`` of the last."""
+        b, T, c, d = self.batch, self.length, self.channels, self.order
+        states = 4.0 * b * T * c * d
+        if method == "final":
+            return Cost(2.0 * b * T * c * d, 4.0 * b * c * (T + d))
+        if method in {"recurrent", "reference"}:
+            return Cost(2.0 * b * T * c * d * d, 2 * states)
+        if method == "chunked":
+            steps = chunk_length(T, d, d)
+            flops = 2.0 * b * T * c * (steps + d) * d + 2.0 * steps * d**3
+            return Cost(flops, states + 4.0 * (steps + d) * steps * d)
+        n = fast_length(2 * T - 1)
+        return Cost(b * c * d * (2.5 * n * log2(n) + 3.0 * n), 8.0 * b * c * d * n)
+
+    def readout_cost(self, method: str) -> Cost:
+        """Cost of the hidden units at all steps."""
+        b, T, c, d, r = self.batch, self.length, self.channels, self.order, self.rows
+        outputs = 4.0 * b * T * r
+        if method == "final":
+            states = self.states_cost("final")
+            return Cost(states.flops + 2.0 * b * c * d * r, states.bytes + 4.0 * b * r)
+        if method == "states":
+            states = self.states_cost("recurrent" if T == 1 else "fft")
+            return Cost(states.flops + 2.0 * b * T * c * d * r, states.bytes + 2 * outputs)
+        if method == "chunked":
+            steps = chunk_length(T, d, r)
+            flops = 2.0 * b * T * c * (steps + d) * r + 2.0 * c * steps * d * d * r
+            return Cost(flops, outputs + 4.0 * c * (steps + d) * steps * r)
+        p = plan(T)
+        transforms = 2.5 * p.n * log2(p.n) * r * (b + c * p.pieces)
+        products = 4.0 * p.n * b * c * p.pieces * r + 2.0 * r * d * T * c
+        return Cost(transforms + products, outputs + 4.0 * (GROUP + 2 * c * p.pieces * r * p.n))
+
+    def states_seconds(self, method: str) -> float:
+        """Estimated seconds of all states, forward and backward; only their ratios matter."""
+        flops = self.states_cost(method).flops
+        if method == "chunked":
+            return self._chunked_seconds(flops, self.order)
+        n = fast_length(2 * self.length - 1)
+        return 3 * flops / RATES["fft"] * _out_of_cache(4.0 * n * self.order)
+
+    def readout_seconds(self, method: str) -> float:
+        """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
+        if method == "chunked":
+            return self._chunked_seconds(self.readout_cost(method).flops, self.rows)
+        p = plan(self.length)
+        weight = p.n * (13 + p.pieces * self.channels) * (self.batch + self.channels * p.pieces)
+        slower = _out_of_cache(4.0 * p.n * self.rows)
+        return weight * self.rows / RATES["cut fft"] * slower
+
+    def _chunked_seconds(self, flops: float, rows: int) -> float:
+        values = self.batch * self.length * rows
+        chunks = self.length / chunk_length(self.length, self.order, rows)
+        return 3 * flops / RATES["gemm"] + values / RATES["values"] + STEP * chunks
+
+
+# Fitted to runs of both methods on two cores, forward and backward; see docs/engine.md.
+RATES = {
+    "gemm": 3e11,  # FLOPs a second of matrix products
+    "values": 1.4e8,  # results a second that are written, passed on and read again
+    "fft": 2.4e10,  # FLOPs a second of transforms and products between them
+    "cut fft": 3.3e9,  # weights of a plan, times rows, a second
+}
+STEP = 2e-5  # seconds of the recurrence from one chunk to the next
+
+
+def _out_of_cache(size: float) -> float:
+    """How much slower transforms get with the bytes of the signals that one sequence takes."""
+    return 1 + 0.35 * max(0.0, log2(size / 2**20))
+
+
+def compare(quicker: float, slower: float) -> str:
+    """How much quicker, in words."""
+    return f"about {slower / quicker:.1f} times as quick"

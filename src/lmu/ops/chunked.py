@@ -58,12 +58,13 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
 
 
 def chunked_readout(
-    u: Tensor, Ad: Tensor, Bd: Tensor, W: Tensor, m_0: Tensor | None
+    u: Tensor, Ad: Tensor, Bd: Tensor, W: Tensor, m_0: Tensor | None, z: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``W m_t`` at all steps and the last state, without writing all states down.
 
-    Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, time,
-    rows) and (batch, order).
+    Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, whole
+    chunks of time, rows), of which the steps beyond the input mean nothing, and (batch, order).
+    With ``z`` of the former shape the result is added to it, in place.
 
     Cost: 2 b T (L + d) r FLOPs with chunks of L steps and r rows, besides 2 L d^2 r once; memory
     b T r floats, and (L + d) L r for the operator.
@@ -76,10 +77,14 @@ def chunked_readout(
     start = u.new_zeros(batch, order) if m_0 is None else m_0
     states = chunk_states(padded, Ad, Bd, start)
     operator = chunk_operator(Ad, Bd, W, steps)
-    z = torch.cat([padded, states], dim=2) @ operator  # (batch, chunks, steps * rows)
+    given = torch.cat([padded, states], dim=2).flatten(0, 1)
+    if z is None:
+        z = (given @ operator).view(batch, chunks * steps, len(W))
+    else:
+        z.view(batch * chunks, -1).addmm_(given, operator)
     rest = u[:, (chunks - 1) * steps :, None]
     m_n = final(rest, Ad, Bd, states[:, -1:], None).squeeze(1)
-    return z.view(batch, chunks * steps, -1)[:, :length], m_n
+    return z, m_n
 
 
 def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
@@ -95,4 +100,4 @@ def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | N
     identity = torch.eye(len(Bd), dtype=u.dtype, device=u.device)
     start = None if m_0 is None else m_0.flatten(0, 1)
     m, _ = chunked_readout(u.mT.flatten(0, 1), Ad, Bd, identity, start)
-    return m.unflatten(0, (batch, channels)).transpose(1, 2)
+    return m[:, : u.shape[1]].unflatten(0, (batch, channels)).transpose(1, 2)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast
-from lmu.ops.choice import Choice
+from lmu.ops.choice import Choice, Work, compare
 from lmu.ops.chunked import chunked
 from lmu.ops.fft import fft
 from lmu.ops.final import final
@@ -34,20 +35,20 @@ METHODS: dict[str, Method] = {
     "chunked": Method(chunked, all_states=True),
     "recurrent": Method(recurrent, all_states=True),
 }
-LONGEST_FFT = 4096  # steps; beyond them spectra leave the cache
 
 
-def choose(length: int, *, all_states: bool, initial_state: bool = False) -> Choice:
-    """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
+def choose(work: Work, *, all_states: bool, initial_state: bool = False) -> Choice:
+    """Pick the method of a memory: a pure function, the same everywhere."""
     if not all_states:
-        return Choice("final", "only the last state is wanted: one matrix product gives it")
-    if length == 1:
-        return Choice("recurrent", "a single step needs no transform")
+        return work.choice("final", "only the last state is wanted: one matrix product gives it")
+    if work.length == 1:
+        return work.choice("recurrent", "a single step needs no transform")
     if initial_state:
-        return Choice("chunked", "an initial state is one more row of a chunk's matrix product")
-    if length > LONGEST_FFT:
-        return Choice("chunked", f"beyond {LONGEST_FFT} steps work grows with the length only")
-    return Choice("fft", "all states are wanted: the FFT evaluates all steps at once")
+        return work.choice("chunked", "an initial state is one more row of a chunk's product")
+    fft, chunked = work.states_seconds("fft"), work.states_seconds("chunked")
+    if fft <= chunked:
+        return work.choice("fft", f"all states: {compare(fft, chunked)} than in chunks")
+    return work.choice("chunked", f"all states: {compare(chunked, fft)} than by FFT")
 
 
 def memory(
@@ -66,12 +67,13 @@ def memory(
 
     Args:
         u: Encoded input (batch, time, channels); one memory per channel.
-        Ad: (order, order), of the precision of ``u`` or better.
-        Bd: (order,), of the dtype of ``Ad``.
+        Ad: (order, order), of the precision of ``u`` or better; or (channels, order, order), with
+            dynamics for each channel.
+        Bd: (order,), of the dtype of ``Ad``; or (channels, order).
         m_0: State before the first step (batch, channels, order); zeros if None.
         method: ``"auto"``, or a key of :data:`METHODS`.
-        H: The impulse response (order, at least time), to save computing it from constant ``Ad``
-            and ``Bd``.
+        H: The impulse response (order, at least time) or (channels, order, at least time), to save
+            computing it from constant ``Ad`` and ``Bd``.
 
     Returns:
         States (batch, time, channels, order) and the last one (batch, channels, order).
@@ -82,8 +84,9 @@ def memory(
             states; ``H`` comes with an ``Ad`` or ``Bd`` that is being trained.
     """
     check_memory(u, Ad, Bd, m_0, H)
-    choice = choose(u.shape[1], all_states=True, initial_state=m_0 is not None)
-    name = choice.method if method == "auto" else method
+    if method == "auto":
+        method = choose(work_of(u, Bd), all_states=True, initial_state=m_0 is not None).method
+    name = method
     if not _lookup(name).all_states:
         raise ValueError(
             f"method {name!r} gives the last state only; call final_memory, or choose one of "
@@ -104,9 +107,15 @@ def final_memory(
 ) -> Tensor:
     """The last state (batch, channels, order) alone; arguments and errors as :func:`memory`."""
     check_memory(u, Ad, Bd, m_0, H)
-    name = choose(u.shape[1], all_states=False).method if method == "auto" else method
+    name = choose(work_of(u, Bd), all_states=False).method if method == "auto" else method
     m = _run(name, u, Ad, Bd, m_0, H)
     return m[:, -1].clone() if METHODS[name].all_states else m
+
+
+def work_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Work:
+    """What :func:`choose` wants to know of the input (batch, time, channels)."""
+    batch, length, number = u.shape
+    return Work(length, Bd.shape[-1], batch=batch, channels=number, rows=rows, device=u.device.type)
 
 
 def _lookup(name: str) -> Method:
@@ -120,7 +129,14 @@ def _run(
 ) -> Tensor:
     run = _lookup(name).run
     with no_autocast(u.device):
-        return run(u.to(compute_dtype(u.dtype)), Ad, Bd, m_0, H)
+        u = u.to(compute_dtype(u.dtype))
+        if Ad.ndim == 2:
+            return run(u, Ad, Bd, m_0, H)
+        parts = []
+        for c, (A, B, K) in enumerate(channels(u.shape[2], Ad, Bd, H)):
+            one = slice(c, c + 1)
+            parts.append(run(u[..., one], A, B, None if m_0 is None else m_0[:, one], K))
+        return torch.cat(parts, dim=-2)
 
 
 def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
@@ -131,21 +147,22 @@ def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tenso
         raise ValueError(
             f"u must have the shape (batch, time >= 1, channels), got {tuple(u.shape)}"
         )
-    batch, length, channels = u.shape
-    order = Bd.shape[0] if Bd.ndim == 1 else -1
-    if order < 1 or Ad.shape != (order, order):
+    batch, length, number = u.shape
+    order = Bd.shape[-1] if Bd.ndim else 0
+    if order < 1 or Ad.shape != (*Bd.shape, order) or Bd.shape[:-1] not in {(), (number,)}:
         raise ValueError(
-            "Ad must have the shape (order, order) and Bd (order,), "
-            f"got {tuple(Ad.shape)} and {tuple(Bd.shape)}"
+            "Ad must have the shape (order, order) and Bd (order,), or with dynamics for each of "
+            f"the {number} channels a first axis more, got {tuple(Ad.shape)} and {tuple(Bd.shape)}"
         )
-    if m_0 is not None and m_0.shape != (batch, channels, order):
+    if m_0 is not None and m_0.shape != (batch, number, order):
         raise ValueError(
-            f"m_0 must have the shape (batch, channels, order) = {(batch, channels, order)}, "
+            f"m_0 must have the shape (batch, channels, order) = {(batch, number, order)}, "
             f"got {tuple(m_0.shape)}"
         )
-    if H is not None and (H.ndim != 2 or H.shape[0] != order or H.shape[1] < length):
+    if H is not None and (H.shape[:-1] != Bd.shape or H.shape[-1] < length):
         raise ValueError(
-            f"H must have the shape ({order}, at least {length}), got {tuple(H.shape)}"
+            f"H must have the shape ({', '.join(map(str, Bd.shape))}, at least {length}), "
+            f"got {tuple(H.shape)}"
         )
     if H is not None and (Ad.requires_grad or Bd.requires_grad):
         raise ValueError("H is a constant: leave it out where Ad or Bd needs a gradient")

@@ -4,14 +4,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lmu.ops._autograd import is_transformed
+from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
-from lmu.ops.choice import Choice
+from lmu.ops.choice import Choice, Work, compare
 from lmu.ops.chunked import chunked_readout
 from lmu.ops.fft_readout import FFTReadout, convolve
-from lmu.ops.final import final
-from lmu.ops.memory import LONGEST_FFT, check_memory, memory
+from lmu.ops.memory import check_memory, final_memory, memory, work_of
 from lmu.theory import impulse_response
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
@@ -39,16 +40,16 @@ def fft_readout(
     Cost: O(b r T log T) FLOPs for each channel and 2 r d T once; memory b T r floats. With ``m_0``
     also 2 b T c d r FLOPs.
     """
-    length, order = u.shape[1], len(Bd)
+    length, order = u.shape[1], Bd.shape[-1]
     if H is None:
         H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
-    K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[:, :length]  # (channels, rows, time)
-    m_n = final(u, Ad, Bd, m_0, H)
+    K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[..., :length]  # (channels, rows, time)
+    m_n = final_memory(u, Ad, Bd, m_0, method="final", H=None if Ad.requires_grad else H)
     if m_0 is None and not is_transformed():
         return FFTReadout.apply(u.mT, K, x, W_x, bias)[0], m_n
     z = convolve(u.mT, K) + x @ W_x.mT + bias
     if m_0 is not None:
-        z = z + _channels_readout(torch.zeros_like(u), Ad, Bd, W_m, m_0)[0]
+        z = z + _channels_readout(torch.zeros_like(u), Ad, Bd, W_m, m_0)[0][:, :length]
     return torch.relu(z), m_n
 
 
@@ -62,19 +63,32 @@ def chunks_readout(
     """
     del H
     z, m_n = _channels_readout(u, Ad, Bd, W_m, m_0)
-    return torch.relu(z + x @ W_x.mT + bias), m_n
+    length = x.shape[1]
+    x1 = pad(x, (0, 1, 0, z.shape[1] - length), value=1.0)
+    W1 = torch.cat([W_x, bias[:, None]], dim=1)
+    if is_transformed():
+        return torch.relu(z + x1 @ W1.mT)[:, :length], m_n
+    # In place: what comes before needs none of it for backward.
+    z.flatten(0, 1).addmm_(x1.flatten(0, 1), W1.mT).relu_()
+    return z[:, :length], m_n
 
 
 def _channels_readout(
     u: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, m_0: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The chunked read-out summed over channels, and the last states (batch, channels, order)."""
-    parts = [
-        chunked_readout(u[..., c], Ad, Bd, W, None if m_0 is None else m_0[:, c])
-        for c, W in enumerate(W_m.split(len(Bd), dim=1))
-    ]
-    z = sum((part[0] for part in parts[1:]), parts[0][0])
-    return z, torch.stack([m_n for _, m_n in parts], dim=1)
+    z, last = None, []
+    each = zip(W_m.split(Bd.shape[-1], dim=1), channels(u.shape[2], Ad, Bd, None), strict=True)
+    for c, (W, (A, B, _)) in enumerate(each):
+        start = None if m_0 is None else m_0[:, c]
+        if is_transformed() and z is not None:
+            part, m_n = chunked_readout(u[..., c], A, B, W, start)
+            z = z + part
+        else:
+            z, m_n = chunked_readout(u[..., c], A, B, W, start, z)
+        last.append(m_n)
+    assert z is not None
+    return z, torch.stack(last, dim=1)
 
 
 READOUTS: dict[str, Run] = {
@@ -84,17 +98,18 @@ READOUTS: dict[str, Run] = {
 }
 
 
-def choose_readout(length: int, *, initial_state: bool, transformed: bool) -> Choice:
-    """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
-    if length == 1:
-        return Choice("states", "a single step has no time to share")
+def choose_readout(work: Work, *, initial_state: bool = False, transformed: bool = False) -> Choice:
+    """Pick the method of a read-out: a pure function, the same everywhere."""
+    if work.length == 1:
+        return work.choice("states", "a single step has no time to share")
     if initial_state:
-        return Choice("chunked", "an initial state is one more row of a chunk's matrix product")
+        return work.choice("chunked", "an initial state is one more row of a chunk's product")
     if transformed:
-        return Choice("chunked", "a compiler or torch.func works best with matrix products")
-    if length > LONGEST_FFT:
-        return Choice("chunked", f"beyond {LONGEST_FFT} steps work grows with the length only")
-    return Choice("fft", "T log T work, and no memory states are written down")
+        return work.choice("chunked", "compilers and torch.func see plain products in it")
+    fft, chunked = work.readout_seconds("fft"), work.readout_seconds("chunked")
+    if fft <= chunked:
+        return work.choice("fft", f"all outputs: {compare(fft, chunked)} than in chunks")
+    return work.choice("chunked", f"all outputs: {compare(chunked, fft)} than by FFT")
 
 
 def readout(
@@ -140,7 +155,9 @@ def readout(
     _check_readout(u, x, Bd, W_m, W_x, bias)
     if method == "auto":
         method = choose_readout(
-            u.shape[1], initial_state=m_0 is not None, transformed=is_transformed()
+            work_of(u, Bd, len(W_m)),
+            initial_state=m_0 is not None,
+            transformed=is_transformed(),
         ).method
     if method not in READOUTS:
         raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
@@ -156,7 +173,7 @@ def _check_readout(
     rows = W_m.shape[0] if W_m.ndim else -1
     expected = {
         "x": (x, (*u.shape[:2], x.shape[-1] if x.ndim else -1)),
-        "W_m": (W_m, (rows, u.shape[2] * len(Bd))),
+        "W_m": (W_m, (rows, u.shape[2] * Bd.shape[-1])),
         "W_x": (W_x, (rows, x.shape[-1] if x.ndim else -1)),
         "bias": (bias, (rows,)),
     }

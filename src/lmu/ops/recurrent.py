@@ -11,9 +11,11 @@ def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
     rounding ``E`` keeps.
 
     Shapes: ``u`` (batch, channels), ``m`` (batch, channels, order), ``E`` (order, order), ``Bd``
-    (order,), all of one dtype; returns the new ``m``.
+    (order,), all of one dtype; with dynamics for each channel ``E`` (channels, order, order) and
+    ``Bd`` (channels, order). Returns the new ``m``.
     """
-    return m + u[..., None] * Bd + m @ E.mT
+    increment = m @ E.mT if E.ndim == 2 else (m.unsqueeze(2) @ E.mT).squeeze(2)
+    return m + u[..., None] * Bd + increment
 
 
 def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:

@@ -4,13 +4,16 @@ from lmu.theory.discretize import DISCRETIZERS, discretize
 from lmu.theory.impulse import apply_power, impulse_response, orbit
 from lmu.theory.legendre import decode_window, legendre
 from lmu.theory.legt import legt
+from lmu.theory.theta import discretize_theta, least_theta
 
 __all__ = [
     "DISCRETIZERS",
     "apply_power",
     "decode_window",
     "discretize",
+    "discretize_theta",
     "impulse_response",
+    "least_theta",
     "legendre",
     "legt",
     "orbit",

@@ -35,15 +35,18 @@ def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
     """Response ``H[:, k] = Ad^k Bd`` of the memory to a single one, k steps after it.
 
     Args:
-        Ad: (order, order); form it in float64, where powers lose nothing that matters.
-        Bd: (order,), of the same dtype.
+        Ad: (order, order), or (channels, order, order) with dynamics for each channel; form it in
+            float64, where powers lose nothing that matters.
+        Bd: (order,) or (channels, order), of the same dtype.
         length: Number of steps, at least 1.
 
     Returns:
-        ``H`` (order, length), of the dtype of ``Bd``.
+        ``H`` (order, length) or (channels, order, length), of the dtype of ``Bd``.
 
     Source: Chilkuri & Eliasmith, ICML 2021, equation 22.
     """
+    if Ad.ndim == 3:
+        return torch.stack([impulse_response(A, B, length) for A, B in zip(Ad, Bd, strict=True)])
     return orbit(Ad, Bd[:, None], length).squeeze(2)
 
 

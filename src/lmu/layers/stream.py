@@ -1,0 +1,198 @@
+"""Streams: a layer that keeps its own state and steps as fast as the machine allows."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmu.layers._checks import check_input, check_size
+from lmu.layers.lmu import LMU
+from lmu.layers.lmu_fft import LMUFFT
+from lmu.ops import Powers, block_length, block_powers
+from lmu.ops._precision import compute_dtype, no_autocast
+from lmu.ops.lmu_forward import Slots
+from lmu.ops.lmu_operators import block_operators
+
+State = tuple[Tensor, Tensor]
+Rows = int | slice | Tensor
+
+
+class Stream:
+    """Run a trained layer step by step on one or many streams, for inference.
+
+    ``h = stream(x_t)`` gives the same numbers as the layer over the whole sequence, but checks
+    little, allocates nothing that stays, and reads the layer's weights once, here: call
+    :meth:`refresh` after changing them. An :class:`lmu.LMU` advances its memory once in a block of
+    some ten steps (see :mod:`lmu.ops.lmu_blocks`).
+
+    Args:
+        layer: :class:`lmu.LMU` or :class:`lmu.LMUFFT`.
+        batch_size: Number of streams that step together.
+
+    Raises:
+        TypeError: The layer is of another kind, or ``batch_size`` is not an int.
+        ValueError: ``batch_size`` is below 1.
+    """
+
+    def __init__(self, layer: LMU | LMUFFT, batch_size: int = 1) -> None:
+        if not isinstance(layer, LMU | LMUFFT):
+            raise TypeError(f"layer must be an LMU or LMUFFT, got {type(layer).__name__}")
+        self.layer = layer
+        self.batch_size = check_size("batch_size", batch_size)
+        self._engine = self._build()
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Advance all streams one step.
+
+        Args:
+            x: Input (batch_size, input_size), of the layer's dtype and device.
+
+        Returns:
+            The hidden state of each stream (batch_size, hidden_size).
+
+        Raises:
+            TypeError: The dtype is not the layer's.
+            ValueError: A size or the device does not fit.
+        """
+        expected = self._expected
+        if x.shape != expected.shape or x.dtype != expected.dtype or x.device != expected.device:
+            self._refuse(x)
+        return self._engine.step(x)
+
+    @property
+    def state(self) -> State:
+        """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, memory_size)."""
+        with torch.no_grad():
+            h, m = self._engine.state()
+        return h.to(self._expected.dtype), m
+
+    @state.setter
+    def state(self, state: State) -> None:
+        h, m = self.layer._checked_state(self.batch_size, state)
+        self._engine.start(h.detach(), m.detach())
+
+    def reset(self, streams: Rows | None = None) -> None:
+        """Forget the past of all streams, or of those that an int, slice, mask or index names."""
+        with torch.no_grad():
+            self._engine.reset(slice(None) if streams is None else streams)
+
+    def refresh(self) -> None:
+        """Read the layer's weights again; the state stays."""
+        state = self.state
+        self._engine = self._build()
+        self.state = state
+
+    def _build(self) -> "_Engine":
+        layer = self.layer
+        weight = layer._like()
+        self._expected = torch.empty(
+            self.batch_size, layer.input_size, device=weight.device, dtype=weight.dtype
+        )
+        with torch.no_grad(), no_autocast(weight.device):
+            engine = (
+                _LMU(layer, self.batch_size)
+                if isinstance(layer, LMU)
+                else _FFT(layer, self.batch_size)
+            )
+            engine.start(*layer._checked_state(self.batch_size, None))
+        return engine
+
+    def _refuse(self, x: Tensor) -> None:
+        check_input(x, ("batch",), self.layer.input_size, self._expected)
+        if len(x) != self.batch_size:
+            raise ValueError(
+                f"the stream was built for batch_size={self.batch_size}, got {len(x)} rows: "
+                "build another one"
+            )
+
+
+class _Engine(Protocol):
+    def step(self, x: Tensor) -> Tensor: ...
+    def state(self) -> State: ...
+    def start(self, h: Tensor, m: Tensor) -> None: ...
+    def reset(self, rows: Rows) -> None: ...
+
+
+class _LMU:
+    """The nonlinear LMU in blocks: slots are prepared for some steps at once."""
+
+    def __init__(self, layer: LMU, batch: int) -> None:
+        weights = layer._weights()
+        dtype = weights.W_h.dtype
+        wide = block_powers(*layer._exact_increment(), block_length(layer.hidden_size))
+        powers = Powers(*(t.to(dtype) for t in wide))
+        self.o = o = block_operators(weights, powers)
+        self.dtype, self.out, self.n = dtype, layer.W_h.dtype, layer.hidden_size
+        W = o.W.expand(len(o.H), -1, -1)
+        self.R = torch.baddbmm(W, W, o.D[:-1]).flatten(0, 1).mT.contiguous()
+        self.slots = Slots(o.W, batch, len(o.H), len(o.M), self.n)
+        self.first = o.M[: self.n]
+        self.m = o.W.new_empty(batch, layer.memory_size)
+
+    def start(self, h: Tensor, m: Tensor) -> None:
+        self.m.copy_(m)
+        self.before, self.M, self.at = h.clone(), self.first, 0
+        torch.mm(self.m, self.R, out=self.slots.long)
+
+    def step(self, x: Tensor) -> Tensor:
+        s, at = self.slots, self.at
+        if at == len(s.steps):
+            self.start(*self.state())
+            at = 0
+        slot = s.steps[at]
+        slot.addmm_(x if x.dtype == self.dtype else x.to(self.dtype), self.o.X)
+        slot.addmm_(self.before, self.M)
+        h = s.hidden[at].tanh_()
+        self.before, self.M, self.at = slot, self.o.M, at + 1
+        return h.to(self.out, copy=True)
+
+    def state(self) -> State:
+        m, at = self.m, self.at
+        if at:
+            registers = self.before[:, self.n : self.n + at]
+            m = torch.addmm(m, m, self.o.D[at].mT).addmm_(registers, self.o.H[:at])
+        return self.before[:, : self.n].clone(), m.clone() if m is self.m else m
+
+    def reset(self, rows: Rows) -> None:
+        self.slots.all[rows] = 0
+        self.before[rows] = 0
+        self.m[rows] = 0
+
+
+class _FFT:
+    """The parallel layer: its memory step by step, one product for each sum."""
+
+    def __init__(self, layer: LMUFFT, batch: int) -> None:
+        dtype = compute_dtype(layer.W_h.weight.dtype)
+        c, d, k = layer.memory_channels, layer.memory_size, layer.input_size
+        self.dtype, self.out, self.k = dtype, layer.W_h.weight.dtype, k
+        E, Bd = layer._increment().expand(c, d, d), layer._dynamics()[1].expand(c, d)
+        self.E, self.Bd = E.mT.to(dtype, copy=True), Bd.to(dtype, copy=True)[:, None]
+        self.W_u, self.b_u = (p.to(dtype, copy=True) for p in (layer.W_u.weight, layer.W_u.bias))
+        W, self.b_h = (p.to(dtype, copy=True) for p in (layer.W_h.weight, layer.W_h.bias))
+        self.W_m = W[:, : c * d].mT.unflatten(0, (c, d)).contiguous()
+        self.W_x = W[:, c * d :].mT.contiguous()
+        self.m = self.W_m.new_zeros(c, batch, d)
+        self.h = self.W_m.new_zeros(batch, len(self.b_h))
+
+    def start(self, h: Tensor, m: Tensor) -> None:
+        self.h = h.clone()
+        self.m.copy_(m.unflatten(1, (len(self.m), -1)).transpose(0, 1))
+
+    def step(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        u = torch.addmm(self.b_u, x, self.W_u.mT).relu_().mT[..., None]  # (channels, batch, 1)
+        self.m = torch.baddbmm(self.m, self.m, self.E).addcmul_(u, self.Bd)
+        h = torch.addmm(self.b_h, x, self.W_x)
+        for m, W_m in zip(self.m, self.W_m, strict=True):
+            h.addmm_(m, W_m)
+        self.h = h.relu_()
+        return h.to(self.out, copy=True)
+
+    def state(self) -> State:
+        return self.h.clone(), self.m.transpose(0, 1).flatten(1).clone()
+
+    def reset(self, rows: Rows) -> None:
+        self.h[rows] = 0
+        self.m[:, rows] = 0

@@ -1,0 +1,154 @@
+"""Streams against the layer over the whole sequence."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmu import LMU, LMUFFT, LMUCell, Stream
+
+F64 = torch.float64
+BUILD = {
+    "LMU": lambda **kw: LMU(3, 7, 6, 12.0, **kw),
+    "LMU-theta": lambda **kw: LMU(3, 7, 6, 12.0, learn_theta=True, **kw),
+    "LMU-free": lambda **kw: LMU(3, 7, 6, 12.0, learn_a=True, learn_b=True, **kw),
+    "LMUFFT": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, **kw),
+    "LMUFFT-channels": lambda **kw: LMUFFT(3, 7, 6, 9, (12.0, 5.0), memory_channels=2, **kw),
+}
+layers = pytest.mark.parametrize("name", BUILD)
+
+
+def build(name: str, **kwargs: Any) -> Any:
+    torch.manual_seed(3)
+    layer = BUILD[name](**kwargs)
+    if isinstance(layer, LMU):
+        torch.nn.init.normal_(layer.e_m, std=0.1)
+    return layer
+
+
+@torch.no_grad()
+def whole(layer: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+    kwargs = {} if isinstance(layer, LMU) else {"return_state": True}
+    y, (h, m) = layer(x, state, **kwargs)
+    return y, h, m
+
+
+def run(stream: Stream, x: Tensor) -> Tensor:
+    outputs = [stream(x_t) for x_t in x.unbind(1)]
+    return torch.stack(outputs, dim=1) if outputs else x.new_empty(0)
+
+
+@layers
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_numbers_of_the_whole(name, batch, dtype):
+    layer = build(name, dtype=dtype)
+    x = torch.randn(batch, 53, 3, dtype=dtype)
+    stream = Stream(layer, batch)
+    torch.testing.assert_close((run(stream, x), *stream.state), whole(layer, x))
+
+
+@layers
+@pytest.mark.parametrize("at", [0, 1, 5, 9, 10, 30])
+def test_state_in_and_out_at_any_step(name, at):
+    layer = build(name, dtype=F64)
+    x = torch.randn(2, 53, 3, dtype=F64)
+    first, second = Stream(layer, 2), Stream(layer, 2)
+    run(second, torch.randn(2, 4, 3, dtype=F64))  # another past, which the new state replaces
+    run(first, x[:, :at])
+    second.state = first.state
+    torch.testing.assert_close(
+        (run(second, x[:, at:]), *second.state), (whole(layer, x)[0][:, at:], *whole(layer, x)[1:])
+    )
+
+
+@layers
+@pytest.mark.parametrize("at", [3, 9, 10])
+@pytest.mark.parametrize(
+    "rows", [None, 1, slice(1, 3), torch.tensor([True, False, True]), torch.tensor([2, 0])], ids=str
+)
+def test_reset_of_some_streams(name, at, rows):
+    layer = build(name, dtype=F64)
+    x = torch.randn(3, 40, 3, dtype=F64)
+    stream = Stream(layer, 3)
+    run(stream, x[:, :at])
+    stream.reset(rows)
+    chosen = torch.zeros(3, dtype=torch.bool)
+    chosen[slice(None) if rows is None else rows] = True
+    got = run(stream, x[:, at:])
+    fresh, kept = whole(layer, x[:, at:])[0], whole(layer, x)[0][:, at:]
+    torch.testing.assert_close(got, torch.where(chosen[:, None, None], fresh, kept))
+
+
+@layers
+def test_weights_are_read_once_and_again_on_refresh(name):
+    layer = build(name, dtype=F64)
+    x = torch.randn(2, 40, 3, dtype=F64)
+    stream = Stream(layer, 2)
+    before = whole(layer, x)
+    run(stream, x[:, :13])
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.mul_(0.9)
+    torch.testing.assert_close(run(stream, x[:, 13:20]), before[0][:, 13:20])
+    h, m = stream.state
+    stream.refresh()
+    torch.testing.assert_close(run(stream, x[:, 20:]), whole(layer, x[:, 20:], (h, m))[0])
+
+
+@layers
+def test_outputs_are_the_callers_and_carry_no_graph(name):
+    layer = build(name)
+    stream = Stream(layer)
+    x = torch.randn(1, 30, 3, requires_grad=True)
+    kept = [stream(x_t) for x_t in x.unbind(1)]
+    assert not kept[-1].requires_grad
+    for h in kept[:15]:
+        h.zero_()
+    torch.testing.assert_close(torch.stack(kept[15:], dim=1), whole(layer, x)[0][:, 15:])
+
+
+@layers
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_layers_keep_the_state_in_float32(name, dtype):
+    layer = build(name).to(dtype)
+    x = torch.randn(2, 40, 3, dtype=dtype)
+    stream = Stream(layer, 2)
+    y = run(stream, x)
+    h, m = stream.state
+    assert (y.dtype, h.dtype, m.dtype) == (dtype, dtype, torch.float32)
+    torch.testing.assert_close(y, whole(layer, x)[0], rtol=0, atol=0.03)
+
+
+def test_nothing_grows_with_time():
+    stream = Stream(build("LMU"), 2)
+    x = torch.randn(2, 3)
+
+    def live() -> int:
+        import gc
+
+        return sum(type(o) is Tensor for o in gc.get_objects())
+
+    for _ in range(50):
+        stream(x)
+    before = live()
+    for _ in range(500):
+        stream(x)
+    assert live() <= before
+
+
+def test_wrong_arguments():
+    with pytest.raises(TypeError, match="layer must be an LMU or LMUFFT, got LMUCell"):
+        Stream(LMUCell(1, 2, 3, 4.0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        Stream(build("LMU"), 0)
+    stream = Stream(build("LMU"), 2)
+    with pytest.raises(ValueError, match=r"the shape \(batch, input_size=3\), got \(2, 1"):
+        stream(torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="built for batch_size=2, got 5 rows: build another one"):
+        stream(torch.zeros(5, 3))
+    with pytest.raises(TypeError, match=r"is torch.float64 but the layer torch.float32"):
+        stream(torch.zeros(2, 3).double())
+    with pytest.raises(ValueError, match=r"m must have the shape \(2, 6\), got \(2, 7\)"):
+        stream.state = torch.zeros(2, 7), torch.zeros(2, 7)
