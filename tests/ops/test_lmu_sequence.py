@@ -151,7 +151,7 @@ def test_blocks_are_a_valid_operator(wanted):
     given = [x, h, m, *block_operators(w, powers)]
     for t in {"x": given[:1], "weights": given[3:], "all": given}[wanted]:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.blocks.default, given)
+    torch.library.opcheck(torch.ops.lmu.blocks.default, tuple(given))
 
 
 def test_powers_keep_the_digits_of_increments():

@@ -92,7 +92,7 @@ def memory(
             f"method {name!r} gives the last state only; call final_memory, or choose one of "
             f"{[key for key, m in METHODS.items() if m.all_states]}"
         )
-    m = _run(name, u, Ad, Bd, m_0, H)
+    m = run_method(name, u, Ad, Bd, m_0, H)
     return m, m[:, -1].clone()  # a copy, so that a kept state does not keep the whole sequence
 
 
@@ -108,7 +108,7 @@ def final_memory(
     """The last state (batch, channels, order) alone; arguments and errors as :func:`memory`."""
     check_memory(u, Ad, Bd, m_0, H)
     name = choose(work_of(u, Bd), all_states=False).method if method == "auto" else method
-    m = _run(name, u, Ad, Bd, m_0, H)
+    m = run_method(name, u, Ad, Bd, m_0, H)
     return m[:, -1].clone() if METHODS[name].all_states else m
 
 
@@ -124,9 +124,10 @@ def _lookup(name: str) -> Method:
     return METHODS[name]
 
 
-def _run(
+def run_method(
     name: str, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
 ) -> Tensor:
+    """Run a method on checked arguments, channel by channel where these have their own dynamics."""
     run = _lookup(name).run
     with no_autocast(u.device):
         u = u.to(compute_dtype(u.dtype))

@@ -12,7 +12,7 @@ from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.ops.choice import Choice, Work, compare
 from lmu.ops.chunked import chunked_readout
 from lmu.ops.fft_readout import FFTReadout, convolve
-from lmu.ops.memory import check_memory, final_memory, memory, work_of
+from lmu.ops.memory import check_memory, memory, run_method, work_of
 from lmu.theory import impulse_response
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
@@ -44,7 +44,7 @@ def fft_readout(
     if H is None:
         H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
     K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[..., :length]  # (channels, rows, time)
-    m_n = final_memory(u, Ad, Bd, m_0, method="final", H=None if Ad.requires_grad else H)
+    m_n = run_method("final", u, Ad, Bd, m_0, H)
     if m_0 is None and not is_transformed():
         return FFTReadout.apply(u.mT, K, x, W_x, bias)[0], m_n
     z = convolve(u.mT, K) + x @ W_x.mT + bias
