@@ -55,6 +55,15 @@ def test_version() -> None:
     assert invoke("--version").strip() == f"torch-lmu {lmu.__version__}"
 
 
+def test_explain_says_method_reason_and_cost() -> None:
+    text = invoke("explain", "784", "468", "--hidden-size", "346", "--batch-size", "100")
+    for method in ("fft", "final", "blocks", "parallel"):
+        assert method in text
+    assert "times as fast as in chunks" in text
+    assert "by FFT" in invoke("explain", "100000", "16")
+    assert "must be at least 1, got 0" in invoke("explain", "0", "4", code=2)
+
+
 def test_eval_prints_the_accuracy_of_the_run(run_folder: Path) -> None:
     metrics = json.loads((run_folder / "metrics.json").read_text())
     right = round(metrics["test_accuracy"] * 230)

@@ -12,6 +12,9 @@ from lmu import LMU, LMUFFT, LMUCell
 BUILD: dict[str, Callable[..., nn.Module]] = {
     "LMUCell": lambda **kw: LMUCell(3, 7, 6, 12.0, **kw),
     "LMU": lambda **kw: LMU(3, 7, 6, 12.0, **kw),
+    "LMU-open": lambda **kw: LMU(
+        3, 7, 6, 12.0, hidden_to_memory=False, memory_to_memory=False, **kw
+    ),
     "LMUFFT": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, **kw),
     "LMUFFT-last": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, return_sequences=False, **kw),
 }

@@ -17,6 +17,9 @@ PARAMETERS = {
     | {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 6)},
     "LMUFFT": {"W_u.weight": (1, 3), "W_u.bias": (1,), "W_h.weight": (7, 9), "W_h.bias": (7,)},
 }
+PARAMETERS["LMU-open"] = {
+    key: shape for key, shape in PARAMETERS["LMUCell"].items() if key not in {"e_h", "e_m"}
+}
 PARAMETERS |= {"LMU": PARAMETERS["LMUCell"], "LMUFFT-last": PARAMETERS["LMUFFT"]}
 
 

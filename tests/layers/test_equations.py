@@ -166,6 +166,14 @@ def test_float32_error_at_order_468(kind):
         assert (got - exact).norm() / exact.norm() < 1e-5
 
 
+def test_explain_names_what_runs():
+    assert LMUFFT(1, 346, 468, 784, 784).explain(784, 100).method == "fft"
+    assert LMUFFT(1, 4, 3, 784, 784).explain(784, initial_state=True).method == "chunked"
+    assert LMUFFT(1, 4, 3, 9, 9.0, return_sequences=False).explain(9).method == "final"
+    assert LMU(1, 4, 3, 9.0).explain(784).method == "blocks"
+    assert LMU(1, 4, 3, 9.0, hidden_to_memory=False).explain(784).method == "parallel"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_lmu_fft_encoder_is_never_dead_for_non_negative_input(seed):
     torch.manual_seed(seed)
@@ -178,6 +186,8 @@ def test_lmu_fft_encoder_is_never_dead_for_non_negative_input(seed):
 def test_initial_values():
     torch.manual_seed(0)
     layer = LMU(4, 300, 200, 50.0)
+    assert layer.e_h is not None
+    assert layer.e_m is not None
     for encoder, fan_in in ((layer.e_x, 4), (layer.e_h, 300)):
         assert encoder.abs().max() <= (3 / fan_in) ** 0.5
     assert layer.e_h.std().item() == pytest.approx(300**-0.5, rel=0.1)  # LeCun: variance 1/fan_in

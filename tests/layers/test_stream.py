@@ -13,6 +13,7 @@ BUILD = {
     "LMU": lambda **kw: LMU(3, 7, 6, 12.0, **kw),
     "LMU-theta": lambda **kw: LMU(3, 7, 6, 12.0, learn_theta=True, **kw),
     "LMU-free": lambda **kw: LMU(3, 7, 6, 12.0, learn_a=True, learn_b=True, **kw),
+    "LMU-open": lambda **kw: LMU(3, 7, 6, 12.0, hidden_to_memory=False, **kw),
     "LMUFFT": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, **kw),
     "LMUFFT-channels": lambda **kw: LMUFFT(3, 7, 6, 9, (12.0, 5.0), memory_channels=2, **kw),
 }
@@ -22,7 +23,7 @@ layers = pytest.mark.parametrize("name", BUILD)
 def build(name: str, **kwargs: Any) -> Any:
     torch.manual_seed(3)
     layer = BUILD[name](**kwargs)
-    if isinstance(layer, LMU):
+    if isinstance(layer, LMU) and layer.e_m is not None:
         torch.nn.init.normal_(layer.e_m, std=0.1)
     return layer
 

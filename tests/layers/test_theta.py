@@ -1,5 +1,7 @@
 """Windows that are trained, and memories with a window for each channel."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -11,16 +13,17 @@ F64 = torch.float64
 BUILD = {
     "LMUCell": lambda theta, **kw: LMUCell(2, 5, 4, theta, **kw),
     "LMU": lambda theta, **kw: LMU(2, 5, 4, theta, **kw),
+    "LMU-open": lambda theta, **kw: LMU(2, 5, 4, theta, hidden_to_memory=False, **kw),
     "LMUFFT": lambda theta, **kw: LMUFFT(2, 5, 4, 20, theta, **kw),
     "LMUFFT-last": lambda theta, **kw: LMUFFT(2, 5, 4, 20, theta, return_sequences=False, **kw),
 }
 layers = pytest.mark.parametrize("name", BUILD)
 
 
-def built(name: str, theta, **kwargs):
+def built(name: str, theta, **kwargs) -> Any:
     torch.manual_seed(0)
     layer = BUILD[name](theta, **kwargs)
-    if hasattr(layer, "e_m"):
+    if isinstance(layer, LMU | LMUCell) and layer.e_m is not None:
         torch.nn.init.normal_(layer.e_m, std=0.1)
     return layer
 
@@ -32,10 +35,7 @@ def sample(name: str, length: int = 20):
 
 
 def loss(layer, x):
-    out = layer(x)
-    return sum(
-        t.square().sum() for t in (out[0], *(out[1] if isinstance(out[1], tuple) else out[1:]))
-    )
+    return torch.stack([t.square().sum() for t in tree_leaves(layer(x))]).sum()
 
 
 @layers

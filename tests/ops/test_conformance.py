@@ -117,6 +117,42 @@ def test_float32_at_high_order(method):
 
 
 @methods
+def test_float32_at_order_512_after_4096_steps(method):
+    """Within 1e-5 of float64, relative, in the Euclidean norm."""
+    Ad, Bd = discretize(*legt(512, 4096.0))
+    g = torch.Generator().manual_seed(0)
+    u = torch.rand(1, 4096, 1, generator=g)
+    right = memory(u.double(), Ad, Bd, method="reference")
+    for actual, exact in zip(run(method, u, Ad, Bd), right, strict=True):
+        if actual is not None:
+            assert (actual - exact).norm() / exact.norm() < 1e-5
+
+
+@methods
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("given_H", [False, True])
+def test_dynamics_for_each_channel(method, initial, given_H):
+    case = Case(2, 61, 2, 7, 20.0, initial)
+    u, m_0 = signals(case)
+    systems = [discretize(*legt(7, theta)) for theta in (20.0, 50.0)]
+    Ad, Bd = (
+        torch.stack(parts).requires_grad_(not given_H) for parts in zip(*systems, strict=True)
+    )
+    H = impulse_response(Ad, Bd, 64) if given_H else None
+    right = torch.cat(
+        [
+            expected(u[..., c : c + 1], A, B, None if m_0 is None else m_0[:, c : c + 1])
+            for c, (A, B) in enumerate(systems)
+        ],
+        dim=2,
+    )
+    got = run(method, u, Ad, Bd, m_0, H=H)
+    check(got, right, 1e-12)
+    if not given_H:
+        assert all(g.abs().max() > 0 for g in torch.autograd.grad(got[1].sum(), (Ad, Bd)))
+
+
+@methods
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_input_is_computed_in_float32(method, dtype):
     case = Case(2, 61, 1, 16, 50.0, initial=False)

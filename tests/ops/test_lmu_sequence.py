@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmu.ops import LMU_METHODS, LMUWeights, block_powers, choose_lmu, lmu_sequence
+from lmu.ops import LMU_METHODS, LMUWeights, Work, block_powers, choose_lmu, lmu_sequence
 from lmu.ops.lmu_operators import block_operators
 from lmu.theory import discretize, legt
 
 F64 = torch.float64
-methods = pytest.mark.parametrize("method", LMU_METHODS)
+methods = pytest.mark.parametrize("method", ["loop", "blocks"])
+without_feedback = pytest.mark.parametrize("method", LMU_METHODS)
 
 
 def arguments(batch: int, length: int, features: int, hidden: int, order: int, dtype=F64):
@@ -43,12 +44,14 @@ def equations(x: Tensor, h: Tensor, m: Tensor, w: LMUWeights) -> tuple[Tensor, T
     return torch.stack(outputs, dim=1), h, m
 
 
-def with_gradients(run, x: Tensor, h: Tensor, m: Tensor, w: LMUWeights):
+def with_gradients(run, x: Tensor, h: Tensor, m: Tensor, w: LMUWeights, unused: bool = False):
     inputs = [t.clone().requires_grad_() for t in (x, h, m, *w)]
     outputs = run(*inputs[:3], LMUWeights(*inputs[3:]))
     g = torch.Generator().manual_seed(0)
     seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype) for o in outputs]
-    return outputs, torch.autograd.grad(outputs, inputs, seeds)
+    return outputs, torch.autograd.grad(
+        outputs, inputs, seeds, allow_unused=unused, materialize_grads=unused
+    )
 
 
 def run(method):
@@ -131,6 +134,46 @@ def test_second_derivative(method):
     assert torch.autograd.gradgradcheck(call, inputs)
 
 
+@without_feedback
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9)], ids=str)
+def test_without_feedback_of_h(method, sizes):
+    x, h, m, w = arguments(*sizes)
+    zero = torch.zeros_like(w.e_h)
+
+    def call(x, h, m, w):
+        return run_without_feedback(method)(x, h, m, w._replace(e_h=zero))
+
+    def right(x, h, m, w):
+        return equations(x, h, m, w._replace(e_h=zero))
+
+    got, expected = (with_gradients(f, x, h, m, w, unused=True) for f in (call, right))
+    torch.testing.assert_close(got, expected)
+
+
+def run_without_feedback(method):
+    def call(x, h, m, w):
+        y, (h, m) = lmu_sequence(x, h, m, w, method=method, feedback=False)
+        return y, h, m
+
+    return call
+
+
+def test_second_derivative_without_feedback():
+    x, h, m, w = arguments(1, 3, 1, 2, 2)
+    inputs = [t.requires_grad_() for t in (x, h, w.W_h, w.e_m)]
+
+    def call(x, h, W_h, e_m):
+        weights = w._replace(W_h=W_h, e_m=e_m, e_h=torch.zeros_like(w.e_h))
+        return run_without_feedback("parallel")(x, h, m, weights)
+
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def test_parallel_refuses_feedback():
+    with pytest.raises(ValueError, match="'parallel' cannot run: e_h feeds the hidden state back"):
+        lmu_sequence(*arguments(1, 2, 1, 2, 2), method="parallel")
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_blocks_compile_as_one_operator(dynamic):
     torch._dynamo.reset()
@@ -165,16 +208,24 @@ def test_powers_keep_the_digits_of_increments():
 
 
 def test_choice_is_the_loop_where_operators_would_not_be_repaid():
-    assert choose_lmu(784, order=256).method == "blocks"
+    long, short = Work(784, 256, 212, 100), Work(5, 16, 4)
+    assert choose_lmu(long).method == "blocks"
+    assert choose_lmu(long, feedback=False).method == "parallel"
+    flops = [long.lmu_cost(method).flops for method in ("loop", "blocks", "parallel")]
+    assert flops == sorted(flops, reverse=True)
+    assert choose_lmu(long).cost == long.lmu_cost("blocks")
     for choice in (
-        choose_lmu(5, order=16),
-        choose_lmu(40, order=2048),
-        choose_lmu(784, order=256, transformed=True),
+        choose_lmu(short),
+        choose_lmu(Work(40, 2048, 4)),
+        choose_lmu(long, transformed=True),
+        choose_lmu(Work(1, 256, 4), feedback=False),
     ):
         assert choice.method == "loop"
         assert choice.reason
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match=r"'auto' or one of \['loop', 'blocks'\], got 'quick'"):
+    with pytest.raises(
+        ValueError, match=r"'auto' or one of \['loop', 'blocks', 'parallel'\], got 'quick'"
+    ):
         lmu_sequence(*arguments(1, 2, 1, 2, 2), method="quick")

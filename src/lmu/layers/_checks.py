@@ -1,7 +1,7 @@
 """What layers say about wrong arguments: what came, what was expected, how to mend it."""
 
-from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ def check_flag(name: str, value: bool) -> bool:
     return value
 
 
-def check_thetas(theta: float | Sequence[float], channels: int) -> list[float]:
+def check_thetas(theta: object, channels: int) -> list[Any]:
     """Return the window of each channel; one that all channels share stands alone."""
-    if isinstance(theta, str) or not isinstance(theta, Sequence):
-        return [theta]
+    if not isinstance(theta, list | tuple):
+        return [theta]  # type: ignore[list-item]  # a number, or refused where it is used
     if len(theta) != channels:
         raise ValueError(
             f"theta must be one number or one for each of the {channels} memory channels, "

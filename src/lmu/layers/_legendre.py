@@ -58,7 +58,7 @@ class LegendreModule(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             systems = [discretize(*legt(memory_size, value), discretizer) for value in thetas]
             Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
-        if not isinstance(theta, Sequence):
+        if not isinstance(theta, list | tuple):
             Ad, Bd = Ad[0], Bd[0]
         self._exact: dict[str, Tensor] = {"Ad": Ad, "Bd": Bd}
         self._theta = tuple(float(v) for v in thetas) if Ad.ndim == 3 else float(thetas[0])

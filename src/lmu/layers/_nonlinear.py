@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmu.layers._checks import check_dtype, check_input, check_pair, check_size, check_state
+from lmu.layers._checks import (
+    check_dtype,
+    check_flag,
+    check_input,
+    check_pair,
+    check_size,
+    check_state,
+)
 from lmu.layers._legendre import LegendreModule
 from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._precision import compute_dtype, no_autocast
@@ -14,6 +21,9 @@ from lmu.ops._precision import compute_dtype, no_autocast
 
 class NonlinearLMU(LegendreModule):
     """Parameters, initial values and state of :class:`LMUCell` and :class:`LMU`."""
+
+    e_h: nn.Parameter | None  # None without hidden_to_memory
+    e_m: nn.Parameter | None  # None without memory_to_memory
 
     def __init__(
         self,
@@ -25,6 +35,8 @@ class NonlinearLMU(LegendreModule):
         learn_b: bool = False,
         *,
         learn_theta: bool = False,
+        hidden_to_memory: bool = True,
+        memory_to_memory: bool = True,
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -34,8 +46,14 @@ class NonlinearLMU(LegendreModule):
         self.hidden_size = check_size("hidden_size", hidden_size)
         factory = {"device": device, "dtype": check_dtype(dtype)}
         self.e_x = nn.Parameter(torch.empty(1, input_size, **factory))
-        self.e_h = nn.Parameter(torch.empty(1, hidden_size, **factory))
-        self.e_m = nn.Parameter(torch.empty(1, memory_size, **factory))
+        self.hidden_to_memory = check_flag("hidden_to_memory", hidden_to_memory)
+        self.memory_to_memory = check_flag("memory_to_memory", memory_to_memory)
+        for name, size, wanted in (
+            ("e_h", hidden_size, hidden_to_memory),
+            ("e_m", memory_size, memory_to_memory),
+        ):
+            encoder = nn.Parameter(torch.empty(1, size, **factory)) if wanted else None
+            self.register_parameter(name, encoder)
         self.W_x = nn.Parameter(torch.empty(hidden_size, input_size, **factory))
         self.W_h = nn.Parameter(torch.empty(hidden_size, hidden_size, **factory))
         self.W_m = nn.Parameter(torch.empty(hidden_size, memory_size, **factory))
@@ -45,16 +63,22 @@ class NonlinearLMU(LegendreModule):
     def reset_parameters(self) -> None:
         """Draw all parameters anew: LeCun-uniform encoders, ``e_m`` zero, Xavier-normal kernels."""
         for encoder in (self.e_x, self.e_h):
+            if encoder is None:
+                continue
             bound = math.sqrt(3 / encoder.shape[1])
             nn.init.uniform_(encoder, -bound, bound)
-        nn.init.zeros_(self.e_m)
+        if self.e_m is not None:
+            nn.init.zeros_(self.e_m)
         for kernel in (self.W_x, self.W_h, self.W_m):
             nn.init.xavier_normal_(kernel)
         super().reset_parameters()
 
     def extra_repr(self) -> str:
         """The arguments that the layer was built with."""
-        return f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._describe()}"
+        text = f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._describe()}"
+        for name in ("hidden_to_memory", "memory_to_memory"):
+            text += "" if getattr(self, name) else f", {name}=False"
+        return text
 
     def _like(self) -> Tensor:
         return self.W_h
@@ -62,10 +86,11 @@ class NonlinearLMU(LegendreModule):
     def _weights(self) -> LMUWeights:
         """The weights in the dtype that the recurrence is computed in."""
         E, Bd = self._increment(), self._dynamics()[1]
-        p = self._parameters  # quicker than attributes, which counts in a step
-        names = ("e_x", "e_h", "e_m", "W_x", "W_h", "W_m")
-        weights = (*(p[name] for name in names), E, Bd)
-        dtype = compute_dtype(self.W_h.dtype)
+        W_x, W_h, W_m = self.W_x, self.W_h, self.W_m
+        e_h = W_h.new_zeros(1, len(W_h)) if self.e_h is None else self.e_h
+        e_m = W_m.new_zeros(1, W_m.shape[1]) if self.e_m is None else self.e_m
+        weights = (self.e_x, e_h, e_m, W_x, W_h, W_m, E, Bd)
+        dtype = compute_dtype(W_h.dtype)
         return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
 
     def _step(

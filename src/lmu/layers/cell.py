@@ -21,6 +21,9 @@ class LMUCell(NonlinearLMU):
         learn_a: Train ``Ad``, the discrete state matrix.
         learn_b: Train ``Bd``, the discrete input vector.
         learn_theta: Train the length of the window, as the parameter ``log_theta``.
+        hidden_to_memory: Feed the hidden state back into the memory. Without ``e_h`` the memory is
+            linear in the input, and a sequence of it is evaluated at once.
+        memory_to_memory: Feed the memory back into its input by ``e_m``.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.

@@ -7,7 +7,16 @@ from torch import Tensor
 
 from lmu.layers._checks import check_input
 from lmu.layers._nonlinear import NonlinearLMU
-from lmu.ops import Powers, block_length, block_powers, lmu_sequence
+from lmu.ops import (
+    Choice,
+    Powers,
+    Work,
+    block_length,
+    block_powers,
+    choose_lmu,
+    lmu_sequence,
+)
+from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
 
 
@@ -30,6 +39,9 @@ class LMU(NonlinearLMU):
         learn_a: Train ``Ad``, the discrete state matrix.
         learn_b: Train ``Bd``, the discrete input vector.
         learn_theta: Train the length of the window, as the parameter ``log_theta``.
+        hidden_to_memory: Feed the hidden state back into the memory. Without ``e_h`` the memory is
+            linear in the input, and a sequence of it is evaluated at once.
+        memory_to_memory: Feed the memory back into its input by ``e_m``.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -63,7 +75,12 @@ class LMU(NonlinearLMU):
         weights = self._weights()
         with no_autocast(x.device):
             output, (h, m) = lmu_sequence(
-                x.to(weights.W_x.dtype), h, m, weights, powers=self._block_powers()
+                x.to(weights.W_x.dtype),
+                h,
+                m,
+                weights,
+                feedback=self.hidden_to_memory,
+                powers=self._block_powers() if self.hidden_to_memory else None,
             )
         dtype = self.W_h.dtype
         return output.to(dtype), (h.to(dtype), m)
@@ -85,6 +102,13 @@ class LMU(NonlinearLMU):
             ValueError: A shape or device does not fit.
         """
         return self._step(x, state)
+
+    def explain(self, length: int, batch_size: int = 1) -> Choice:
+        """Say how sequences of so many steps would be run, why, and at what cost."""
+        device = self.W_h.device.type
+        work = Work(length, self.memory_size, self.hidden_size, batch_size, device=device)
+        transformed = is_transformed() and not torch.compiler.is_compiling()
+        return choose_lmu(work, feedback=self.hidden_to_memory, transformed=transformed)
 
     def _block_powers(self) -> Powers | None:
         """The kept powers of constant dynamics, computed at the first call; None if learned."""

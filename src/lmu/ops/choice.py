@@ -6,6 +6,7 @@ from math import log2
 from lmu.ops.chunked import chunk_length
 from lmu.ops.fft import fast_length
 from lmu.ops.fft_readout import GROUP, plan
+from lmu.ops.lmu_operators import block_length
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ class Work:
         """A choice with its cost."""
         cost = self.readout_cost(method) if self.rows else self.states_cost(method)
         return Choice(method, reason, cost)
+
+    def lmu_cost(self, method: str) -> Cost:
+        """Cost of a nonlinear LMU with ``rows`` hidden units."""
+        b, T, d, n = self.batch, self.length, self.order, self.rows
+        outputs = 4.0 * b * T * n
+        if method == "parallel":
+            steps = chunk_length(T, d, n)
+            return Cost(
+                2.0 * b * T * n * (n + d + steps), 2 * outputs + 4.0 * (steps + d) * steps * n
+            )
+        if method == "loop":
+            return Cost(2.0 * b * T * (n * n + n * d + d * d), outputs + 4.0 * b * T * (n + d))
+        steps = min(T, block_length(n))
+        flops = 2.0 * b * T * ((n + steps) ** 2 + n * d + d * d / steps) + 2.0 * steps * n * d * d
+        return Cost(flops, outputs + 4.0 * (2 * b + d) * steps * (n + steps))
 
     def states_cost(self, method: str) -> Cost:
         """Cost of all states, or for ``"final"`` of the last."""
@@ -124,4 +140,4 @@ def _out_of_cache(size: float) -> float:
 
 def compare(quicker: float, slower: float) -> str:
     """How much quicker, in words."""
-    return f"about {slower / quicker:.1f} times as quick"
+    return f"about {slower / quicker:.1f} times as fast as"

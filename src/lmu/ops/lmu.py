@@ -6,26 +6,38 @@ import torch
 from torch import Tensor
 
 from lmu.ops._autograd import is_transformed
-from lmu.ops.choice import Choice
+from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu_blocks import blocks
 from lmu.ops.lmu_loop import LMUWeights, loop
 from lmu.ops.lmu_operators import Powers
+from lmu.ops.lmu_parallel import parallel
 
 LMU_METHODS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "loop": loop,
     "blocks": blocks,
+    "parallel": parallel,
 }
 
 
-def choose_lmu(length: int, *, order: int, transformed: bool = False) -> Choice:
-    """Pick the method for a sequence of ``length`` steps: a pure function, the same everywhere."""
-    if transformed:
-        return Choice("loop", "torch.func transforms want plain operations")
+def choose_lmu(work: Work, *, feedback: bool = True, transformed: bool = False) -> Choice:
+    """Pick the method of a nonlinear LMU: a pure function, the same everywhere.
+
+    Args:
+        work: Its ``rows`` are the hidden units.
+        feedback: Whether the hidden state is fed back into the memory.
+        transformed: Whether ``torch.func`` looks on.
+    """
     # Measured on a CPU: building a block's operators takes as long as these many steps of the loop.
-    least = max(16, order // 16)
-    if length < least:
-        return Choice("loop", f"fewer than {least} steps do not repay building a block's operators")
-    return Choice("blocks", "in blocks of time only the hidden recurrence is sequential")
+    least = max(16, work.order // 16)
+    if transformed:
+        method, reason = "loop", "torch.func transforms want plain operations"
+    elif not feedback and work.length > 1:
+        method, reason = "parallel", "nothing is fed back: the memory needs no steps, only h does"
+    elif work.length < least:
+        method, reason = "loop", f"fewer than {least} steps do not repay a block's operators"
+    else:
+        method, reason = "blocks", "in blocks of time only the hidden recurrence is sequential"
+    return Choice(method, reason, work.lmu_cost(method))
 
 
 def lmu_sequence(
@@ -35,6 +47,7 @@ def lmu_sequence(
     weights: LMUWeights,
     *,
     method: str = "auto",
+    feedback: bool = True,
     powers: Powers | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The hidden states of a whole sequence of the nonlinear LMU.
@@ -45,21 +58,28 @@ def lmu_sequence(
         m: Memory before the first step (batch, order).
         weights: The layer's weights.
         method: ``"blocks"``, with a hand-written backward pass; ``"loop"``, of plain operations; or
-            ``"auto"``: see :func:`choose_lmu`.
+            ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back.
+        feedback: Whether ``e_h`` may differ from zero.
         powers: Of the dynamics, to save ``"blocks"`` computing them where they are constant.
 
     Returns:
         Hidden states (batch, time, hidden), and the last ``(h, m)``.
 
     Raises:
-        ValueError: The method is unknown.
+        ValueError: The method is unknown, or ``"parallel"`` in spite of feedback.
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
     if method == "auto":
         transformed = is_transformed() and not torch.compiler.is_compiling()
-        method = choose_lmu(x.shape[1], order=m.shape[1], transformed=transformed).method
+        work = Work(x.shape[1], m.shape[1], h.shape[1], len(x), device=x.device.type)
+        method = choose_lmu(work, feedback=feedback, transformed=transformed).method
     if method not in LMU_METHODS:
         raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
+    if method == "parallel" and feedback:
+        raise ValueError(
+            "method 'parallel' cannot run: e_h feeds the hidden state back into the memory; "
+            "choose 'blocks', or build the layer with hidden_to_memory=False"
+        )
     y, h, m = LMU_METHODS[method](x, h, m, weights, powers)
     return y, (h, m)

@@ -23,8 +23,7 @@ def backward(
     with torch.inference_mode():
         if rest:
             back.group(whole, whole + 1, _Workspace(x, h_0, o, 1, rest))
-        if whole:
-            workspace = _Workspace(x, h_0, o, group, steps)
+        workspace = _Workspace(x, h_0, o, group, steps)
         for stop in range(whole, 0, -group):
             back.group(max(0, stop - group), stop, workspace)
         back.finish()

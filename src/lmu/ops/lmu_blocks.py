@@ -106,7 +106,8 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
 def _compiled(
     x: Tensor, h_0: Tensor, m_0: Tensor, X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return BlockLMU.forward(x, h_0, m_0, X, M, W, D, H)
+    saved = forward(x, h_0, m_0, Operators(X, M, W, D, H))
+    return saved.y, saved.states[-1].clone(), saved.registers, saved.states, saved.R
 
 
 @_compiled.register_fake
@@ -130,8 +131,8 @@ def _compiled_backward(
     needed: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     x, h_0, _, *operators = inputs
-    dx, *rest = backward(x, h_0, Saved(*saved), Operators(*operators), dy, dm, needed)
-    return [x.new_empty(0) if dx is None else dx, *rest]
+    grads = backward(x, h_0, Saved(*saved), Operators(*operators), dy, dm, needed)
+    return [x.new_empty(0) if grad is None else grad for grad in grads]
 
 
 @_compiled_backward.register_fake

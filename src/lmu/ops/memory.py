@@ -47,8 +47,8 @@ def choose(work: Work, *, all_states: bool, initial_state: bool = False) -> Choi
         return work.choice("chunked", "an initial state is one more row of a chunk's product")
     fft, chunked = work.states_seconds("fft"), work.states_seconds("chunked")
     if fft <= chunked:
-        return work.choice("fft", f"all states: {compare(fft, chunked)} than in chunks")
-    return work.choice("chunked", f"all states: {compare(chunked, fft)} than by FFT")
+        return work.choice("fft", f"all states: {compare(fft, chunked)} in chunks")
+    return work.choice("chunked", f"all states: {compare(chunked, fft)} by FFT")
 
 
 def memory(

@@ -108,8 +108,8 @@ def choose_readout(work: Work, *, initial_state: bool = False, transformed: bool
         return work.choice("chunked", "compilers and torch.func see plain products in it")
     fft, chunked = work.readout_seconds("fft"), work.readout_seconds("chunked")
     if fft <= chunked:
-        return work.choice("fft", f"all outputs: {compare(fft, chunked)} than in chunks")
-    return work.choice("chunked", f"all outputs: {compare(chunked, fft)} than by FFT")
+        return work.choice("fft", f"all outputs: {compare(fft, chunked)} in chunks")
+    return work.choice("chunked", f"all outputs: {compare(chunked, fft)} by FFT")
 
 
 def readout(

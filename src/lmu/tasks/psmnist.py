@@ -68,7 +68,8 @@ def _initialize_as_published(layer: LMU) -> None:
     with torch.no_grad():
         layer.e_x.fill_(1)
         for parameter in (layer.e_h, layer.e_m, layer.W_x, layer.W_h):
-            parameter.zero_()
+            if parameter is not None:
+                parameter.zero_()
 
 
 def default_permutation() -> Tensor:
