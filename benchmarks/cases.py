@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
 from benchmarks.harness import Case, Contender
-from lmu import LMU, LMUFFT
+from lmu import LMU, LMUFFT, Stream
 from lmu.ops import memory
 
 LENGTH = 784
 FFT_SIZES = (1, 346, 468, 784, 784)  # input, hidden, memory, seq_len, theta: Chilkuri & Eliasmith
+STEP_SIZES = (1, 212, 256)  # input, hidden, memory
 LMU_SIZES = (1, 212, 256, 784)  # input, hidden, memory, theta: Voelker et al.
 
 Build = Callable[[], nn.Module]
@@ -52,13 +53,40 @@ def incomparable(build: Build, pick: Pick, batch: int) -> Contender:
     return Contender(training_step(build, pick, batch).work)
 
 
+def without_onednn(build: Build, pick: Pick, batch: int) -> Contender:
+    """As :func:`incomparable`, by PyTorch's own loop: what runs where oneDNN does not."""
+    layer = build()
+    x = pixels(batch, torch.float32)
+    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
+        grad = torch.randn_like(pick(layer(x[:, :1])).expand(-1, LENGTH, -1))
+
+    def work() -> None:
+        with torch.backends.mkldnn.flags(enabled=False):
+            layer.zero_grad()
+            pick(layer(x)).backward(grad)
+
+    return Contender(work)
+
+
+def forward(build: Build, pick: Pick, batch: int) -> Contender:
+    """Forward alone, without gradients."""
+    layer = build()
+    x = pixels(batch, next(layer.parameters()).dtype)
+
+    @torch.no_grad()
+    def result() -> list[Tensor]:
+        return [pick(layer(x))]
+
+    return Contender(result, result)
+
+
 def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple]) -> Contender:
     """A step of a stream, batch 1, without gradients."""
     layer = build()
     g = torch.Generator().manual_seed(0)
     dtype = next(layer.parameters()).dtype
     x, h, m = (
-        torch.rand(1, size, dtype=torch.float64, generator=g).to(dtype) for size in (1, 212, 256)
+        torch.rand(1, size, dtype=torch.float64, generator=g).to(dtype) for size in STEP_SIZES
     )
 
     def result() -> list[Tensor]:
@@ -96,9 +124,16 @@ def lmu(kind: type[nn.Module] = LMU) -> nn.Module:
     return layer
 
 
-def lstm(hidden: int) -> nn.Module:
+def others(hidden: int, pick: Pick, batch: int) -> dict[str, Callable[[], Contender]]:
     """What a user would have taken instead."""
-    return nn.LSTM(1, hidden, batch_first=True)
+    kinds = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
+    builds = {name: partial(kind, 1, hidden, batch_first=True) for name, kind in kinds.items()}
+    contenders = {
+        f"nn.{name}(1, {hidden})": partial(incomparable, build, pick, batch)
+        for name, build in builds.items()
+    }
+    slow = partial(without_onednn, builds["LSTM"], pick, batch)
+    return contenders | {f"nn.LSTM(1, {hidden}), oneDNN off": slow}
 
 
 def every(outputs: tuple) -> Tensor:
@@ -123,49 +158,101 @@ def double(build: Build) -> nn.Module:
     return build().double()
 
 
-def fft_case(pick: Pick, rounds: int, title: str, ours: Build, **others: Build) -> Case:
+def fft_case(pick: Pick, rounds: int, title: str, ours: Build, *, rivals: bool = False) -> Case:
     """A case of the parallel layer."""
     contenders = {"LMUFFT": partial(training_step, ours, pick, 100)}
     textbook = partial(lmu_fft, TextbookLMUFFT)
     contenders["textbook: FFT of all states, read-out at all steps"] = partial(
         training_step, textbook, pick, 100
     )
-    for name, build in others.items():
-        contenders[name] = partial(incomparable, build, pick, 100)
+    if rivals:
+        contenders |= others(FFT_SIZES[1], pick, 100)
     right = partial(training_step, partial(double, partial(lmu_fft, ExactLMUFFT)), pick, 100)
     # Of millions of hidden units, rounding takes a few across the kink of the relu, whatever the
     # algorithm, and their gradients then differ altogether.
     return Case(title, contenders, partial(exact, right), rounds, tolerance=5e-3)
 
 
-def lmu_case(batch: int, rounds: int, **others: Build) -> Case:
+LMU_TITLE = "LMU 212/256, T 784, batch {}, all outputs, {}"
+TEXTBOOK_LMU = "textbook: the equations in a loop"
+
+
+def lmu_case(batch: int, rounds: int, *, rivals: bool = False) -> Case:
     """A case of the nonlinear layer."""
     stepwise = partial(lmu, StepwiseLMU)
     contenders = {
         "LMU": partial(training_step, lmu, every, batch),
-        "textbook: the equations in a loop": partial(training_step, stepwise, every, batch),
+        TEXTBOOK_LMU: partial(training_step, stepwise, every, batch),
     }
-    for name, build in others.items():
-        contenders[name] = partial(incomparable, build, every, batch)
+    if rivals:
+        contenders |= others(LMU_SIZES[1], every, batch)
     right = partial(training_step, partial(double, stepwise), every, batch)
-    title = f"LMU 212/256, T 784, batch {batch}, all outputs, forward + backward"
+    title = LMU_TITLE.format(batch, "forward + backward")
     return Case(title, contenders, partial(exact, right), rounds)
+
+
+def forward_case(batch: int) -> Case:
+    """Forward of the nonlinear layer, beside the rate of this machine's matrix products."""
+    stepwise = partial(lmu, StepwiseLMU)
+    contenders = {
+        "LMU": partial(forward, lmu, every, batch),
+        TEXTBOOK_LMU: partial(forward, stepwise, every, batch),
+    }
+    right = partial(forward, partial(double, stepwise), every, batch)
+    _, n, d, _ = LMU_SIZES
+    flops = 2.0 * batch * LENGTH * (n * n + n * d + d * d)
+    title = LMU_TITLE.format(batch, "forward")
+    return Case(title, contenders, partial(exact, right), flops=flops)
+
+
+class CalledCell(nn.Module):
+    """The textbook's step as a cell that is called."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, h: Tensor, m: Tensor) -> tuple:
+        """The new state."""
+        step: Any = self.layer.step
+        return step(x, h, m)
+
+
+def streaming(build: Build) -> Contender:
+    """A step of a :class:`lmu.Stream`; many in turn, as its work is not the same at each."""
+    layer = build()
+    assert isinstance(layer, LMU)
+    stream = Stream(layer)
+    g = torch.Generator().manual_seed(0)
+    x, h, m = (torch.rand(1, size, dtype=torch.float64, generator=g).float() for size in STEP_SIZES)
+
+    def result() -> list[Tensor]:
+        stream.state = h, m
+        stream(x)
+        return list(stream.state)
+
+    return Contender(lambda: stream(x), result)
 
 
 def step_case() -> Case:
     """The latency of one step of a stream."""
-    stepwise = partial(lmu, StepwiseLMU)
 
     def by_layer(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
         return layer.step(x, (h, m))[1]
 
-    def by_equations(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
-        return layer.step(x, h, m)
+    def by_cell(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
+        return layer(x, h, m)
 
-    textbook = partial(one_step, step=by_equations)
-    ours = partial(one_step, lmu, step=by_layer)
-    contenders = {"LMU.step": ours, "textbook: the equations": partial(textbook, stepwise)}
-    right = partial(textbook, partial(double, stepwise))
+    def cell(kind: type[nn.Module] = StepwiseLMU) -> nn.Module:
+        return CalledCell(lmu(kind))
+
+    textbook = partial(one_step, step=by_cell)
+    contenders = {
+        "Stream": partial(streaming, lmu),
+        "LMU.step": partial(one_step, lmu, step=by_layer),
+        "textbook: a cell with the equations": partial(textbook, cell),
+    }
+    right = partial(textbook, partial(double, cell))
     return Case("LMU 212/256, one step, batch 1, inference", contenders, partial(exact, right))
 
 
@@ -174,15 +261,10 @@ CASES: dict[str, Case] = {
     "lmufft-last": fft_case(
         last, 9, FFT_TITLE.format("last output"), partial(lmu_fft, return_sequences=False)
     ),
-    "lmufft-all": fft_case(
-        every,
-        5,
-        FFT_TITLE.format("all outputs"),
-        lmu_fft,
-        **{"nn.LSTM(1, 346)": partial(lstm, 346)},
-    ),
+    "lmufft-all": fft_case(every, 5, FFT_TITLE.format("all outputs"), lmu_fft, rivals=True),
     "lmu-batch-1": lmu_case(1, 9),
     "lmu-batch-16": lmu_case(16, 9),
-    "lmu-batch-100": lmu_case(100, 5, **{"nn.LSTM(1, 212)": partial(lstm, 212)}),
+    "lmu-batch-100": lmu_case(100, 5, rivals=True),
+    "lmu-forward-100": forward_case(100),
     "lmu-step": step_case(),
 }

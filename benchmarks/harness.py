@@ -1,5 +1,8 @@
 """Interleaved timing with a correctness gate: who is wrong is not timed."""
 
+import contextlib
+import ctypes
+import gc
 import json
 import random
 import re
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 SHORTEST = 0.1  # seconds: quicker work is repeated to last so long before the clock is read
+SLOW = 5.0  # seconds: slower work is measured twice only
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Case:
     exact: Callable[[], list[Tensor]]
     rounds: int = 9
     tolerance: float = 1e-4
+    flops: float | None = None  # of one call, as the equations need them
 
 
 def error(got: list[Tensor], exact: list[Tensor]) -> float:
@@ -53,9 +58,14 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _repeats(work: Callable[[], object]) -> int:
-    work()  # warms up
-    return max(1, round(SHORTEST / seconds(work, 1)))
+def _repeats(work: Callable[[], object], warm_up: float) -> int:
+    return max(1, round(SHORTEST / (warm_up if warm_up > SLOW else seconds(work, 1))))
+
+
+def gemm_rate(size: int = 2000) -> float:
+    """FLOPs a second of a large float32 matrix product: what this machine can reach, now."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / seconds(lambda: a @ b, 3)
 
 
 def run(name: str, case: Case, rounds: int | None = None) -> dict:
@@ -70,17 +80,24 @@ def run(name: str, case: Case, rounds: int | None = None) -> dict:
                 f"{name}: {key} is off by {off:.2g}, more than {case.tolerance:.2g}: "
                 "its time means nothing"
             )
-    repeats = {key: _repeats(contender.work) for key, contender in contenders.items()}
+    warm_up = {key: seconds(contender.work, 1) for key, contender in contenders.items()}
+    repeats = {key: _repeats(c.work, warm_up[key]) for key, c in contenders.items()}
     times: dict[str, list[float]] = {key: [] for key in contenders}
-    for _ in range(rounds):
+    rates = []
+    for turn in range(rounds):
         for key in random.sample(list(contenders), len(contenders)):
-            times[key].append(seconds(contenders[key].work, repeats[key]))
+            if turn < 2 or warm_up[key] <= SLOW:
+                times[key].append(seconds(contenders[key].work, repeats[key]))
+        if case.flops is not None:
+            rates.append(gemm_rate())
     return {
         "title": case.title,
-        "rounds": rounds,
+        "flops": case.flops,
+        "gemm_rate": statistics.median(rates) if rates else None,
         "contenders": {
             key: {
                 "seconds": statistics.median(times[key]),
+                "rounds": len(times[key]),
                 "fastest": min(times[key]),
                 "slowest": max(times[key]),
                 "error": errors.get(key),
@@ -92,16 +109,29 @@ def run(name: str, case: Case, rounds: int | None = None) -> dict:
 
 
 def peak_memory(name: str, contender: str) -> float:
-    """Memory in MiB that layer, input and one call need at the most, in a process of its own."""
+    """Memory in MiB that a call needs at the most, in a process of its own.
+
+    What stood there before, the layer, its input and the gradient of its output, does not count.
+    """
     command = [sys.executable, "-m", "benchmarks.harness", name, contender]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def _measure_memory(case: Case, contender: str) -> float:
+    return peak_of(case.contenders[contender]().work)
+
+
+def peak_of(work: Callable[[], object]) -> float:
+    """How much resident memory, in MiB, rises while something runs for the first time."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # glibc gives back what was freed
+        ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, that of the imports
-    case.contenders[contender]().work()
-    return (_resident("VmHWM") - before) / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    kept = work()
+    peak = _resident("VmHWM")
+    del kept
+    return (peak - before) / 1024
 
 
 def _resident(field: str) -> int:

@@ -122,6 +122,17 @@ def test_narrow_layers_keep_the_state_in_float32(name, dtype):
     torch.testing.assert_close(y, whole(layer, x)[0], rtol=0, atol=0.03)
 
 
+@layers
+def test_autocast_does_not_touch_a_stream(name):
+    layer = build(name)
+    x = torch.randn(2, 40, 3)
+    expected = run(Stream(layer, 2), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        stream = Stream(layer, 2)
+        torch.testing.assert_close(run(stream, x), expected)
+        assert all(t.dtype == torch.float32 for t in stream.state)
+
+
 def test_nothing_grows_with_time():
     stream = Stream(build("LMU"), 2)
     x = torch.randn(2, 3)

@@ -41,7 +41,6 @@ class Stream:
         self.batch_size = check_size("batch_size", batch_size)
         self._engine = self._build()
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """Advance all streams one step.
 
@@ -55,9 +54,13 @@ class Stream:
             TypeError: The dtype is not the layer's.
             ValueError: A size or the device does not fit.
         """
-        expected = self._expected
-        if x.shape != expected.shape or x.dtype != expected.dtype or x.device != expected.device:
+        if x.shape != self._shape or x.dtype != self._dtype or x.device != self._device:
             self._refuse(x)
+        # Nothing here has a graph; entering a context would take as long as a product.
+        x = x.detach() if x.requires_grad else x
+        if torch.is_autocast_enabled(self._device.type):
+            with no_autocast(self._device):
+                return self._engine.step(x)
         return self._engine.step(x)
 
     @property
@@ -65,7 +68,7 @@ class Stream:
         """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, memory_size)."""
         with torch.no_grad():
             h, m = self._engine.state()
-        return h.to(self._expected.dtype), m
+        return h.to(self._dtype), m
 
     @state.setter
     def state(self, state: State) -> None:
@@ -86,9 +89,8 @@ class Stream:
     def _build(self) -> "_Engine":
         layer = self.layer
         weight = layer._like()
-        self._expected = torch.empty(
-            self.batch_size, layer.input_size, device=weight.device, dtype=weight.dtype
-        )
+        self._shape = torch.Size([self.batch_size, layer.input_size])
+        self._device, self._dtype = weight.device, weight.dtype
         with torch.no_grad(), no_autocast(weight.device):
             engine = (
                 _LMU(layer, self.batch_size)
@@ -99,7 +101,7 @@ class Stream:
         return engine
 
     def _refuse(self, x: Tensor) -> None:
-        check_input(x, ("batch",), self.layer.input_size, self._expected)
+        check_input(x, ("batch",), self.layer.input_size, self.layer._like())
         if len(x) != self.batch_size:
             raise ValueError(
                 f"the stream was built for batch_size={self.batch_size}, got {len(x)} rows: "
@@ -127,7 +129,7 @@ class _LMU:
         W = o.W.expand(len(o.H), -1, -1)
         self.R = torch.baddbmm(W, W, o.D[:-1]).flatten(0, 1).mT.contiguous()
         self.slots = Slots(o.W, batch, len(o.H), len(o.M), self.n)
-        self.first = o.M[: self.n]
+        self.first, self.next = o.M[: self.n], (o.D[-1].mT.contiguous(), o.H)
         self.m = o.W.new_empty(batch, layer.memory_size)
 
     def start(self, h: Tensor, m: Tensor) -> None:
@@ -138,14 +140,23 @@ class _LMU:
     def step(self, x: Tensor) -> Tensor:
         s, at = self.slots, self.at
         if at == len(s.steps):
-            self.start(*self.state())
+            self._advance()
             at = 0
         slot = s.steps[at]
         slot.addmm_(x if x.dtype == self.dtype else x.to(self.dtype), self.o.X)
         slot.addmm_(self.before, self.M)
         h = s.hidden[at].tanh_()
         self.before, self.M, self.at = slot, self.o.M, at + 1
-        return h.to(self.out, copy=True)
+        return h.clone() if self.dtype == self.out else h.to(self.out)
+
+    def _advance(self) -> None:
+        """Go on to the next block: :meth:`state` and :meth:`start`, in place."""
+        E, H = self.next
+        h = self.before[:, : self.n].clone()
+        m = torch.addmm(self.m, self.m, E)
+        self.m = m.addmm_(self.slots.registers, H)
+        self.before, self.M = h, self.first
+        torch.mm(m, self.R, out=self.slots.long)
 
     def state(self) -> State:
         m, at = self.m, self.at
@@ -188,7 +199,7 @@ class _FFT:
         for m, W_m in zip(self.m, self.W_m, strict=True):
             h.addmm_(m, W_m)
         self.h = h.relu_()
-        return h.to(self.out, copy=True)
+        return h.clone() if self.dtype == self.out else h.to(self.out)
 
     def state(self) -> State:
         return self.h.clone(), self.m.transpose(0, 1).flatten(1).clone()

@@ -1,0 +1,14 @@
+"""Kernels for GPUs; the only package that imports triton, imported only where it is used."""
+
+from importlib.util import find_spec
+
+if find_spec("triton") is None:
+    raise ImportError(
+        "triton not installed, needed by the CUDA kernels but not by the layers: "
+        "run pip install triton",
+        name="triton",
+    )
+
+from lmu.ops.triton.slots import advance, retreat
+
+__all__ = ["advance", "retreat"]
