@@ -2,16 +2,13 @@
 
 import argparse
 import json
-import re
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.cases import CASES
 from benchmarks.harness import run
-from benchmarks.machine import machine
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.machine import machine, results_folder
 
 
 def main() -> None:
@@ -27,8 +24,7 @@ def main() -> None:
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
     where = machine()
-    slug = re.sub(r"\W+", "-", f"{where['cpu']}-{where['cores']}-cores".lower()).strip("-")
-    folder = args.output or RESULTS / slug
+    folder = args.output or results_folder(where)
     folder.mkdir(parents=True, exist_ok=True)
     for name in args.cases or CASES:
         start = time.perf_counter()

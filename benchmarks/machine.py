@@ -31,3 +31,9 @@ def machine() -> dict:
         "commit": git_commit(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+
+
+def results_folder(where: dict) -> Path:
+    """Where the results of a machine are kept."""
+    slug = re.sub(r"\W+", "-", f"{where['cpu']}-{where['cores']}-cores".lower()).strip("-")
+    return Path(__file__).parent / "results" / slug

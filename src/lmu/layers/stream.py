@@ -66,14 +66,15 @@ class Stream:
     @property
     def state(self) -> State:
         """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, memory_size)."""
-        with torch.no_grad():
+        with torch.no_grad(), no_autocast(self._device):
             h, m = self._engine.state()
         return h.to(self._dtype), m
 
     @state.setter
     def state(self, state: State) -> None:
         h, m = self.layer._checked_state(self.batch_size, state)
-        self._engine.start(h.detach(), m.detach())
+        with torch.no_grad(), no_autocast(self._device):
+            self._engine.start(h, m)
 
     def reset(self, streams: Rows | None = None) -> None:
         """Forget the past of all streams, or of those that an int, slice, mask or index names."""
