@@ -1,4 +1,4 @@
-"""Error of the float32 layers against float64: ``python -m benchmarks.accuracy``."""
+"""Error of the layers against float64, also under autocast: ``python -m benchmarks.accuracy``."""
 
 import json
 import sys
@@ -18,31 +18,47 @@ LAYERS = {
 }
 
 
+PRECISIONS = {
+    "float32": None,
+    "bfloat16 autocast": torch.bfloat16,
+    "float16 autocast": torch.float16,
+}
+
+
 @torch.no_grad()
-def errors(layer: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    """Relative errors of the output and of the last memory state."""
+def errors(layer: nn.Module, x: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Relative errors of the output and of the last memory state, in each precision."""
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
 
     def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
         output, (_, m_n) = layer(x, **kwargs)
         return {"output": output, "memory": m_n}
 
-    got = run(x)
+    got = {}
+    for precision, dtype in PRECISIONS.items():
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            got[precision] = run(x)
     layer.double()
     exact = run(x.double())
-    return {k: ((got[k] - exact[k]).norm() / exact[k].norm()).item() for k in got}
+    return {
+        precision: {k: ((r[k] - exact[k]).norm() / exact[k].norm()).item() for k in r}
+        for precision, r in got.items()
+    }
 
 
 def main() -> None:
     """Measure all layers over five draws of weights and input, and keep the largest errors."""
-    layers: dict[str, dict[str, float]] = {}
+    layers: dict[str, dict[str, dict[str, float]]] = {}
     for name, build in LAYERS.items():
         draws = []
         for seed in range(5):
             torch.manual_seed(seed)
             layer = build()
             draws.append(errors(layer, torch.rand(8, 784, 1)))
-        layers[name] = {key: max(draw[key] for draw in draws) for key in draws[0]}
+        layers[name] = {
+            precision: {key: max(draw[precision][key] for draw in draws) for key in figures}
+            for precision, figures in draws[0].items()
+        }
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps({"machine": machine(), "layers": layers}, indent=2) + "\n")
     sys.stdout.write(json.dumps(layers, indent=2) + "\n")

@@ -1,13 +1,15 @@
-"""Write the tables of the README from the committed results: ``python -m benchmarks.tables``."""
+"""Write the tables of README and docs from committed results: ``python -m benchmarks.tables``."""
 
 import json
 import re
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "engine.md")
 
 
 def where(machine: dict) -> str:
@@ -23,24 +25,57 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:#.3g}".rstrip(".") + " µs"
 
 
+def results(pattern: str) -> Iterator[list[dict]]:
+    """The committed results of each machine whose names match."""
+    for folder in sorted((ROOT / "benchmarks" / "results").iterdir()):
+        found = [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+        if found:
+            yield found
+
+
 def speed() -> str:
     """A table per machine, with a row per contender of each benchmark case."""
     tables = []
-    for folder in sorted((ROOT / "benchmarks" / "results").iterdir()):
-        results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        rows = [f"{where(results[0]['machine'])}:", ""]
-        rows += ["| work | time | x ours | peak memory | error |", "|---|--:|--:|--:|--:|"]
-        for result in results:
-            rows.append(f"| **{result['title']}** | | | | |")
-            contenders = result["contenders"]
+    for cases in results("lmu*.json"):
+        rows = [f"{where(cases[0]['machine'])}:", ""]
+        rows += ["| work | time (fastest to slowest) | x ours | peak memory | error |"]
+        rows += ["|---|--:|--:|--:|--:|"]
+        for case in cases:
+            rows.append(f"| **{case['title']}** | | | | |")
+            contenders = case["contenders"]
             ours = next(iter(contenders.values()))["seconds"]
             for name, figures in contenders.items():
                 error = "" if figures["error"] is None else f"{figures['error']:.0e}"
+                spread = f"{duration(figures['fastest'])} to {duration(figures['slowest'])}"
                 rows.append(
-                    f"| {name} | {duration(figures['seconds'])} "
+                    f"| {name} | {duration(figures['seconds'])} ({spread}) "
                     f"| {figures['seconds'] / ours:.3g} | {figures['peak_mib']:.0f} MiB | {error} |"
                 )
+            if case["flops"] is not None:
+                rate, most = case["flops"] / ours / 1e9, case["gemm_rate"] / 1e9
+                rows.append(
+                    f"| | {rate:.0f} of the machine's {most:.0f} GFLOP/s | {rate / most:.0%} | | |"
+                )
         tables.append("\n".join(rows))
+    return "\n\n".join(tables)
+
+
+def scaling() -> str:
+    """A table per sweep: time and peak memory of each contender at each point."""
+    tables = []
+    for sweeps in results("scaling-*.json"):
+        for sweep in sweeps:
+            points = sorted({row["x"] for rows in sweep["lines"].values() for row in rows})
+            rows = [f"{sweep['title']}:", ""]
+            rows += [f"| {sweep['axis']} | {' | '.join(f'{x:,}' for x in points)} |"]
+            rows += ["|---|" + "--:|" * len(points)]
+            for name, line in sweep["lines"].items():
+                cells = {
+                    row["x"]: f"{duration(row['seconds'])}, {row['peak_mib']:.0f} MiB"
+                    for row in line
+                }
+                rows.append(f"| {name} | {' | '.join(cells.get(x, '') for x in points)} |")
+            tables.append("\n".join(rows))
     return "\n\n".join(tables)
 
 
@@ -110,17 +145,19 @@ def lmu_curve() -> str:
 
 
 def accuracy() -> str:
-    """A row per layer."""
-    rows = ["| layer | output | memory |", "|---|--:|--:|"]
+    """A row per layer and precision."""
+    rows = ["| layer | precision | output | memory |", "|---|---|--:|--:|"]
     layers = json.loads((ROOT / "results" / "accuracy.json").read_text())["layers"]
-    for name, errors in layers.items():
-        values = [f"{errors[key]:.1e}" for key in ("output", "memory")]
-        rows.append(f"| {name} | {' | '.join(values)} |")
+    for name, precisions in layers.items():
+        for precision, errors in precisions.items():
+            values = [f"{errors[key]:.1e}" for key in ("output", "memory")]
+            rows.append(f"| {name} | {precision} | {' | '.join(values)} |")
     return "\n".join(rows)
 
 
 TABLES = {
     "speed": speed,
+    "scaling": scaling,
     "overhead": overhead,
     "psmnist": psmnist,
     "lmu-curve": lmu_curve,
@@ -132,6 +169,8 @@ def render(text: str) -> str:
     """The text with what stands between its table marks written anew."""
     for name, table in TABLES.items():
         mark = f"<!-- table: {name} -->"
+        if mark not in text:
+            continue
         text = re.sub(
             f"{mark}.*?<!-- end -->",
             lambda _, mark=mark, table=table: f"{mark}\n{table()}\n<!-- end -->",
@@ -142,5 +181,6 @@ def render(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
-    sys.stdout.write(f"wrote the tables of {README.name}\n")
+    for page in PAGES:
+        page.write_text(render(page.read_text()))
+        sys.stdout.write(f"wrote the tables of {page.name}\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lmu
-from benchmarks.tables import README, render
+from benchmarks.tables import PAGES, render
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "lmu"
@@ -135,6 +135,7 @@ def test_imports_point_one_way(path):
     assert rooms <= set(allowed), f"{own} may import from {', '.join(allowed)}"
 
 
-def test_tables_of_the_readme_are_those_of_the_committed_results():
-    text = README.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_committed_results(page):
+    text = page.read_text()
     assert render(text) == text
