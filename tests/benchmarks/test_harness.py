@@ -1,0 +1,87 @@
+"""The benchmarks' own machinery."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import harness, scaling, tables
+from benchmarks.harness import Case, Contender, peak_of, run
+from benchmarks.plots import draw
+
+
+@pytest.fixture(autouse=True)
+def no_subprocess(monkeypatch):
+    monkeypatch.setattr(harness, "peak_memory", lambda *_: 1.0)
+    monkeypatch.setattr(scaling, "peak_memory", lambda *_: 1.0)
+    monkeypatch.setattr(harness, "SHORTEST", 1e-4)
+
+
+def contender(value: float, calls: list[str], name: str) -> Contender:
+    def work() -> list[torch.Tensor]:
+        calls.append(name)
+        return [torch.tensor([value])]
+
+    return Contender(work, work)
+
+
+def case(values: dict[str, float], calls: list[str], **kwargs) -> Case:
+    builds = {key: lambda v=v, key=key: contender(v, calls, key) for key, v in values.items()}
+    return Case("toy", builds, lambda: [torch.tensor([1.0])], rounds=3, **kwargs)
+
+
+def test_who_is_wrong_is_not_timed():
+    with pytest.raises(ArithmeticError, match=r"toy: theirs is off by 0.5, more than 0.0001"):
+        run("toy", case({"ours": 1.0, "theirs": 1.5}, []))
+
+
+def test_contenders_take_turns_and_all_figures_are_there():
+    calls: list[str] = []
+    result = run("toy", case({"ours": 1.0, "theirs": 1.00001}, calls, flops=10.0))
+    assert calls.count("ours") > 3
+    assert calls.count("theirs") > 3
+    figures = result["contenders"]["theirs"]
+    assert figures["fastest"] <= figures["seconds"] <= figures["slowest"]
+    assert figures["rounds"] == 3
+    assert figures["error"] == pytest.approx(1e-5, rel=0.1)
+    assert result["gemm_rate"] > 0
+
+
+def test_slow_work_is_measured_twice_only(monkeypatch):
+    monkeypatch.setattr(harness, "SLOW", 0.0)
+    result = run("toy", case({"ours": 1.0}, []))
+    assert result["contenders"]["ours"]["rounds"] == 2
+
+
+def test_peak_memory_is_that_of_the_call():
+    kept = torch.ones(8 << 20)  # 32 MiB that stand there before
+    assert 60 < peak_of(lambda: torch.cat([kept, kept])) < 80
+    assert peak_of(lambda: kept.sum()) < 5
+
+
+def test_a_sweep_its_picture_and_its_table(monkeypatch, tmp_path):
+    result = scaling.run("length", points=(256, 300), rounds=1)
+    assert set(result["lines"]) == set(scaling.SWEEPS["length"].lines)
+    assert [row["x"] for row in result["lines"]["LMUFFT"]] == [256, 300]
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    draw(result, first)
+    draw(result, second)
+    assert first.read_bytes() == second.read_bytes()
+    assert "nn.LSTM" in first.read_text()
+    folder = tmp_path / "benchmarks" / "results" / "here"
+    folder.mkdir(parents=True)
+    (folder / "scaling-length.json").write_text(json.dumps(result))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert "| time steps | 256 | 300 |" in tables.scaling()
+
+
+def test_lines_end_where_they_are_told(monkeypatch):
+    line = scaling.Line(lambda _: lambda: None, largest=2)
+    monkeypatch.setitem(scaling.SWEEPS, "toy", scaling.Sweep("t", "x", (1, 2, 3), {"a": line}))
+    assert [row["x"] for row in scaling.run("toy", rounds=1)["lines"]["a"]] == [1, 2]
+
+
+def test_every_sweep_builds_its_work():
+    for sweep in scaling.SWEEPS.values():
+        for line in sweep.lines.values():
+            line.build(1)()
