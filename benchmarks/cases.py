@@ -53,21 +53,6 @@ def incomparable(build: Build, pick: Pick, batch: int) -> Contender:
     return Contender(training_step(build, pick, batch).work)
 
 
-def without_onednn(build: Build, pick: Pick, batch: int) -> Contender:
-    """As :func:`incomparable`, by PyTorch's own loop: what runs where oneDNN does not."""
-    layer = build()
-    x = pixels(batch, torch.float32)
-    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
-        grad = torch.randn_like(pick(layer(x[:, :1])).expand(-1, LENGTH, -1))
-
-    def work() -> None:
-        with torch.backends.mkldnn.flags(enabled=False):
-            layer.zero_grad()
-            pick(layer(x)).backward(grad)
-
-    return Contender(work)
-
-
 def forward(build: Build, pick: Pick, batch: int) -> Contender:
     """Forward alone, without gradients."""
     layer = build()
@@ -128,12 +113,10 @@ def others(hidden: int, pick: Pick, batch: int) -> dict[str, Callable[[], Conten
     """What a user would have taken instead."""
     kinds = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
     builds = {name: partial(kind, 1, hidden, batch_first=True) for name, kind in kinds.items()}
-    contenders = {
+    return {
         f"nn.{name}(1, {hidden})": partial(incomparable, build, pick, batch)
         for name, build in builds.items()
     }
-    slow = partial(without_onednn, builds["LSTM"], pick, batch)
-    return contenders | {f"nn.LSTM(1, {hidden}), oneDNN off": slow}
 
 
 def every(outputs: tuple) -> Tensor:

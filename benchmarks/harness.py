@@ -122,7 +122,11 @@ def _measure_memory(case: Case, contender: str) -> float:
 
 
 def peak_of(work: Callable[[], object]) -> float:
-    """How much resident memory, in MiB, rises while something runs for the first time."""
+    """How much resident memory, in MiB, rises while something runs.
+
+    It has run before, so that what libraries load and set up once does not count.
+    """
+    work()
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # glibc gives back what was freed
         ctypes.CDLL(None).malloc_trim(0)

@@ -53,9 +53,10 @@ def randomize(layer):
 
 
 @pytest.mark.parametrize("length", [1, 2, 53])
+@pytest.mark.parametrize("method", ["auto", "loop", "blocks"])
 @pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
-def test_lmu(length: int, discretizer: str):
-    layer = randomize(LMU(2, 5, 4, 60.0, discretizer=discretizer, dtype=F64))
+def test_lmu(length: int, method: str, discretizer: str):
+    layer = randomize(LMU(2, 5, 4, 60.0, discretizer=discretizer, method=method, dtype=F64))
     x = sequence(length)
     h_0, m_0 = torch.rand(2, 5, dtype=F64), torch.rand(2, 4, dtype=F64)
     output, (h_n, m_n) = layer(x, (h_0, m_0))

@@ -70,8 +70,11 @@ def test_discretizer(layer):
 
 
 def test_method():
-    with pytest.raises(ValueError, match=r"method must be 'auto' or one of .*, got 'magic'"):
-        make(LMUFFT, method="magic")
+    for layer in (LMU, LMUFFT):
+        with pytest.raises(ValueError, match=r"method must be 'auto' or one of .*, got 'magic'"):
+            make(layer, method="magic")
+    with pytest.raises(ValueError, match="'parallel' needs hidden_to_memory=False"):
+        make(LMU, method="parallel")
 
 
 @pytest.mark.parametrize("layer", [LMU, LMUFFT])

@@ -1,16 +1,21 @@
 """Every way to run the nonlinear LMU, against its equations written out in float64."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from lmu.ops import LMU_METHODS, LMUWeights, Work, block_powers, choose_lmu, lmu_sequence
+from lmu.ops import LMUWeights, Work, block_powers, choose_lmu, lmu_sequence
 from lmu.ops.lmu_operators import block_operators
 from lmu.theory import discretize, legt
 
 F64 = torch.float64
 methods = pytest.mark.parametrize("method", ["loop", "blocks"])
-without_feedback = pytest.mark.parametrize("method", LMU_METHODS)
+without_feedback = pytest.mark.parametrize("method", ["loop", "blocks", "parallel"])
 
 
 def arguments(batch: int, length: int, features: int, hidden: int, order: int, dtype=F64):
@@ -194,7 +199,7 @@ def test_blocks_are_a_valid_operator(wanted):
     given = [x, h, m, *block_operators(w, powers)]
     for t in {"x": given[:1], "weights": given[3:], "all": given}[wanted]:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.blocks.default, tuple(given))
+    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, *given))
 
 
 def test_powers_keep_the_digits_of_increments():
@@ -224,8 +229,33 @@ def test_choice_is_the_loop_where_operators_would_not_be_repaid():
         assert choice.reason
 
 
+INTERPRETED = """
+import torch, tests.ops.test_lmu_sequence as t
+for sizes in [(2, 2, 3, 5, 4), (17, 33, 1, 8, 5)]:
+    args = t.arguments(*sizes, dtype=torch.float32)
+    exact = t.with_gradients(t.run("blocks"), *args)
+    for a, b in zip(t.with_gradients(t.run("triton"), *args), exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_triton_kernels_give_the_same_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": "."}
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", INTERPRETED]
+    ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_triton_kernels_refuse_a_cpu():
+    with pytest.raises((ImportError, ValueError), match=r"triton not|need CUDA tensors"):
+        lmu_sequence(*arguments(1, 2, 1, 2, 2, dtype=torch.float32), method="triton")
+
+
 def test_unknown_method():
     with pytest.raises(
-        ValueError, match=r"'auto' or one of \['loop', 'blocks', 'parallel'\], got 'quick'"
+        ValueError,
+        match=r"'auto' or one of \['loop', 'blocks', 'triton', 'parallel'\], got 'quick'",
     ):
         lmu_sequence(*arguments(1, 2, 1, 2, 2), method="quick")

@@ -8,6 +8,7 @@ from torch import Tensor
 from lmu.layers._checks import check_input
 from lmu.layers._nonlinear import NonlinearLMU
 from lmu.ops import (
+    LMU_METHODS,
     Choice,
     Powers,
     Work,
@@ -42,6 +43,8 @@ class LMU(NonlinearLMU):
         hidden_to_memory: Feed the hidden state back into the memory. Without ``e_h`` the memory is
             linear in the input, and a sequence of it is evaluated at once.
         memory_to_memory: Feed the memory back into its input by ``e_m``.
+        method: How sequences are run, a key of :data:`lmu.ops.LMU_METHODS`; ``"auto"`` chooses, see
+            :func:`lmu.ops.choose_lmu`.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -50,6 +53,45 @@ class LMU(NonlinearLMU):
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        memory_size: int,
+        theta: float,
+        learn_a: bool = False,
+        learn_b: bool = False,
+        *,
+        learn_theta: bool = False,
+        hidden_to_memory: bool = True,
+        memory_to_memory: bool = True,
+        method: str = "auto",
+        discretizer: str = "zoh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            memory_size,
+            theta,
+            learn_a,
+            learn_b,
+            learn_theta=learn_theta,
+            hidden_to_memory=hidden_to_memory,
+            memory_to_memory=memory_to_memory,
+            discretizer=discretizer,
+            device=device,
+            dtype=dtype,
+        )
+        if method not in {"auto", *LMU_METHODS}:
+            raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
+        if method == "parallel" and hidden_to_memory:
+            raise ValueError(
+                "method 'parallel' needs hidden_to_memory=False: with feedback nothing is parallel"
+            )
+        self.method = method
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
@@ -79,6 +121,7 @@ class LMU(NonlinearLMU):
                 h,
                 m,
                 weights,
+                method=self.method,
                 feedback=self.hidden_to_memory,
                 powers=self._block_powers() if self.hidden_to_memory else None,
             )

@@ -14,10 +14,11 @@ def chunk_length(length: int, order: int, rows: int) -> int:
     """Steps per chunk: a power of two from 16 to 256, as long as the operator stays small.
 
     Short chunks cost less arithmetic, (L + order) * rows per step, long ones fewer sequential
-    steps.
+    steps. And building the operator must not cost more than a sequence that uses it.
     """
+    largest = min(LARGEST_OPERATOR // rows, length)
     steps = 16
-    while steps < 256 and (2 * steps + order) * 2 * steps * rows <= LARGEST_OPERATOR:
+    while steps < 256 and (2 * steps + order) * 2 * steps <= largest:
         steps *= 2
     return min(length, steps)
 

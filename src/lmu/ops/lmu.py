@@ -1,6 +1,7 @@
 """The public entry to the nonlinear memory unit: chooses how its sequence is run."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lmu.ops.lmu_parallel import parallel
 LMU_METHODS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "loop": loop,
     "blocks": blocks,
+    "triton": partial(blocks, kernels=True),
     "parallel": parallel,
 }
 
@@ -58,7 +60,8 @@ def lmu_sequence(
         m: Memory before the first step (batch, order).
         weights: The layer's weights.
         method: ``"blocks"``, with a hand-written backward pass; ``"loop"``, of plain operations; or
-            ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back.
+            ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back; or
+            ``"triton"``: blocks whose steps are one kernel, on CUDA, by name only as yet.
         feedback: Whether ``e_h`` may differ from zero.
         powers: Of the dynamics, to save ``"blocks"`` computing them where they are constant.
 

@@ -13,10 +13,10 @@ ROWS = 64  # rows that products over several blocks want at least
 
 def backward(
     x: Tensor, h_0: Tensor, saved: Saved, o: Operators, dy: Tensor, dm: Tensor,
-    needed: Sequence[bool],
+    needed: Sequence[bool], kernels: bool = False,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of ``x``, ``h_0``, ``m_0`` and the operators."""
-    back = _Backward(x, h_0, saved, o, dy, dm, needed)
+    back = _Backward(x, h_0, saved, o, dy, dm, needed, kernels)
     batch, length, steps = x.shape[0], x.shape[1], len(o.H)
     whole, rest = divmod(length, steps)
     group = max(1, min(whole, ROWS // batch))
@@ -50,8 +50,9 @@ class _Backward:
 
     def __init__(
         self, x: Tensor, h_0: Tensor, saved: Saved, o: Operators, dy: Tensor, dm: Tensor,
-        needed: Sequence[bool],
+        needed: Sequence[bool], kernels: bool,
     ) -> None:  # fmt: skip
+        self.kernels = kernels
         self.x, self.h_0, self.saved, self.o, self.dy, self.dm = x, h_0, saved, o, dy, dm
         self.dx = torch.empty_like(x) if needed[0] else None
         self.dh = torch.zeros_like(h_0)
@@ -88,12 +89,15 @@ class _Backward:
         torch.mm(self.dm, o.H[:size].mT, out=s.registers)
         s.hidden[-1].add_(self.dh)
         torch.addcmul(self.one, saved.y[:, inside], saved.y[:, inside], value=-1, out=space.slope)
-        slot = None
-        for earlier, g, slope in zip(
-            s.steps[::-1], s.hidden[::-1], space.slopes[::-1], strict=True
-        ):
-            slot = earlier if slot is None else earlier.addmm_(slot, self.MT)
-            g.mul_(slope)
+        if self.kernels:
+            from lmu.ops.triton import retreat
+
+            retreat(s.all, space.slope, self.MT)
+        else:
+            slot, backwards = None, (s.steps[::-1], s.hidden[::-1], space.slopes[::-1])
+            for earlier, g, slope in zip(*backwards, strict=True):
+                slot = earlier if slot is None else earlier.addmm_(slot, self.MT)
+                g.mul_(slope)
         torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh)
         if self.learned:
             self.of.H[:size].addmm_(saved.registers[i, :, :size].mT, self.dm)

@@ -31,12 +31,19 @@ from lmu.ops.lmu_operators import Operators, Powers, block_length, block_operato
 
 
 def blocks(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: Powers | None
+    x: Tensor,
+    h: Tensor,
+    m: Tensor,
+    weights: LMUWeights,
+    powers: Powers | None,
+    *,
+    kernels: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
-    first step. Without ``powers`` they are computed, differentiably, from the weights.
+    first step. Without ``powers`` they are computed, differentiably, from the weights. With
+    ``kernels`` the steps of a block are one launch, see :mod:`lmu.ops.triton`.
 
     Cost: 2 b T (n^2 + n d + d^2 / L) FLOPs with blocks of L steps, in T sequential steps, and 2 L n
     d^2 once; b T n floats of memory; backward twice that arithmetic.
@@ -49,36 +56,39 @@ def blocks(
         powers = Powers(powers.increments[: length + 1], powers.H[:length])
     operators = block_operators(weights, powers)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
-    y, m_n, *_ = run(x, h, m, *operators)
+    y, m_n, *_ = run(kernels, x, h, m, *operators)
     return y, y[:, -1].clone(), m_n
 
 
 class BlockLMU(torch.autograd.Function):
-    """``(x, h_0, m_0, *operators) -> (y, m_n, registers, states, R)``."""
+    """``(kernels, x, h_0, m_0, *operators) -> (y, m_n, registers, states, R)``."""
 
     @staticmethod
-    def forward(x: Tensor, h_0: Tensor, m_0: Tensor, *operators: Tensor):
+    def forward(kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor, *operators: Tensor):
         """Shapes as in :func:`blocks` and :class:`Saved`."""
-        y, *rest = saved = forward(x, h_0, m_0, Operators(*operators))
+        y, *rest = saved = forward(x, h_0, m_0, Operators(*operators), kernels)
         return y, saved.states[-1].clone(), *rest
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what backward needs."""
         y, _, *rest = output
+        ctx.kernels, *tensors = inputs
         ctx.mark_non_differentiable(*rest)
-        ctx.save_for_backward(y, *rest, *inputs)
+        ctx.save_for_backward(y, *rest, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         """Gradients of all arguments; those of the dynamics only where they are wanted."""
         tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
         saved, inputs = Saved(*tensors[:4]), tensors[4:]
+        needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # a derivative of the gradients is wanted
-            return differentiable_backward(plain, inputs, (dy, dm), ctx.needs_input_grad)
+            return None, *differentiable_backward(plain, inputs, (dy, dm), needed)
         with no_autocast(dy.device):
             x, h_0, _, *operators = inputs
-            return backward(x, h_0, saved, Operators(*operators), dy, dm, ctx.needs_input_grad)
+            o = Operators(*operators)
+            return None, *backward(x, h_0, saved, o, dy, dm, needed, ctx.kernels)
 
 
 def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,16 +114,18 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
 
 @torch.library.custom_op("lmu::blocks", mutates_args=())
 def _compiled(
-    x: Tensor, h_0: Tensor, m_0: Tensor, X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    saved = forward(x, h_0, m_0, Operators(X, M, W, D, H))
+    kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
+    X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    saved = forward(x, h_0, m_0, Operators(X, M, W, D, H), kernels)
     return saved.y, saved.states[-1].clone(), saved.registers, saved.states, saved.R
 
 
 @_compiled.register_fake
 def _(
-    x: Tensor, h_0: Tensor, m_0: Tensor, X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor
-) -> tuple[Tensor, ...]:
+    kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
+    X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
     (batch, length, _), (steps, order) = x.shape, H.shape
     number = -(-length // steps)
     return (
@@ -128,17 +140,17 @@ def _(
 @torch.library.custom_op("lmu::blocks_backward", mutates_args=())
 def _compiled_backward(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
-    needed: Sequence[bool],
+    needed: Sequence[bool], kernels: bool,
 ) -> list[Tensor]:  # fmt: skip
     x, h_0, _, *operators = inputs
-    grads = backward(x, h_0, Saved(*saved), Operators(*operators), dy, dm, needed)
+    grads = backward(x, h_0, Saved(*saved), Operators(*operators), dy, dm, needed, kernels)
     return [x.new_empty(0) if grad is None else grad for grad in grads]
 
 
 @_compiled_backward.register_fake
 def _(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
-    needed: Sequence[bool],
+    needed: Sequence[bool], kernels: bool,
 ) -> list[Tensor]:  # fmt: skip
     grads = [torch.empty_like(t) for t in inputs]
     return grads if needed[0] else [inputs[0].new_empty(0), *grads[1:]]
@@ -146,14 +158,15 @@ def _(
 
 def _backward_of_compiled(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
     tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
-    needed = ctx.needs_input_grad
-    grads = _compiled_backward(tensors[:4], tensors[4:], dy, dm, needed)
-    return tuple(g if need else None for g, need in zip(grads, needed, strict=True))
+    needed = ctx.needs_input_grad[1:]
+    grads = _compiled_backward(tensors[:4], tensors[4:], dy, dm, needed, ctx.kernels)
+    return None, *(g if need else None for g, need in zip(grads, needed, strict=True))
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     y, _, *rest = output
-    ctx.save_for_backward(y, *rest, *inputs)
+    ctx.kernels, *tensors = inputs
+    ctx.save_for_backward(y, *rest, *tensors)
 
 
 _compiled.register_autograd(_backward_of_compiled, setup_context=_keep_for_backward)

@@ -30,7 +30,7 @@ class Saved(NamedTuple):
     R: Tensor  # (steps, width, order), W Ad^s: from the state before a block to its slots
 
 
-def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators) -> Saved:
+def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = False) -> Saved:
     """All hidden states, and what backward needs; shapes as in :mod:`lmu.ops.lmu_blocks`."""
     (batch, length, k), n = x.shape, h_0.shape[1]
     steps, width = len(o.H), len(o.M)
@@ -55,11 +55,17 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators) -> Saved:
             s = buffers[i % 2] if whole else Slots(x, batch, size, width, n)
             torch.mm(x_b.reshape(batch * size, k), o.X, out=s.rows)
             s.long.addmm_(m, to_slots if whole else to_slots[:, : size * width])
-            slot = s.steps[0].addmm_(h, first)
-            h = s.hidden[0].tanh_()
-            for following, h in zip(s.steps[1:], s.hidden[1:], strict=True):
-                slot = following.addmm_(slot, M)
-                h.tanh_()
+            if kernels:
+                from lmu.ops.triton import advance
+
+                advance(s.all, h, M, n)
+            else:
+                slot = s.steps[0].addmm_(h, first)
+                s.hidden[0].tanh_()
+                for following, h_t in zip(s.steps[1:], s.hidden[1:], strict=True):
+                    slot = following.addmm_(slot, M)
+                    h_t.tanh_()
+            h = s.hidden[-1]
             y_b.copy_(s.outputs)
             reg[:, :size].copy_(s.registers)
             torch.addmm(m, m, E if whole else o.D[size].mT, out=m_b)
