@@ -177,7 +177,7 @@ def test_choice():
         return choice.method
 
     assert pick(784) == "fft"
-    assert pick(4096, order=32) == "chunked"
+    assert pick(784, order=4) == "states"
     assert pick(1) == "states"
     assert pick(100_000) == "chunked"
     assert pick(784, initial_state=True) == pick(784, transformed=True) == "chunked"

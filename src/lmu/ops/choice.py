@@ -102,35 +102,42 @@ class Work:
 
     def states_seconds(self, method: str) -> float:
         """Estimated seconds of all states, forward and backward; only their ratios matter."""
-        flops = self.states_cost(method).flops
         if method == "chunked":
-            return self._chunked_seconds(flops, self.order)
-        n = fast_length(2 * self.length - 1)
-        return 3 * flops / RATES["fft"] * _out_of_cache(4.0 * n * self.order)
+            return self._chunked_seconds(self.states_cost(method).flops, self.order)
+        values = self.batch * self.length * self.channels * self.order
+        transforms = values * STATE * _out_of_cache(8.0 * self.length * self.order)
+        return transforms + _passed_on(values, LARGE) - values * VALUE
 
     def readout_seconds(self, method: str) -> float:
         """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
+        values = self.batch * self.length * self.rows
         if method == "chunked":
             return self._chunked_seconds(self.readout_cost(method).flops, self.rows)
+        if method == "states":
+            products = 6.0 * values * self.channels * self.order / GEMM
+            return self.states_seconds("fft") + products + _passed_on(values, LARGE)
         p = plan(self.length)
         weight = p.n * (13 + p.pieces * self.channels) * (self.batch + self.channels * p.pieces)
-        slower = _out_of_cache(4.0 * p.n * self.rows)
-        return weight * self.rows / RATES["cut fft"] * slower
+        return weight * self.rows * CUT * _out_of_cache(4.0 * p.n * self.rows)
 
     def _chunked_seconds(self, flops: float, rows: int) -> float:
         values = self.batch * self.length * rows
         chunks = self.length / chunk_length(self.length, self.order, rows)
-        return 3 * flops / RATES["gemm"] + values / RATES["values"] + STEP * chunks
+        return 3 * flops / GEMM + _passed_on(values, LARGE / 2) + STEP * chunks
 
 
-# Fitted to runs of both methods on two cores, forward and backward; see docs/engine.md.
-RATES = {
-    "gemm": 3e11,  # FLOPs a second of matrix products
-    "values": 1.4e8,  # results a second that are written, passed on and read again
-    "fft": 2.4e10,  # FLOPs a second of transforms and products between them
-    "cut fft": 3.3e9,  # weights of a plan, times rows, a second
-}
+# Fitted to runs of all methods on two cores, forward and backward; see docs/engine.md.
+GEMM = 3e11  # FLOPs a second of matrix products
+STATE = 7.3e-9  # seconds of a state, by FFT
+CUT = 3e-10  # seconds of a unit of a plan's weight, for each row
 STEP = 2e-5  # seconds of the recurrence from one chunk to the next
+VALUE = 2e-9  # seconds in which a result is written, passed on and read again
+FRESH = 7e-9  # the same where it lies in memory that the system must hand out page by page
+LARGE = 2**25  # bytes from which on it does
+
+
+def _passed_on(values: float, large: float) -> float:
+    return values * (FRESH if 4 * values > large else VALUE)
 
 
 def _out_of_cache(size: float) -> float:

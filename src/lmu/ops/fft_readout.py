@@ -16,7 +16,7 @@ from lmu.ops._autograd import differentiable_backward
 from lmu.ops._precision import no_autocast
 from lmu.ops.fft import fast_length
 
-GROUP = 1 << 22  # floats of spectra that are multiplied at once on a CPU: about its cache
+GROUP = 1 << 21  # floats of spectra that are multiplied at once on a CPU: about its cache
 TILE = 192  # rows of a signal transposed at once: more pages than that do not fit a CPU's tables
 
 
@@ -148,12 +148,12 @@ def _backward(
     dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool
 ) -> tuple[Tensor | None, ...]:
     (batch, length, rows), k, p = y.shape, x.shape[2], plan(y.shape[1])
-    dU, dKF = torch.empty_like(U), torch.zeros_like(KF)
+    dU, dKF = torch.empty_like(U), torch.zeros_like(KF)  # their conjugates, as products give them
     dx = torch.empty_like(x) if needs_x else None
     dW1 = W_x.new_zeros(k + 1, rows)
     group, some = _groups(batch, 2 * len(U) * rows, y.device)
     with torch.inference_mode():
-        x1, UH, KH = _with_ones(x), U.conj().resolve_conj().mT, KF.conj().resolve_conj().mT
+        x1 = _with_ones(x)
         spectra = U.new_empty(len(U), group, rows)
         before_relu = y.new_empty(some, length, rows)
         signals = y.new_zeros(some, rows, p.n)  # what lies beyond the sequence stays zero
@@ -169,12 +169,12 @@ def _backward(
                     torch.mm(flat, W_x, out=dx[part].flatten(0, 1))
                 z = signals[: len(g)]
                 z[..., :length].copy_(g.mT)
-                S[:, j : j + some].copy_(torch.fft.rfft(z).permute(2, 0, 1))
-            dKF.baddbmm_(UH[..., i : i + group], S)
-            dU[:, i : i + group].copy_(torch.bmm(S, KH))
-    du = torch.fft.irfft(dU.permute(1, 2, 0).contiguous(), p.n)[..., : p.steps]
+                S[:, j : j + some].copy_(torch.fft.rfft(z).permute(2, 0, 1).conj())
+            dKF.baddbmm_(U[:, i : i + group].mT, S)
+            dU[:, i : i + group].copy_(torch.bmm(S, KF.mT))
+    du = torch.fft.irfft(dU.permute(1, 2, 0).conj().contiguous(), p.n)[..., : p.steps]
     du = du.unflatten(1, (-1, p.pieces)).flatten(2)[..., :length]
-    of_pieces = torch.fft.irfft(dKF.permute(1, 2, 0).contiguous(), p.n)
+    of_pieces = torch.fft.irfft(dKF.permute(1, 2, 0).conj().contiguous(), p.n)
     of_pieces = of_pieces.unflatten(0, (-1, p.pieces))  # (channels, pieces, rows, n)
     dK = of_pieces[:, 0, :, :length].clone()
     for i, start in enumerate(range(p.steps, length, p.steps), start=1):
