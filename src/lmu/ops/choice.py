@@ -105,8 +105,7 @@ class Work:
         if method == "chunked":
             return self._chunked_seconds(self.states_cost(method).flops, self.order)
         values = self.batch * self.length * self.channels * self.order
-        transforms = values * STATE * _out_of_cache(8.0 * self.length * self.order)
-        return transforms + _passed_on(values, LARGE) - values * VALUE
+        return values * STATE * _out_of_cache(8.0 * self.length * self.order, 0.15)
 
     def readout_seconds(self, method: str) -> float:
         """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
@@ -115,34 +114,31 @@ class Work:
             return self._chunked_seconds(self.readout_cost(method).flops, self.rows)
         if method == "states":
             products = 6.0 * values * self.channels * self.order / GEMM
-            return self.states_seconds("fft") + products + _passed_on(values, LARGE)
+            return self.states_seconds("fft") + products + values * WRITE[4 * values > 2**25]
         p = plan(self.length)
         weight = p.n * (13 + p.pieces * self.channels) * (self.batch + self.channels * p.pieces)
-        return weight * self.rows * CUT * _out_of_cache(4.0 * p.n * self.rows)
+        return weight * self.rows * CUT * _out_of_cache(4.0 * p.n * self.rows, 0.35)
 
     def _chunked_seconds(self, flops: float, rows: int) -> float:
         values = self.batch * self.length * rows
         chunks = self.length / chunk_length(self.length, self.order, rows)
-        return 3 * flops / GEMM + _passed_on(values, LARGE / 2) + STEP * chunks
+        return 3 * flops / GEMM + values * PASS_ON[4 * values > 2**24] + STEP * chunks
 
 
 # Fitted to runs of all methods on two cores, forward and backward; see docs/engine.md.
 GEMM = 3e11  # FLOPs a second of matrix products
-STATE = 7.3e-9  # seconds of a state, by FFT
+STATE = 6e-9  # seconds of a state, by FFT
 CUT = 3e-10  # seconds of a unit of a plan's weight, for each row
 STEP = 2e-5  # seconds of the recurrence from one chunk to the next
-VALUE = 2e-9  # seconds in which a result is written, passed on and read again
-FRESH = 7e-9  # the same where it lies in memory that the system must hand out page by page
-LARGE = 2**25  # bytes from which on it does
+# Seconds of a result that is written, passed on and read again, in all states and in chunks; the
+# second where there are so many that the system must hand out their memory page by page.
+WRITE = (2e-9, 5e-9)
+PASS_ON = (4e-9, 7e-9)
 
 
-def _passed_on(values: float, large: float) -> float:
-    return values * (FRESH if 4 * values > large else VALUE)
-
-
-def _out_of_cache(size: float) -> float:
-    """How much slower transforms get with the bytes of the signals that one sequence takes."""
-    return 1 + 0.35 * max(0.0, log2(size / 2**20))
+def _out_of_cache(size: float, slower: float) -> float:
+    """How much slower transforms get with each doubling of what one sequence takes, in bytes."""
+    return 1 + slower * max(0.0, log2(size / 2**20))
 
 
 def compare(quicker: float, slower: float) -> str:
