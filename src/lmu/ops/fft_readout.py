@@ -172,6 +172,7 @@ def _backward(
                 S[:, j : j + some].copy_(torch.fft.rfft(z).permute(2, 0, 1).conj())
             dKF.baddbmm_(U[:, i : i + group].mT, S)
             dU[:, i : i + group].copy_(torch.bmm(S, KF.mT))
+        del spectra, S, signals, z, before_relu, g, flat  # the rest is done in their place
     du = torch.fft.irfft(dU.permute(1, 2, 0).conj().contiguous(), p.n)[..., : p.steps]
     du = du.unflatten(1, (-1, p.pieces)).flatten(2)[..., :length]
     of_pieces = torch.fft.irfft(dKF.permute(1, 2, 0).conj().contiguous(), p.n)
