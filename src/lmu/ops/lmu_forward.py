@@ -46,7 +46,7 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
         to_slots = to_slots.contiguous() if batch > 1 else to_slots  # one row reads it either way
         M, first, E = o.M, o.M[:n], o.D[-1].mT
         buffers = [Slots(x, batch, steps, width, n) for _ in range(min(2, length // steps))]
-        h, m = h_0, states[0]
+        h, m = h_0.contiguous(), states[0]
         for i, (x_b, y_b, m_b, reg) in enumerate(
             zip(x.split(steps, 1), y.split(steps, 1), states[1:], registers, strict=True)
         ):
