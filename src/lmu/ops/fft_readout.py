@@ -144,12 +144,12 @@ def _forward(U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, p: Pla
     return y
 
 
-def _backward(
-    dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool
-) -> tuple[Tensor | None, ...]:
-    (batch, length, rows), k, p = y.shape, x.shape[2], plan(y.shape[1])
-    dU, dKF = torch.empty_like(U), torch.zeros_like(KF)  # their conjugates, as products give them
-    dx = torch.empty_like(x) if needs_x else None
+def _back_to_spectra(
+    dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, dx: Tensor | None, p: Plan
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of both spectra and of ``[W_x, bias]``; fills ``dx``. Its buffers end with it."""
+    (batch, length, rows), k = y.shape, x.shape[2]
+    dU, dKF = torch.empty_like(U), torch.zeros_like(KF)  # conjugates, as the products give them
     dW1 = W_x.new_zeros(k + 1, rows)
     group, some = _groups(batch, 2 * len(U) * rows, y.device)
     with torch.inference_mode():
@@ -172,7 +172,15 @@ def _backward(
                 S[:, j : j + some].copy_(torch.fft.rfft(z).permute(2, 0, 1).conj())
             dKF.baddbmm_(U[:, i : i + group].mT, S)
             dU[:, i : i + group].copy_(torch.bmm(S, KF.mT))
-        del spectra, S, signals, z, before_relu, g, flat  # the rest is done in their place
+    return dU, dKF, dW1
+
+
+def _backward(
+    dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool
+) -> tuple[Tensor | None, ...]:
+    length, k, p = y.shape[1], x.shape[2], plan(y.shape[1])
+    dx = torch.empty_like(x) if needs_x else None
+    dU, dKF, dW1 = _back_to_spectra(dy, y, U, KF, x, W_x, dx, p)
     du = torch.fft.irfft(dU.permute(1, 2, 0).conj().contiguous(), p.n)[..., : p.steps]
     du = du.unflatten(1, (-1, p.pieces)).flatten(2)[..., :length]
     of_pieces = torch.fft.irfft(dKF.permute(1, 2, 0).conj().contiguous(), p.n)
