@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import peers
 from benchmarks.cases import CASES
 from benchmarks.harness import run
 from benchmarks.machine import machine, results_folder
@@ -28,7 +29,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in args.cases or CASES:
         start = time.perf_counter()
-        result = {"case": name, "machine": where, **run(name, CASES[name], args.rounds)}
+        figures = run(name, CASES[name], args.rounds)
+        result = {"case": name, "machine": where, "peers": peers.status(), **figures}
         path = folder / f"{name}.json"
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(result, indent=2) + "\n")

@@ -7,78 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import peers
 from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
 from benchmarks.harness import Case, Contender
-from lmu import LMU, LMUFFT, Stream
+from benchmarks.work import (
+    LENGTH,
+    Build,
+    Pick,
+    every,
+    forward,
+    incomparable,
+    last,
+    one_step,
+    streaming,
+    training_step,
+)
+from lmu import LMU, LMUFFT
 from lmu.ops import memory
 
-LENGTH = 784
 FFT_SIZES = (1, 346, 468, 784, 784)  # input, hidden, memory, seq_len, theta: Chilkuri & Eliasmith
-STEP_SIZES = (1, 212, 256)  # input, hidden, memory
 LMU_SIZES = (1, 212, 256, 784)  # input, hidden, memory, theta: Voelker et al.
-
-Build = Callable[[], nn.Module]
-Pick = Callable[[tuple], Tensor]
-
-
-def pixels(batch: int, dtype: torch.dtype) -> Tensor:
-    """A batch as psMNIST gives it: (batch, 784, 1), values from 0 to 1."""
-    g = torch.Generator().manual_seed(0)
-    return torch.rand(batch, LENGTH, 1, dtype=torch.float64, generator=g).to(dtype)
-
-
-def training_step(build: Build, pick: Pick, batch: int) -> Contender:
-    """Forward and backward of what ``pick`` takes from the layer's output.
-
-    Backward starts from a fixed gradient: a loss would cost as much as some layers do.
-    """
-    layer = build()
-    x = pixels(batch, next(layer.parameters()).dtype)
-    with torch.no_grad():
-        shape = pick(layer(x)).shape
-    g = torch.Generator().manual_seed(1)
-    grad = torch.randn(shape, dtype=torch.float64, generator=g).to(x.dtype)
-
-    def result() -> list[Tensor]:
-        layer.zero_grad()
-        output = pick(layer(x))
-        output.backward(grad)
-        return [output.detach()] + [p.grad for p in layer.parameters() if p.grad is not None]
-
-    return Contender(result, result)
-
-
-def incomparable(build: Build, pick: Pick, batch: int) -> Contender:
-    """The same work of a layer that computes another function: timed, not checked."""
-    return Contender(training_step(build, pick, batch).work)
-
-
-def forward(build: Build, pick: Pick, batch: int) -> Contender:
-    """Forward alone, without gradients."""
-    layer = build()
-    x = pixels(batch, next(layer.parameters()).dtype)
-
-    @torch.no_grad()
-    def result() -> list[Tensor]:
-        return [pick(layer(x))]
-
-    return Contender(result, result)
-
-
-def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple]) -> Contender:
-    """A step of a stream, batch 1, without gradients."""
-    layer = build()
-    g = torch.Generator().manual_seed(0)
-    dtype = next(layer.parameters()).dtype
-    x, h, m = (
-        torch.rand(1, size, dtype=torch.float64, generator=g).to(dtype) for size in STEP_SIZES
-    )
-
-    def result() -> list[Tensor]:
-        with torch.no_grad():
-            return list(step(layer, x, h, m))
-
-    return Contender(result, result)
 
 
 class ExactLMUFFT(LMUFFT):
@@ -119,16 +67,6 @@ def others(hidden: int, pick: Pick, batch: int) -> dict[str, Callable[[], Conten
     }
 
 
-def every(outputs: tuple) -> Tensor:
-    """The hidden states of all steps."""
-    return outputs[0]
-
-
-def last(outputs: tuple) -> Tensor:
-    """The last hidden state, which the parallel layers return in the second place."""
-    return outputs[1]
-
-
 def exact(contender: Callable[[], Contender]) -> list[Tensor]:
     """What a contender gets."""
     result = contender().result
@@ -150,6 +88,7 @@ def fft_case(pick: Pick, rounds: int, title: str, ours: Build, *, rivals: bool =
     )
     if rivals:
         contenders |= others(FFT_SIZES[1], pick, 100)
+        contenders |= peers.parallel(FFT_SIZES[1], FFT_SIZES[2], 100)
     right = partial(training_step, partial(double, partial(lmu_fft, ExactLMUFFT)), pick, 100)
     # Of millions of hidden units, rounding takes a few across the kink of the relu, whatever the
     # algorithm, and their gradients then differ altogether.
@@ -169,6 +108,7 @@ def lmu_case(batch: int, rounds: int, *, rivals: bool = False) -> Case:
     }
     if rivals:
         contenders |= others(LMU_SIZES[1], every, batch)
+        contenders |= peers.recurrent(LMU_SIZES[1], LMU_SIZES[2], batch)
     right = partial(training_step, partial(double, stepwise), every, batch)
     title = LMU_TITLE.format(batch, "forward + backward")
     return Case(title, contenders, partial(exact, right), rounds)
@@ -199,22 +139,6 @@ class CalledCell(nn.Module):
         """The new state."""
         step: Any = self.layer.step
         return step(x, h, m)
-
-
-def streaming(build: Build) -> Contender:
-    """A step of a :class:`lmu.Stream`; many in turn, as its work is not the same at each."""
-    layer = build()
-    assert isinstance(layer, LMU)
-    stream = Stream(layer)
-    g = torch.Generator().manual_seed(0)
-    x, h, m = (torch.rand(1, size, dtype=torch.float64, generator=g).float() for size in STEP_SIZES)
-
-    def result() -> list[Tensor]:
-        stream.state = h, m
-        stream(x)
-        return list(stream.state)
-
-    return Contender(lambda: stream(x), result)
 
 
 def step_case() -> Case:

@@ -122,7 +122,7 @@ def _measure_memory(case: Case, contender: str) -> float:
 
 
 def peak_of(work: Callable[[], object]) -> float:
-    """How much resident memory, in MiB, rises while something runs.
+    """How much memory, in MiB, is taken while something runs: of the process and of the card.
 
     It has run before, so that what libraries load and set up once does not count.
     """
@@ -130,12 +130,19 @@ def peak_of(work: Callable[[], object]) -> float:
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # glibc gives back what was freed
         ctypes.CDLL(None).malloc_trim(0)
+    cuda, allocated = torch.cuda.is_initialized(), 0  # whose memory is not resident
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     kept = work()
     peak = _resident("VmHWM")
     del kept
-    return (peak - before) / 1024
+    mib = (peak - before) / 1024
+    if cuda:
+        mib += (torch.cuda.max_memory_allocated() - allocated) / 2**20
+    return mib
 
 
 def _resident(field: str) -> int:

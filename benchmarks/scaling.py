@@ -37,6 +37,7 @@ class Sweep:
     axis: str
     points: tuple[int, ...]
     lines: dict[str, Line] = field(default_factory=dict)
+    quick: tuple[int, ...] = (2, 4)  # enough to see that everything runs
 
 
 def run_layer(layer: nn.Module, shape: tuple[int, ...], *, train: bool) -> Work:
@@ -121,12 +122,14 @@ SWEEPS = {
         "time steps",
         (65536,),
         {"training step": Line(train_long)},
+        quick=(512,),
     ),
     "build": Sweep(
         "building LMUFFT with theta and seq_len of so many steps, order 256",
         "time steps",
         (65536,),
         {"building": Line(lambda T: lambda: LMUFFT(1, 8, 256, seq_len=T, theta=T))},
+        quick=(512,),
     ),
 }
 
@@ -187,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("sweeps", nargs="*", help=f"of {', '.join(SWEEPS)}; all if none is named")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny points: to try it, not results")
     parser.add_argument("--output", type=Path, help="folder for the JSON; benchmarks/results/...")
     parser.add_argument("--memory", nargs=3, metavar=("SWEEP", "LINE", "POINT"))
     args = parser.parse_args()
@@ -199,11 +203,14 @@ def main() -> None:
         parser.error(
             f"no such sweep: {', '.join(sorted(unknown))}; choose from {', '.join(SWEEPS)}"
         )
+    if args.quick and args.output is None:
+        parser.error("--quick needs --output: its figures must not replace results")
     where = machine()
     folder = args.output or results_folder(where)
     folder.mkdir(parents=True, exist_ok=True)
     for name in args.sweeps or SWEEPS:
-        result = {"machine": where, **run(name, rounds=args.rounds)}
+        points = SWEEPS[name].quick if args.quick else None
+        result = {"machine": where, **run(name, points, args.rounds)}
         path = folder / f"scaling-{name}.json"
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(result, indent=2) + "\n")

@@ -4,7 +4,6 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -25,12 +24,15 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:#.3g}".rstrip(".") + " µs"
 
 
-def results(pattern: str) -> Iterator[list[dict]]:
+def results(pattern: str) -> list[list[dict]]:
     """The committed results of each machine whose names match."""
-    for folder in sorted((ROOT / "benchmarks" / "results").iterdir()):
-        found = [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
-        if found:
-            yield found
+    folder = ROOT / "benchmarks" / "results"
+    machines: dict[Path, list[dict]] = {}
+    for path in sorted(folder.glob(f"*/{pattern}")):
+        machines.setdefault(path.parent, []).append(json.loads(path.read_text()))
+    if not machines:
+        raise FileNotFoundError(f"a table wants {pattern} in {folder}: run the benchmarks first")
+    return list(machines.values())
 
 
 def speed() -> str:

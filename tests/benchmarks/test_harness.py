@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import harness, scaling, tables
+from benchmarks.cases import CASES
 from benchmarks.harness import Case, Contender, peak_of, run
 from benchmarks.plots import draw
 
@@ -57,6 +58,37 @@ def test_peak_memory_is_that_of_the_call():
     kept = torch.ones(8 << 20)  # 32 MiB that stand there before
     assert 60 < peak_of(lambda: torch.cat([kept, kept])) < 80
     assert peak_of(lambda: kept.sum()) < 5
+
+
+def test_results_of_cases_become_a_table(monkeypatch, tmp_path):
+    folder = tmp_path / "benchmarks" / "results" / "here"
+    folder.mkdir(parents=True)
+    machine = {"cpu": "a processor", "threads": 1, "torch": "2"}
+    result = {"machine": machine, **run("toy", case({"ours": 1.0, "theirs": 1.0}, [], flops=1e9))}
+    (folder / "lmu-toy.json").write_text(json.dumps(result))
+    (folder / "scaling-toy.json").write_text("not a case")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = tables.render("before <!-- table: speed -->old<!-- end --> after")
+    assert page.startswith("before <!-- table: speed -->\na processor, 1 threads, PyTorch 2:")
+    assert page.endswith("<!-- end --> after")
+    ours, theirs = result["contenders"]["ours"], result["contenders"]["theirs"]
+    spread = f"({tables.duration(ours['fastest'])} to {tables.duration(ours['slowest'])})"
+    assert f"| ours | {tables.duration(ours['seconds'])} {spread} | 1 | 1 MiB | 0e+00 |" in page
+    assert f"| {theirs['seconds'] / ours['seconds']:.3g} |" in page
+    assert f"of the machine's {result['gemm_rate'] / 1e9:.0f} GFLOP/s" in page
+
+
+def test_a_table_without_results_is_an_error_where_a_page_has_its_mark(monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.render("no marks") == "no marks"
+    for name in ("speed", "scaling"):
+        with pytest.raises(FileNotFoundError, match="run the benchmarks first"):
+            tables.render(f"<!-- table: {name} --><!-- end -->")
+
+
+def test_a_step_of_a_stream_passes_the_gate():
+    result = run("lmu-step", CASES["lmu-step"], rounds=1)
+    assert all(figures["error"] < 1e-4 for figures in result["contenders"].values())
 
 
 def test_a_sweep_its_picture_and_its_table(monkeypatch, tmp_path):

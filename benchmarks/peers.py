@@ -1,0 +1,155 @@
+"""Layers of other packages, timed beside ours where they are installed.
+
+They compute other functions, or ours with other weights: timed, not checked. Their packages are
+imported only when a contender is built.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module, metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.harness import Contender
+from benchmarks.work import LENGTH, every, pixels, training_step
+
+PACKAGES = ("keras-lmu", "s5-pytorch", "mamba-ssm")  # as pip names them
+Build = Callable[[], Contender]
+
+
+def status() -> dict[str, str]:
+    """The version of each package that takes part, or why it does not."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    if _takes_part(found["mamba-ssm"]) and not torch.cuda.is_available():
+        found["mamba-ssm"] = "left out: it runs on CUDA only"
+    return found
+
+
+def _takes_part(word: str) -> bool:
+    return word[0].isdigit()
+
+
+def parallel(hidden: int, order: int, batch: int) -> dict[str, Build]:
+    """Those that train in parallel over time, at the sizes of a case of ``LMUFFT``."""
+    return _present(
+        {
+            "keras-lmu": (
+                f"keras_lmu.LMUFeedforward {hidden}/{order}",
+                partial(keras_feedforward, hidden, order, batch),
+            ),
+            "s5-pytorch": (
+                f"s5.S5({hidden}, {order}) after a linear layer",
+                partial(s5, hidden, order, batch),
+            ),
+            "mamba-ssm": (
+                f"mamba_ssm.Mamba({hidden}) after a linear layer, on CUDA",
+                partial(mamba, hidden, batch),
+            ),
+        }
+    )
+
+
+def recurrent(hidden: int, order: int, batch: int) -> dict[str, Build]:
+    """Those with a nonlinear recurrence, at the sizes of a case of ``LMU``."""
+    build = partial(keras_recurrent, hidden, order, batch)
+    return _present({"keras-lmu": (f"keras_lmu.LMU {hidden}/{order}", build)})
+
+
+def _present(builds: dict[str, tuple[str, Build]]) -> dict[str, Build]:
+    words = status()
+    return {label: build for name, (label, build) in builds.items() if _takes_part(words[name])}
+
+
+def keras_feedforward(hidden: int, order: int, batch: int) -> Contender:
+    """KerasLMU's parallel layer; its memory takes a linear encoding of the input."""
+    tf: Any = _tensorflow()
+    layer = import_module("keras_lmu").LMUFeedforward(
+        memory_d=1,
+        order=order,
+        theta=LENGTH,
+        hidden_cell=tf.keras.layers.Dense(hidden, activation="relu"),
+        input_to_hidden=True,
+        use_bias=True,
+        return_sequences=True,
+    )
+    return keras_step(tf, layer, hidden, batch)
+
+
+def keras_recurrent(hidden: int, order: int, batch: int) -> Contender:
+    """KerasLMU's layer with the feedback that :class:`lmu.LMU` has."""
+    tf: Any = _tensorflow()
+    layer = import_module("keras_lmu").LMU(
+        memory_d=1,
+        order=order,
+        theta=LENGTH,
+        hidden_cell=tf.keras.layers.SimpleRNNCell(hidden, use_bias=False),
+        hidden_to_memory=True,
+        memory_to_memory=True,
+        input_to_hidden=True,
+        return_sequences=True,
+    )
+    return keras_step(tf, layer, hidden, batch)
+
+
+def _tensorflow() -> Any:
+    """TensorFlow on the CPU, with as many threads as PyTorch."""
+    tf: Any = import_module("tensorflow")
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+    return tf
+
+
+def keras_step(tf: Any, layer: Any, hidden: int, batch: int) -> Contender:
+    """Forward and backward of all outputs from a fixed gradient, traced once."""
+    x = tf.constant(pixels(batch, torch.float32).numpy())
+    gradient = tf.random.stateless_normal((batch, LENGTH, hidden), seed=(0, 1))
+    layer.build(x.shape)  # before it is traced: it keeps tensors of its own
+
+    @tf.function
+    def step(x: Any, gradient: Any) -> Any:
+        with tf.GradientTape() as tape:
+            output = layer(x, training=True)
+        return output, tape.gradient(output, layer.trainable_weights, output_gradients=gradient)
+
+    step(x, gradient)  # traces, before any clock is read
+    return Contender(lambda: step(x, gradient))
+
+
+class Widened(nn.Module):
+    """A layer as wide as its input, behind the linear layer that makes it so."""
+
+    def __init__(self, width: int, layer: nn.Module) -> None:
+        super().__init__()
+        self.widen = nn.Linear(1, width)
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        """All outputs, (batch, time, width)."""
+        return (self.layer(self.widen(x)),)
+
+
+def s5(hidden: int, order: int, batch: int) -> Contender:
+    """One S5 layer with a state as large as our memory."""
+    layer = import_module("s5").S5(hidden, order)
+    return Contender(training_step(lambda: Widened(hidden, layer), every, batch).work)
+
+
+def mamba(hidden: int, batch: int) -> Contender:
+    """One Mamba block, with the sizes that its authors use, on the card."""
+    layer = Widened(hidden, import_module("mamba_ssm").Mamba(d_model=hidden)).cuda()
+    x = pixels(batch, torch.float32).cuda()
+    gradient = torch.randn(batch, LENGTH, hidden, device="cuda")
+
+    def work() -> None:
+        layer.zero_grad()
+        layer(x)[0].backward(gradient)
+        torch.cuda.synchronize()  # the clock must not be read while the card still works
+
+    return Contender(work)
