@@ -1,7 +1,7 @@
 """Legendre Memory Units for PyTorch."""
 
-from lmu.layers import LMU, LMUFFT, LMUCell, Stream
+from lmu.layers import LMU, LMUFFT, LMUCell, Stream, detach_state
 
 __version__ = "0.1.0"
 
-__all__ = ["LMU", "LMUFFT", "LMUCell", "Stream", "__version__"]
+__all__ = ["LMU", "LMUFFT", "LMUCell", "Stream", "__version__", "detach_state"]

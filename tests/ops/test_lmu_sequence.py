@@ -18,23 +18,27 @@ methods = pytest.mark.parametrize("method", ["loop", "blocks"])
 without_feedback = pytest.mark.parametrize("method", ["loop", "blocks", "parallel"])
 
 
-def arguments(batch: int, length: int, features: int, hidden: int, order: int, dtype=F64):
+def arguments(
+    batch: int, length: int, features: int, hidden: int, order: int, channels=1, dtype=F64
+):
     g = torch.Generator().manual_seed(length)
 
     def draw(*shape: int) -> Tensor:
         return (torch.randn(shape, dtype=F64, generator=g) / shape[-1] ** 0.5).to(dtype)
 
-    Ad, Bd = discretize(*legt(order, 30.0))
-    E = (Ad - torch.eye(order, dtype=F64)).to(dtype)
+    systems = [discretize(*legt(order, 30.0 + 5 * c)) for c in range(channels)]
+    E = torch.block_diag(*(Ad - torch.eye(order, dtype=F64) for Ad, _ in systems)).to(dtype)
+    Bd = torch.block_diag(*(Bd[:, None] for _, Bd in systems)).to(dtype)
+    order *= channels
     weights = LMUWeights(
-        e_x=draw(1, features),
-        e_h=draw(1, hidden),
-        e_m=draw(1, order),
+        e_x=draw(channels, features),
+        e_h=draw(channels, hidden),
+        e_m=draw(channels, order),
         W_x=draw(hidden, features),
         W_h=draw(hidden, hidden),
         W_m=draw(hidden, order),
         E=E,
-        Bd=Bd.to(dtype),
+        Bd=Bd,
     )
     return draw(batch, length, features), draw(batch, hidden), draw(batch, order), weights
 
@@ -43,7 +47,7 @@ def equations(x: Tensor, h: Tensor, m: Tensor, w: LMUWeights) -> tuple[Tensor, T
     outputs = []
     for t in range(x.shape[1]):
         u = x[:, t] @ w.e_x.T + h @ w.e_h.T + m @ w.e_m.T
-        m = m + m @ w.E.T + u * w.Bd
+        m = m + m @ w.E.T + u @ w.Bd.T
         h = torch.tanh(x[:, t] @ w.W_x.T + h @ w.W_h.T + m @ w.W_m.T)
         outputs.append(h)
     return torch.stack(outputs, dim=1), h, m
@@ -70,7 +74,10 @@ def run(method):
 @methods
 @pytest.mark.parametrize("rows", [1, 5, 1000])
 @pytest.mark.parametrize(
-    "sizes", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9), (2, 33, 2, 8, 5)], ids=str
+    "sizes",
+    [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9), (2, 33, 2, 8, 5)]
+    + [(1, 1, 1, 2, 2, 3), (3, 40, 2, 5, 3, 2), (2, 33, 2, 8, 2, 5), (2, 7, 2, 3, 1, 20)],
+    ids=str,
 )
 def test_states_and_all_gradients(monkeypatch, method, rows, sizes):
     # Blocks of 8 to 23 steps, whose weights' gradients are one product for up to so many rows.
@@ -81,8 +88,10 @@ def test_states_and_all_gradients(monkeypatch, method, rows, sizes):
 
 @methods
 def test_nothing_is_read_before_it_is_written(poisoned, method):
-    args = arguments(3, 61, 1, 4, 9)
-    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
+    for channels in (1, 2):
+        args = arguments(3, 61, 1, 4, 9, channels)
+        right = with_gradients(equations, *args)
+        torch.testing.assert_close(with_gradients(run(method), *args), right)
 
 
 @methods
@@ -99,7 +108,7 @@ def test_gradcheck(method):
 @methods
 def test_float32_is_close_to_float64(method):
     """300 steps at order 64; the recurrence itself amplifies rounding, more so backward."""
-    x, h, m, w = arguments(2, 300, 1, 32, 64, torch.float32)
+    x, h, m, w = arguments(2, 300, 1, 32, 64, dtype=torch.float32)
     wide = LMUWeights(*(weight.double() for weight in w))
     exact = with_gradients(equations, x.double(), h.double(), m.double(), wide)
     for got, expected, bound in zip(
@@ -130,7 +139,7 @@ def test_only_some_gradients_wanted(method):
 
 @methods
 def test_second_derivative(method):
-    x, h, m, w = arguments(1, 3, 1, 2, 2)
+    x, h, m, w = arguments(1, 3, 1, 2, 2, 2)
     inputs = [t.requires_grad_() for t in (x, h, w.W_h, w.e_m)]
 
     def call(x, h, W_h, e_m):
@@ -184,7 +193,7 @@ def test_blocks_compile_as_one_operator(dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(run("blocks"), fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for length in (40, 61):
-        args = arguments(2, length, 2, 5, 4)
+        args = arguments(2, length, 2, 5, 4, 2)
         torch.testing.assert_close(
             with_gradients(compiled, *args), with_gradients(equations, *args)
         )
@@ -204,7 +213,7 @@ def test_blocks_are_a_valid_operator(wanted):
 
 def test_powers_keep_the_digits_of_increments():
     Ad, Bd = discretize(*legt(16, 10_000.0))
-    D, H = block_powers(Ad - torch.eye(16, dtype=F64), Bd, 13)
+    D, H = block_powers(Ad - torch.eye(16, dtype=F64), Bd[:, None], 13)
     for j in range(14):
         power = torch.linalg.matrix_power(Ad, j)
         torch.testing.assert_close(D[j], power - torch.eye(16, dtype=F64), rtol=1e-9, atol=1e-12)
@@ -231,7 +240,7 @@ def test_choice_is_the_loop_where_operators_would_not_be_repaid():
 
 INTERPRETED = """
 import torch, tests.ops.test_lmu_sequence as t
-for sizes in [(2, 2, 3, 5, 4), (17, 33, 1, 8, 5)]:
+for sizes in [(2, 2, 3, 5, 4), (17, 33, 1, 8, 5, 2)]:
     args = t.arguments(*sizes, dtype=torch.float32)
     exact = t.with_gradients(t.run("blocks"), *args)
     for a, b in zip(t.with_gradients(t.run("triton"), *args), exact, strict=True):

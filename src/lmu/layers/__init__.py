@@ -3,6 +3,7 @@
 from lmu.layers.cell import LMUCell
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
+from lmu.layers.state import detach_state
 from lmu.layers.stream import Stream
 
-__all__ = ["LMU", "LMUFFT", "LMUCell", "Stream"]
+__all__ = ["LMU", "LMUFFT", "LMUCell", "Stream", "detach_state"]

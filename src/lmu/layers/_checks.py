@@ -1,10 +1,12 @@
 """What layers say about wrong arguments: what came, what was expected, how to mend it."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lmu.layers._hidden import TANH, size_of
 
 
 def check_size(name: str, value: int) -> int:
@@ -21,6 +23,38 @@ def check_flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return ``value`` if it is a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+    return float(value)
+
+
+def check_hidden_cell(cell: object, hidden_size: int | None, read: int) -> int:
+    """Return the number of hidden units of a cell that reads ``read`` numbers."""
+    if isinstance(cell, str) and cell != TANH:
+        raise ValueError(f"hidden_cell must be {TANH!r}, None or a module, got {cell!r}")
+    if cell is not None and not isinstance(cell, str | nn.Module):
+        raise TypeError(f"hidden_cell must be {TANH!r}, None or a module, got {cell!r}")
+    inputs = getattr(cell, "in_features", getattr(cell, "input_size", read))
+    if isinstance(cell, nn.Module) and inputs != read:
+        raise ValueError(
+            f"hidden_cell must take {read} features, those of the memory and, with "
+            f"input_to_hidden, of the input, but takes {inputs}"
+        )
+    size = None if isinstance(cell, str) else size_of(cell, read)
+    if hidden_size is None:
+        if size is None:
+            raise ValueError("hidden_size must be given: the hidden cell does not tell its own")
+        return size
+    check_size("hidden_size", hidden_size)
+    if size is not None and hidden_size != size:
+        raise ValueError(f"hidden_size must be {size}, that of the hidden cell, got {hidden_size}")
+    return hidden_size
 
 
 def check_thetas(theta: object, channels: int) -> list[Any]:

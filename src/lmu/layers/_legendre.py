@@ -1,7 +1,7 @@
 """What all layers share: the discrete Legendre system as buffers or parameters."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, power_dtype, widen
-from lmu.theory import discretize, discretize_theta, least_theta, legt
+from lmu.theory import (
+    decode_window,
+    discretize,
+    discretize_theta,
+    impulse_response,
+    least_theta,
+    legt,
+)
 
 # Derived tensors that checkpoints of other ports hold; A and B are theirs for our Ad and Bd.
 _FOREIGN = {"A": "Ad", "B": "Bd"}
@@ -31,7 +38,9 @@ class LegendreModule(nn.Module):
     Ad: Tensor
     Bd: Tensor
     E: Tensor | None  # Ad - I, unless it is learned
+    H: Tensor  # the impulse response, as far as it was wanted
     log_theta: Tensor
+    seq_len: int | None = None  # steps for which H is made in advance
 
     def __init__(
         self,
@@ -95,7 +104,8 @@ class LegendreModule(nn.Module):
                 setattr(self, name, nn.Parameter(empty))
             else:
                 self.register_buffer(name, None if self.learn_theta else empty, persistent=False)
-        self.register_buffer("E", None, persistent=False)
+        for name in ("E", "H"):
+            self.register_buffer(name, None, persistent=False)
 
     def _dynamics(self) -> tuple[Tensor, Tensor]:
         """``Ad`` and ``Bd``, in float64 unless they are parameters; from theta where it is learned.
@@ -120,8 +130,55 @@ class LegendreModule(nn.Module):
             self._discretized = values, Ad, Bd
         return Ad, Bd
 
+    def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
+        r"""Read the window out of a memory state: what went into the memory, so many steps ago.
+
+        .. math:: u_{t-k} \approx \sum_i P_i(2r - 1)\, m_i(t), \qquad r\theta = k + 1/2
+
+        The half step is the hold's: an input is held for a step. The window is low-pass filtered by
+        the order of the memory; near its ends the error is largest.
+
+        Args:
+            m: Memory states (..., memory_channels * memory_size).
+            delays: Steps ago (points,), within -1/2 and theta - 1/2 and not only whole ones; 0 is
+                the newest input. All whole ones of the shortest window if None.
+
+        Returns:
+            The encoded inputs u (..., points, memory_channels).
+
+        Raises:
+            TypeError: ``m`` is not floating.
+            ValueError: The last axis is not the memory's, or a delay leaves a window.
+
+        Source: Voelker et al., NeurIPS 2019, equation 3.
+        """
+        if m.shape[-1:] != (self.memory_channels * self.memory_size,):
+            raise ValueError(
+                f"m must have the shape (..., {self.memory_channels * self.memory_size}), "
+                f"memory_channels * memory_size, got {tuple(m.shape)}"
+            )
+        theta = self.theta
+        windows = theta if isinstance(theta, tuple) else (theta,) * self.memory_channels
+        if delays is None:
+            delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
+        steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+        if steps.numel() and not (-0.5 <= steps.min() <= steps.max() <= min(windows) - 0.5):
+            raise ValueError(
+                f"delays must lie within -0.5 and {min(windows) - 0.5:g} steps, the window, got "
+                f"values from {steps.min().item():g} to {steps.max().item():g}"
+            )
+        channels = m.unflatten(-1, (self.memory_channels, self.memory_size)).unbind(-2)
+        read = [
+            decode_window(channel, ((steps + 0.5) / window).clamp(0, 1))
+            for channel, window in zip(channels, windows, strict=True)
+        ]
+        return torch.stack(read, dim=-1)
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew; learned dynamics go back to the Legendre system."""
+        self._reset_dynamics()
+
+    def _reset_dynamics(self) -> None:
         with torch.no_grad():
             for name, value in self._exact.items():
                 if name in self._parameters:
@@ -151,6 +208,22 @@ class LegendreModule(nn.Module):
         self.E = None
         if not (self.learn_a or self.learn_theta):
             self.E = self._increment().to(compute_dtype(self._like().dtype))
+        self.H = torch.empty(0, device=device, dtype=compute_dtype(self._like().dtype))
+        if self.seq_len is not None:
+            self._impulse_response(self.seq_len)
+
+    def _impulse_response(self, length: int) -> Tensor | None:
+        """The kept impulse response, made longer if need be; None if the dynamics are learned."""
+        if not self._constant:
+            return None
+        if self.H.shape[-1] < length:
+            # Kept beyond this call, so it must serve training even if this is inference; and for
+            # the next length, if lengths creep up.
+            longest = length if length == self.seq_len else 1 << (length - 1).bit_length()
+            with torch.inference_mode(False), torch.no_grad():
+                H = impulse_response(self.Ad, self.Bd, longest)
+                self.H = H.to(compute_dtype(self._like().dtype))
+        return self.H
 
     def _increment(self) -> Tensor:
         """``Ad - I``, by which a recurrence advances the memory."""
@@ -233,6 +306,25 @@ class LegendreModule(nn.Module):
         if isinstance(theta, tuple):
             return f"({', '.join(f'{value:g}' for value in theta)})"
         return f"{theta:g}"
+
+
+def initialize(
+    layer: nn.Module, initializers: Mapping[str, Callable[[Tensor], Any]] | None
+) -> None:
+    """Call the initializer of each parameter that is named.
+
+    Raises:
+        ValueError: The layer has no such parameter.
+    """
+    parameters = dict(layer.named_parameters())
+    for name, function in (initializers or {}).items():
+        if name not in parameters:
+            raise ValueError(
+                f"initializers name {name!r}, which is no parameter of this layer: it has "
+                f"{', '.join(parameters)}"
+            )
+        with torch.no_grad():
+            function(parameters[name])
 
 
 def _refresh_after_loading(module: nn.Module, _: Any) -> None:

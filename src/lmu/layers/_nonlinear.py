@@ -1,6 +1,8 @@
 """The parameters of the nonlinear LMU, which its cell and its layer share."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,114 +11,332 @@ from torch import Tensor, nn
 from lmu.layers._checks import (
     check_dtype,
     check_flag,
+    check_hidden_cell,
     check_input,
     check_pair,
+    check_probability,
     check_size,
     check_state,
 )
-from lmu.layers._legendre import LegendreModule
+from lmu.layers._hidden import TANH, Module, Tanh, output_of
+from lmu.layers._legendre import LegendreModule, initialize
+from lmu.layers.state import State
 from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._precision import compute_dtype, no_autocast
+
+Activation = Callable[[Tensor], Tensor]
+HiddenCell = nn.Module | Literal["tanh"] | None
 
 
 class NonlinearLMU(LegendreModule):
     """Parameters, initial values and state of :class:`LMUCell` and :class:`LMU`."""
 
+    hidden_cell: HiddenCell
+    e_x: nn.Parameter | None  # None without encode_input
     e_h: nn.Parameter | None  # None without hidden_to_memory
     e_m: nn.Parameter | None  # None without memory_to_memory
+    b_u: nn.Parameter | None  # None without memory_bias
+    W_x: nn.Parameter | None  # None without input_to_hidden; all W are, with another hidden cell
+    W_h: nn.Parameter | None
+    W_m: nn.Parameter | None
+    b_h: nn.Parameter | None  # None without hidden_bias
+    _anchor: Tensor
 
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | None,
         memory_size: int,
-        theta: float,
+        theta: float | Sequence[float],
         learn_a: bool = False,
         learn_b: bool = False,
         *,
-        learn_theta: bool = False,
+        memory_channels: int = 1,
+        hidden_cell: HiddenCell = TANH,
         hidden_to_memory: bool = True,
         memory_to_memory: bool = True,
+        input_to_hidden: bool = True,
+        encode_input: bool = True,
+        encoder_activation: Activation | None = None,
+        memory_bias: bool = False,
+        hidden_bias: bool = False,
+        learn_theta: bool = False,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(memory_size, theta, learn_a, learn_b, learn_theta, discretizer)
+        super().__init__(
+            memory_size, theta, learn_a, learn_b, learn_theta, discretizer, memory_channels
+        )
         self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        factory = {"device": device, "dtype": check_dtype(dtype)}
-        self.e_x = nn.Parameter(torch.empty(1, input_size, **factory))
         self.hidden_to_memory = check_flag("hidden_to_memory", hidden_to_memory)
         self.memory_to_memory = check_flag("memory_to_memory", memory_to_memory)
-        for name, size, wanted in (
-            ("e_h", hidden_size, hidden_to_memory),
-            ("e_m", memory_size, memory_to_memory),
+        self.input_to_hidden = check_flag("input_to_hidden", input_to_hidden)
+        self.encode_input = check_flag("encode_input", encode_input)
+        self.memory_bias = check_flag("memory_bias", memory_bias)
+        self.hidden_bias = check_flag("hidden_bias", hidden_bias)
+        self.encoder_activation = encoder_activation
+        self.dropout = check_probability("dropout", dropout)
+        self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
+        self._state_size = memory_channels * memory_size
+        read = self._state_size + input_size * input_to_hidden
+        self.hidden_size = check_hidden_cell(hidden_cell, hidden_size, read)
+        self.hidden_cell = hidden_cell
+        self.initializers = initializers
+        self._check_connections()
+        self._add_parameters({"device": device, "dtype": check_dtype(dtype)})
+        self._reset_own_parameters()
+
+    def _check_connections(self) -> None:
+        if self.hidden_cell is None and self.hidden_to_memory:
+            raise ValueError(
+                "hidden_cell=None leaves no hidden state to feed back: pass hidden_to_memory=False"
+            )
+        if self.hidden_cell != TANH and self.hidden_bias:
+            raise ValueError("hidden_bias is of the default cell: give your own module a bias")
+        if not self.encode_input and self.memory_channels != self.input_size:
+            raise ValueError(
+                "encode_input=False hands the input to the memory as it is, so that there must be "
+                f"input_size={self.input_size} memory_channels, got {self.memory_channels}"
+            )
+        if self.recurrent_dropout and not (self.hidden_to_memory or self.memory_to_memory):
+            raise ValueError(
+                "recurrent_dropout drops what is fed back into the memory, and nothing is: "
+                "leave it out, or pass hidden_to_memory=True"
+            )
+
+    def _add_parameters(self, factory: dict[str, Any]) -> None:
+        c, d, k, n = self.memory_channels, self._state_size, self.input_size, self.hidden_size
+        own = self.hidden_cell == TANH
+        for name, shape, wanted in (
+            ("e_x", (c, k), self.encode_input),
+            ("e_h", (c, n), self.hidden_to_memory),
+            ("e_m", (c, d), self.memory_to_memory),
+            ("b_u", (c,), self.memory_bias),
+            ("W_x", (n, k), own and self.input_to_hidden),
+            ("W_h", (n, n), own),
+            ("W_m", (n, d), own),
+            ("b_h", (n,), self.hidden_bias),
         ):
-            encoder = nn.Parameter(torch.empty(1, size, **factory)) if wanted else None
-            self.register_parameter(name, encoder)
-        self.W_x = nn.Parameter(torch.empty(hidden_size, input_size, **factory))
-        self.W_h = nn.Parameter(torch.empty(hidden_size, hidden_size, **factory))
-        self.W_m = nn.Parameter(torch.empty(hidden_size, memory_size, **factory))
+            parameter = nn.Parameter(torch.empty(shape, **factory)) if wanted else None
+            self.register_parameter(name, parameter)
+        # What tells the layer's device and dtype, also where it has no parameters.
+        self.register_buffer("_anchor", torch.empty(0, **factory), persistent=False)
         self._add_dynamics(factory)
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: LeCun-uniform encoders, ``e_m`` zero, Xavier-normal kernels."""
+        """Draw all parameters anew: LeCun-uniform encoders, ``e_m`` zero, Xavier-normal kernels.
+
+        Biases start at zero. A hidden cell of yours draws its own anew; ``initializers`` come last.
+        """
+        if isinstance(self.hidden_cell, nn.Module):
+            for module in self.hidden_cell.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+        self._reset_own_parameters()
+
+    def _reset_own_parameters(self) -> None:
         for encoder in (self.e_x, self.e_h):
-            if encoder is None:
-                continue
-            bound = math.sqrt(3 / encoder.shape[1])
-            nn.init.uniform_(encoder, -bound, bound)
-        if self.e_m is not None:
-            nn.init.zeros_(self.e_m)
+            if encoder is not None:
+                bound = math.sqrt(3 / encoder.shape[1])
+                nn.init.uniform_(encoder, -bound, bound)
+        for zero in (self.e_m, self.b_u, self.b_h):
+            if zero is not None:
+                nn.init.zeros_(zero)
         for kernel in (self.W_x, self.W_h, self.W_m):
-            nn.init.xavier_normal_(kernel)
-        super().reset_parameters()
+            if kernel is not None:
+                nn.init.xavier_normal_(kernel)
+        self._reset_dynamics()
+        initialize(self, self.initializers)
 
     def extra_repr(self) -> str:
-        """The arguments that the layer was built with."""
+        """The arguments that the layer was built with, without what has its default value."""
         text = f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._describe()}"
-        for name in ("hidden_to_memory", "memory_to_memory"):
+        for name in ("hidden_to_memory", "memory_to_memory", "input_to_hidden", "encode_input"):
             text += "" if getattr(self, name) else f", {name}=False"
-        return text
+        for name in ("memory_bias", "hidden_bias"):
+            text += f", {name}=True" if getattr(self, name) else ""
+        for name in ("dropout", "recurrent_dropout"):
+            text += f", {name}={getattr(self, name)}" if getattr(self, name) else ""
+        if self.encoder_activation is not None:
+            name = getattr(self.encoder_activation, "__name__", repr(self.encoder_activation))
+            text += f", encoder_activation={name}"
+        return text + (", hidden_cell=None" if self.hidden_cell is None else "")
 
     def _like(self) -> Tensor:
-        return self.W_h
+        for parameter in (self.W_m, self.e_x, self.e_h, self.e_m):
+            if parameter is not None:
+                return parameter
+        return self._anchor
 
-    def _weights(self) -> LMUWeights:
-        """The weights in the dtype that the recurrence is computed in."""
-        E, Bd = self._increment(), self._dynamics()[1]
-        W_x, W_h, W_m = self.W_x, self.W_h, self.W_m
-        e_h = W_h.new_zeros(1, len(W_h)) if self.e_h is None else self.e_h
-        e_m = W_m.new_zeros(1, W_m.shape[1]) if self.e_m is None else self.e_m
-        weights = (self.e_x, e_h, e_m, W_x, W_h, W_m, E, Bd)
-        dtype = compute_dtype(W_h.dtype)
-        return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
+    @property
+    def _fast(self) -> bool:
+        """Whether the recurrence is the published one, which blocks of time can run."""
+        drops = self.recurrent_dropout > 0 and self.training
+        return self.hidden_cell == TANH and self.encoder_activation is None and not drops
 
-    def _step(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One time step: the hidden state twice, as output and with the memory."""
-        check_input(x, ("batch",), self.input_size, self.W_h)
-        h, m = self._checked_state(x.shape[0], state)
-        weights = self._weights()
-        x = x.to(weights.W_x.dtype)
-        with no_autocast(x.device):
-            h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
-        h = h.to(self.W_h.dtype)
-        return h.clone(), (h, m)  # writing to the output must not change the state
+    @property
+    def _coupled(self) -> bool:
+        """Whether the memory's input depends on states in a way that must go step by step."""
+        several = self.memory_channels > 1 or self.encoder_activation is not None
+        return self.hidden_to_memory or (self.memory_to_memory and several)
 
-    def _checked_state(
-        self, batch: int, state: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""
-        like = self.W_h
+    def _system(self) -> tuple[Tensor, Tensor]:
+        """``Ad - I`` (order, order) and ``Bd`` (order, channels) of all channels as one system."""
+        if not self._constant:
+            return self._join()
+        if self._joined is None:
+            # Kept beyond this call, so it must serve training even if this is inference.
+            with torch.inference_mode(False), torch.no_grad():
+                self._joined = self._join()
+        return self._joined
+
+    def _join(self) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(self._like().dtype)
+        E, Bd = (t.to(dtype) for t in (self._increment(), self._dynamics()[1]))
+        return join_channels(E, Bd, self.memory_channels)
+
+    def _weights(self, ones: bool = False) -> LMUWeights:
+        """The weights in the dtype that the recurrence is computed in, None being zeros.
+
+        With ``ones`` the biases are one more column of ``e_x`` and ``W_x``.
+        """
+        like, (c, k, n) = self._like(), (self.memory_channels, self.input_size, self.hidden_size)
+
+        def given(weight: Tensor | None, *shape: int) -> Tensor:
+            return like.new_zeros(shape) if weight is None else weight
+
+        e_x = given(self.e_x, c, k) if self.encode_input else _identity(like, c)
+        e_h, e_m = given(self.e_h, c, n), given(self.e_m, c, self._state_size)
+        W_x = given(self.W_x, n, k)
+        if ones:
+            e_x = torch.cat([e_x, given(self.b_u, c)[:, None]], dim=1)
+            W_x = torch.cat([W_x, given(self.b_h, n)[:, None]], dim=1)
+        assert self.W_h is not None
+        assert self.W_m is not None
+        weights = (e_x, e_h, e_m, W_x, self.W_h, self.W_m)
         dtype = compute_dtype(like.dtype)
+        return LMUWeights(
+            *(w if w.dtype == dtype else w.to(dtype) for w in weights), *self._system()
+        )
+
+    @property
+    def _biased(self) -> bool:
+        return self.memory_bias or self.hidden_bias
+
+    def _cell(self) -> Tanh | Module:
+        """The hidden cell of the general recurrence."""
+        if self.hidden_cell != TANH:
+            assert not isinstance(self.hidden_cell, str)
+            return Module(self.hidden_cell, self.input_to_hidden, self._like().dtype)
+        weights = self._weights(ones=True)
+        return Tanh(weights.W_x, weights.W_h, weights.W_m)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """``e_x x + b_u``, the input's share of u, (..., channels), in the dtype of ``x``."""
+        u = x if self.e_x is None else F.linear(x, self.e_x.to(x.dtype))
+        return u if self.b_u is None else u + self.b_u.to(x.dtype)
+
+    def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One time step: the output, and the state that holds it, and the memory."""
+        check_input(x, ("batch",), self.input_size, self._like())
+        h, m = self._checked_state(x.shape[0], state)
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        x = x.to(compute_dtype(self._like().dtype))
+        if not self._fast:
+            y, h, m = self._general_step(x, h, m)
+        else:
+            weights = self._weights(ones=self._biased)
+            with no_autocast(x.device):
+                x = F.pad(x, (0, 1), value=1.0) if self._biased else x
+                h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
+            y = h = h.to(self._like().dtype)
+        return y.clone(), (h, m)  # writing to the output must not change the state
+
+    def _general_step(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
+        y, h, m = self._loop(x.unsqueeze(1), h, m)
+        return y.squeeze(1), h, m
+
+    def _loop(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
+        """Any recurrence, one step after another: outputs (batch, time, hidden), and the state.
+
+        Only the memory is kept from autocast; a hidden cell of the user's is the user's.
+        """
+        cell, (E, Bd) = self._cell(), self._system()
+        dtype = compute_dtype(self._like().dtype)
+        e_h, e_m = (None if e is None else e.to(dtype).mT for e in (self.e_h, self.e_m))
+        with no_autocast(x.device):
+            u_x = self._encode(x)
+        before = x.new_zeros(len(x), self.hidden_size) if h is None else output_of(h)
+        keep_h, keep_m = (self._mask(before) if e_h is not None else None, self._mask(m))
+        x = F.pad(x, (0, 1), value=1.0) if isinstance(cell, Tanh) else x
+        outputs = []
+        for u, x_t in zip(u_x.unbind(1), x.unbind(1), strict=True):
+            with no_autocast(x.device):
+                if e_h is not None:
+                    fed = before.to(dtype)
+                    u = torch.addmm(u, fed if keep_h is None else fed * keep_h, e_h)
+                if e_m is not None:
+                    u = torch.addmm(u, m if keep_m is None else m * keep_m, e_m)
+                u = u if self.encoder_activation is None else self.encoder_activation(u)
+                m = torch.addmm(torch.addmm(m, u, Bd.mT), m, E.mT)
+                if isinstance(cell, Tanh):
+                    before, h = cell.step(m, x_t, h)
+            if not isinstance(cell, Tanh):
+                before, h = cell.step(m, x_t, h)
+            outputs.append(before)
+        layer_dtype = self._like().dtype
+        h = h.to(layer_dtype) if isinstance(cell, Tanh) else h
+        return torch.stack(outputs, dim=1).to(layer_dtype), h, m
+
+    def _mask(self, like: Tensor) -> Tensor | None:
+        """Recurrent dropout's mask, the same at all steps; None where nothing is dropped."""
+        if not (self.training and self.recurrent_dropout):
+            return None
+        ones = torch.ones_like(like, dtype=compute_dtype(like.dtype))
+        return F.dropout(ones, self.recurrent_dropout)
+
+    def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:
+        """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""
+        like = self._like()
+        dtype = compute_dtype(like.dtype)
+        module = isinstance(self.hidden_cell, nn.Module)
         if state is None:
-            zeros = torch.zeros(batch, self.hidden_size, device=like.device, dtype=dtype)
-            return zeros, zeros.new_zeros(batch, self.memory_size)
+            m = torch.zeros(batch, self._state_size, device=like.device, dtype=dtype)
+            h = None if module else m.new_zeros(batch, self.hidden_size)
+            return h, m
         check_pair(state)
         h, m = state
-        check_state("h", h, (batch, self.hidden_size), like)
-        check_state("m", m, (batch, self.memory_size), like)
-        return h.to(dtype), m.to(dtype)
+        check_state("m", m, (batch, self._state_size), like)
+        if not module:
+            check_state("h", h, (batch, self.hidden_size), like)
+        return h if module else h.to(dtype), m.to(dtype)
+
+    def _make_buffers(self, device: torch.device) -> None:
+        self._joined: tuple[Tensor, Tensor] | None = None
+        super()._make_buffers(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_joined": None}
+
+
+def join_channels(E: Tensor, Bd: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Several memories as one system, block by block.
+
+    Shapes: ``E`` (order, order) and ``Bd`` (order,), or with a first axis for the channels; returns
+    (channels * order, channels * order) and (channels * order, channels).
+    """
+    if channels == 1:
+        return E.reshape(E.shape[-2:]), Bd.reshape(-1, 1)
+    d = E.shape[-1]
+    eye = torch.eye(channels, dtype=E.dtype, device=E.device)
+    Es, Bs = E.expand(channels, d, d), Bd.expand(channels, d)
+    joined = (eye[:, None, :, None] * Es[:, :, None, :]).reshape(channels * d, channels * d)
+    return joined, (Bs[:, :, None] * eye[:, None, :]).reshape(channels * d, channels)
+
+
+def _identity(like: Tensor, size: int) -> Tensor:
+    return torch.eye(size, device=like.device, dtype=like.dtype)

@@ -1,12 +1,18 @@
 """The nonlinear Legendre Memory Unit over a sequence."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from lmu.layers._checks import check_input
-from lmu.layers._nonlinear import NonlinearLMU
+from lmu.layers._hidden import TANH, Module
+from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU, join_channels
+from lmu.layers._ragged import align_left, align_right, in_segments, unpack
+from lmu.layers.state import State
 from lmu.ops import (
     LMU_METHODS,
     Choice,
@@ -16,9 +22,13 @@ from lmu.ops import (
     block_powers,
     choose_lmu,
     lmu_sequence,
+    memory,
 )
 from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
+
+Sequences = Tensor | PackedSequence
+Lengths = Tensor | Sequence[int] | None
 
 
 class LMU(NonlinearLMU):
@@ -57,15 +67,25 @@ class LMU(NonlinearLMU):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | None,
         memory_size: int,
-        theta: float,
+        theta: float | Sequence[float],
         learn_a: bool = False,
         learn_b: bool = False,
         *,
-        learn_theta: bool = False,
+        memory_channels: int = 1,
+        hidden_cell: HiddenCell = TANH,
         hidden_to_memory: bool = True,
         memory_to_memory: bool = True,
+        input_to_hidden: bool = True,
+        encode_input: bool = True,
+        encoder_activation: Activation | None = None,
+        memory_bias: bool = False,
+        hidden_bias: bool = False,
+        learn_theta: bool = False,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
         method: str = "auto",
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
@@ -78,59 +98,128 @@ class LMU(NonlinearLMU):
             theta,
             learn_a,
             learn_b,
-            learn_theta=learn_theta,
+            memory_channels=memory_channels,
+            hidden_cell=hidden_cell,
             hidden_to_memory=hidden_to_memory,
             memory_to_memory=memory_to_memory,
+            input_to_hidden=input_to_hidden,
+            encode_input=encode_input,
+            encoder_activation=encoder_activation,
+            memory_bias=memory_bias,
+            hidden_bias=hidden_bias,
+            learn_theta=learn_theta,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            initializers=initializers,
             discretizer=discretizer,
             device=device,
             dtype=dtype,
         )
+        self.method = self._checked_method(method)
+
+    def _checked_method(self, method: str) -> str:
         if method not in {"auto", *LMU_METHODS}:
             raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
-        if method == "parallel" and hidden_to_memory:
+        if method == "parallel" and self._coupled:
             raise ValueError(
-                "method 'parallel' needs hidden_to_memory=False: with feedback nothing is parallel"
+                "method 'parallel' needs hidden_to_memory=False, and with several memory channels "
+                "or an encoder_activation also memory_to_memory=False: what is fed back goes step "
+                "by step"
             )
-        self.method = method
+        general = not self._fast or self.recurrent_dropout
+        if method in {"blocks", "triton"} and general:
+            raise ValueError(
+                f"method {method!r} runs the default hidden cell without encoder_activation and "
+                "recurrent_dropout: choose 'auto', 'loop' or 'parallel'"
+            )
+        return method
 
     def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, x: Sequences, state: State = None, *, lengths: Lengths = None
+    ) -> tuple[Any, tuple[State, Tensor]]:
         """Run over a sequence.
 
         Args:
-            x: Input (batch, time, input_size), of any length.
+            x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
-                memory_size); zeros if None. Feed back what a call returned to go on with the
-                sequence: the split gives the same numbers as the whole.
+                memory_channels * memory_size); zeros if None. Feed back what a call returned to go
+                on with the sequence: the split gives the same numbers as the whole. With a
+                recurrent ``hidden_cell``, ``h_0`` is what its state is.
+            lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
+                padding, and has no influence on anything.
 
         Returns:
-            All hidden states (batch, time, hidden_size), and the last state ``(h_n, m_n)``. Hidden
-            states have the layer's dtype, ``m_n`` has that dtype but at least float32.
+            All hidden states (batch, time, hidden_size), zero in padding, or packed as the input
+            was; and the last state ``(h_n, m_n)`` of each sequence. Hidden states have the layer's
+            dtype, ``m_n`` has that dtype but at least float32.
 
         Raises:
             TypeError: A dtype is not the layer's (unless under autocast).
-            ValueError: A shape or device does not fit.
+            ValueError: A shape or device does not fit, or a length is not within 1 and time.
         """
-        check_input(x, ("batch", "time"), self.input_size, self.W_h)
+        x, ragged = unpack(x, lengths)
+        check_input(x, ("batch", "time"), self.input_size, self._like())
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        if ragged is None:
+            return self._run(x, state)
+        if state is None and self._fast:
+            # Without input the state stays at zero: sequences may as well all end together.
+            steps = ragged.lengths
+            ones = align_right(ragged.inside.to(x.dtype), steps)
+            y, state = self._run(align_right(x, steps), None, ones)
+            return ragged.pack(align_left(y, steps)), state
+        y, state = in_segments(self._run, x, ragged.lengths, state)
+        return ragged.pack(y), state
+
+    def _run(
+        self, x: Tensor, state: State, ones: Tensor | None = None
+    ) -> tuple[Tensor, tuple[State, Tensor]]:
+        """Run over sequences of one length; ``ones`` (batch, time, 1) says where biases apply."""
         h, m = self._checked_state(x.shape[0], state)
-        weights = self._weights()
+        dtype = self._like().dtype
+        x = x.to(compute_dtype(dtype))
+        if not self._fast:
+            y, h, m = self._run_general(x, h, m)
+            return y, (h, m)
+        weights = self._weights(ones=self._biased)
         with no_autocast(x.device):
+            if self._biased:
+                x = torch.cat([x, torch.ones_like(x[..., :1]) if ones is None else ones.to(x)], 2)
             output, (h, m) = lmu_sequence(
-                x.to(weights.W_x.dtype),
+                x,
                 h,
                 m,
                 weights,
                 method=self.method,
-                feedback=self.hidden_to_memory,
-                powers=self._block_powers() if self.hidden_to_memory else None,
+                feedback=self._coupled,
+                powers=self._block_powers() if self._coupled else None,
             )
-        dtype = self.W_h.dtype
         return output.to(dtype), (h.to(dtype), m)
 
-    def step(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _run_general(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
+        """Any other hidden cell or encoder: the memory at once where it can be, or step by step."""
+        if self._coupled or self.method == "loop":
+            return self._loop(x, h, m)
+        dtype, (c, d) = self._like().dtype, (self.memory_channels, self.memory_size)
+        cell, (Ad, Bd) = self._cell(), (widen(t) for t in self._dynamics())
+        with no_autocast(x.device):
+            u = self._encode(x)
+            u = u if self.encoder_activation is None else self.encoder_activation(u)
+            if self.e_m is None:
+                H = self._impulse_response(x.shape[1])
+            else:  # of a single channel
+                H, Ad = None, Ad.reshape(d, d) + Bd.reshape(d, 1) * widen(self.e_m)
+                Bd = Bd.reshape(d)
+            states, m = memory(u, Ad, Bd, m.unflatten(1, (c, d)), H=H)
+        states, m = states.flatten(2), m.flatten(1)
+        if isinstance(cell, Module):
+            y, h = cell.sequence(states, x, h)
+            return y.to(dtype), h, m
+        with no_autocast(x.device):
+            y, h = cell.sequence(states, F.pad(x, (0, 1), value=1.0), h)
+        return y.to(dtype), h.to(dtype), m
+
+    def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.
 
         Args:
@@ -148,10 +237,21 @@ class LMU(NonlinearLMU):
 
     def explain(self, length: int, batch_size: int = 1) -> Choice:
         """Say how sequences of so many steps would be run, why, and at what cost."""
-        device = self.W_h.device.type
-        work = Work(length, self.memory_size, self.hidden_size, batch_size, device=device)
+        if not self._fast:
+            if self._coupled:
+                reason = "the hidden cell, or what is fed back, goes step by step"
+                return Choice("loop", reason)
+            return Choice("parallel", "the memory is linear: all its states at once, then the cell")
+        work = Work(
+            length,
+            self.memory_size,
+            self.hidden_size,
+            batch_size,
+            self.memory_channels,
+            self._like().device.type,
+        )
         transformed = is_transformed() and not torch.compiler.is_compiling()
-        return choose_lmu(work, feedback=self.hidden_to_memory, transformed=transformed)
+        return choose_lmu(work, feedback=self._coupled, transformed=transformed)
 
     def _block_powers(self) -> Powers | None:
         """The kept powers of constant dynamics, computed at the first call; None if learned."""
@@ -160,14 +260,16 @@ class LMU(NonlinearLMU):
         if self._powers is None:
             # Kept beyond this call, so they must serve training even if this is inference.
             with torch.inference_mode(False), torch.no_grad():
-                powers = block_powers(*self._exact_increment(), block_length(self.hidden_size))
-                self._powers = Powers(*(t.to(compute_dtype(self.W_h.dtype)) for t in powers))
+                dtype = compute_dtype(self._like().dtype)
+                self._powers = Powers(*(t.to(dtype) for t in self._exact_powers()))
         return self._powers
 
-    def _exact_increment(self) -> tuple[Tensor, Tensor]:
-        """``Ad - I`` and ``Bd`` in the precision that powers are formed in."""
+    def _exact_powers(self) -> Powers:
+        """The powers of a block in the precision that they are formed in."""
         Ad, Bd = (widen(t) for t in self._dynamics())
-        return Ad - torch.eye(len(Ad), device=Ad.device, dtype=Ad.dtype), Bd
+        E = Ad - torch.eye(self.memory_size, device=Ad.device, dtype=Ad.dtype)
+        steps = block_length(self.hidden_size, self.memory_channels)
+        return block_powers(*join_channels(E, Bd, self.memory_channels), steps)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_powers": None}

@@ -27,7 +27,6 @@ from lmu.ops import (
 )
 from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
-from lmu.theory import impulse_response
 
 State = tuple[Tensor, Tensor]
 
@@ -73,8 +72,6 @@ class LMUFFT(LegendreModule):
     Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
     """
 
-    H: Tensor
-
     def __init__(
         self,
         input_size: int,
@@ -109,7 +106,6 @@ class LMUFFT(LegendreModule):
         self._state_size = memory_channels * memory_size
         self.W_h = nn.Linear(self._state_size + input_size, hidden_size, **factory)
         self._add_dynamics(factory)
-        self.register_buffer("H", torch.empty(0), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -261,24 +257,5 @@ class LMUFFT(LegendreModule):
         check_state("m", m, (batch, self._state_size), like)
         return h.to(dtype), m.to(dtype)
 
-    def _impulse_response(self, length: int) -> Tensor | None:
-        """The kept impulse response, made longer if need be; None if the dynamics are learned."""
-        if not self._constant:
-            return None
-        if self.H.shape[-1] < length:
-            # Kept beyond this call, so it must serve training even if this is inference; and for
-            # the next length, if lengths creep up.
-            longest = length if length == self.seq_len else 1 << (length - 1).bit_length()
-            with torch.inference_mode(False), torch.no_grad():
-                H = impulse_response(self.Ad, self.Bd, longest)
-                self.H = H.to(compute_dtype(self.W_u.weight.dtype))
-        return self.H
-
     def _like(self) -> Tensor:
         return self.W_u.weight
-
-    def _make_buffers(self, device: torch.device) -> None:
-        super()._make_buffers(device)
-        self.H = torch.empty(0, device=device, dtype=compute_dtype(self._like().dtype))
-        if self.seq_len is not None:
-            self._impulse_response(self.seq_len)

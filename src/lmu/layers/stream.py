@@ -4,11 +4,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lmu.layers._checks import check_input, check_size
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
-from lmu.ops import Powers, block_length, block_powers
+from lmu.ops import Powers
 from lmu.ops._precision import compute_dtype, no_autocast
 from lmu.ops.lmu_forward import Slots
 from lmu.ops.lmu_operators import block_operators
@@ -121,17 +122,18 @@ class _LMU:
     """The nonlinear LMU in blocks: slots are prepared for some steps at once."""
 
     def __init__(self, layer: LMU, batch: int) -> None:
-        weights = layer._weights()
+        weights = layer._weights(ones=layer._biased)
         dtype = weights.W_h.dtype
-        wide = block_powers(*layer._exact_increment(), block_length(layer.hidden_size))
-        powers = Powers(*(t.to(dtype) for t in wide))
+        powers = Powers(*(t.to(dtype) for t in layer._exact_powers()))
         self.o = o = block_operators(weights, powers)
-        self.dtype, self.out, self.n = dtype, layer.W_h.dtype, layer.hidden_size
-        W = o.W.expand(len(o.H), -1, -1)
+        self.dtype, self.out, self.n = dtype, layer._like().dtype, layer.hidden_size
+        self.biased, self.c = layer._biased, layer.memory_channels
+        steps = len(o.D) - 1
+        W = o.W.expand(steps, -1, -1)
         self.R = torch.baddbmm(W, W, o.D[:-1]).flatten(0, 1).mT.contiguous()
-        self.slots = Slots(o.W, batch, len(o.H), len(o.M), self.n)
+        self.slots = Slots(o.W, batch, steps, len(o.M), self.n, self.c)
         self.first, self.next = o.M[: self.n], (o.D[-1].mT.contiguous(), o.H)
-        self.m = o.W.new_empty(batch, layer.memory_size)
+        self.m = o.W.new_empty(batch, o.W.shape[1])
 
     def start(self, h: Tensor, m: Tensor) -> None:
         self.m.copy_(m)
@@ -144,7 +146,8 @@ class _LMU:
             self._advance()
             at = 0
         slot = s.steps[at]
-        slot.addmm_(x if x.dtype == self.dtype else x.to(self.dtype), self.o.X)
+        x = x if x.dtype == self.dtype else x.to(self.dtype)
+        slot.addmm_(pad(x, (0, 1), value=1.0) if self.biased else x, self.o.X)
         slot.addmm_(self.before, self.M)
         h = s.hidden[at].tanh_()
         self.before, self.M, self.at = slot, self.o.M, at + 1
@@ -162,8 +165,9 @@ class _LMU:
     def state(self) -> State:
         m, at = self.m, self.at
         if at:
-            registers = self.before[:, self.n : self.n + at]
-            m = torch.addmm(m, m, self.o.D[at].mT).addmm_(registers, self.o.H[:at])
+            held = at * self.c
+            registers = self.before[:, self.n : self.n + held]
+            m = torch.addmm(m, m, self.o.D[at].mT).addmm_(registers, self.o.H[:held])
         return self.before[:, : self.n].clone(), m.clone() if m is self.m else m
 
     def reset(self, rows: Rows) -> None:

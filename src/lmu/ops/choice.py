@@ -53,7 +53,7 @@ class Work:
 
     def lmu_cost(self, method: str) -> Cost:
         """Cost of a nonlinear LMU with ``rows`` hidden units."""
-        b, T, d, n = self.batch, self.length, self.order, self.rows
+        b, T, d, n = self.batch, self.length, self.channels * self.order, self.rows
         outputs = 4.0 * b * T * n
         if method == "parallel":
             steps = chunk_length(T, d, n)
@@ -62,9 +62,10 @@ class Work:
             )
         if method == "loop":
             return Cost(2.0 * b * T * (n * n + n * d + d * d), outputs + 4.0 * b * T * (n + d))
-        steps = min(T, block_length(n))
-        flops = 2.0 * b * T * ((n + steps) ** 2 + n * d + d * d / steps) + 2.0 * steps * n * d * d
-        return Cost(flops, outputs + 4.0 * (2 * b + d) * steps * (n + steps))
+        steps = min(T, block_length(n, self.channels))
+        width = n + steps * self.channels
+        flops = 2.0 * b * T * (width**2 + n * d + d * d / steps) + 2.0 * steps * n * d * d
+        return Cost(flops, outputs + 4.0 * (2 * b + d) * steps * width)
 
     def states_cost(self, method: str) -> Cost:
         """Cost of all states, or for ``"final"`` of the last."""

@@ -26,11 +26,12 @@ def choose_lmu(work: Work, *, feedback: bool = True, transformed: bool = False) 
 
     Args:
         work: Its ``rows`` are the hidden units.
-        feedback: Whether the hidden state is fed back into the memory.
+        feedback: Whether the hidden state is fed back into the memory, or several channels of it
+            are into each other.
         transformed: Whether ``torch.func`` looks on.
     """
     # Measured on a CPU: building a block's operators takes as long as these many steps of the loop.
-    least = max(16, work.order // 16)
+    least = max(16, work.channels * work.order // 16)
     if transformed:
         method, reason = "loop", "torch.func transforms want plain operations"
     elif not feedback and work.length > 1:
@@ -57,12 +58,12 @@ def lmu_sequence(
     Args:
         x: Input (batch, time, input), of the dtype of all other arguments.
         h: Hidden state before the first step (batch, hidden).
-        m: Memory before the first step (batch, order).
+        m: Memory before the first step (batch, channels * order).
         weights: The layer's weights.
         method: ``"blocks"``, with a hand-written backward pass; ``"loop"``, of plain operations; or
             ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back; or
             ``"triton"``: blocks whose steps are one kernel, on CUDA, by name only as yet.
-        feedback: Whether ``e_h`` may differ from zero.
+        feedback: Whether ``e_h`` may differ from zero, or ``e_m`` with several channels.
         powers: Of the dynamics, to save ``"blocks"`` computing them where they are constant.
 
     Returns:
@@ -75,7 +76,9 @@ def lmu_sequence(
     """
     if method == "auto":
         transformed = is_transformed() and not torch.compiler.is_compiling()
-        work = Work(x.shape[1], m.shape[1], h.shape[1], len(x), device=x.device.type)
+        channels = len(weights.e_x)
+        order, device = m.shape[1] // channels, x.device.type
+        work = Work(x.shape[1], order, h.shape[1], len(x), channels, device)
         method = choose_lmu(work, feedback=feedback, transformed=transformed).method
     if method not in LMU_METHODS:
         raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")

@@ -17,7 +17,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of ``x``, ``h_0``, ``m_0`` and the operators."""
     back = _Backward(x, h_0, saved, o, dy, dm, needed, kernels)
-    batch, length, steps = x.shape[0], x.shape[1], len(o.H)
+    batch, length, steps = x.shape[0], x.shape[1], len(o.D) - 1
     whole, rest = divmod(length, steps)
     group = max(1, min(whole, ROWS // batch))
     with torch.inference_mode():
@@ -36,7 +36,8 @@ class _Workspace:
     def __init__(self, x: Tensor, h: Tensor, o: Operators, blocks: int, steps: int) -> None:
         batch, width = len(x), len(o.M)
         self.size = steps
-        self.slots = Slots(x, batch, steps, width, h.shape[1])
+        channels = len(o.H) // (len(o.D) - 1)
+        self.slots = Slots(x, batch, steps, width, h.shape[1], channels)
         self.slope = torch.empty_like(self.slots.outputs, memory_format=torch.contiguous_format)
         self.slopes = self.slope.unbind(1)
         self.grads = self.slots.all[None]  # of the arguments of tanh and of u, in each slot
@@ -59,6 +60,8 @@ class _Backward:
         self.of = Operators(*(torch.zeros_like(t) for t in o))
         self.dR = torch.zeros_like(saved.R)
         self.learned = needed[6] or needed[7]
+        self.steps = len(o.D) - 1
+        self.channels = len(o.H) // self.steps
         self.MT = o.M.mT.contiguous()
         self.one = x.new_ones(())
 
@@ -68,7 +71,7 @@ class _Backward:
             self._block(i, space)
             if len(space.grads) > 1:
                 space.grads[i - start].copy_(space.slots.all)
-        number, size, first = stop - start, space.size, start * len(self.o.H)
+        number, size, first = stop - start, space.size, start * self.steps
         of, grads = self.of, space.grads[:number]
         flat = grads.flatten(0, 2)
         of.M.addmm_(self._fill_before(start, number, space).mT, flat)
@@ -83,10 +86,10 @@ class _Backward:
     def _block(self, i: int, space: _Workspace) -> None:
         """The sequential part: the gradients of a block's slots, and of the states before it."""
         s, o, size, saved = space.slots, self.o, space.size, self.saved
-        inside = slice(i * len(o.H), i * len(o.H) + size)
+        inside, held = slice(i * self.steps, i * self.steps + size), size * self.channels
         s.outputs.copy_(self.dy[:, inside])
         s.all[..., s.outputs.shape[2] :].zero_()
-        torch.mm(self.dm, o.H[:size].mT, out=s.registers)
+        torch.mm(self.dm, o.H[:held].mT, out=s.registers)
         s.hidden[-1].add_(self.dh)
         torch.addcmul(self.one, saved.y[:, inside], saved.y[:, inside], value=-1, out=space.slope)
         if self.kernels:
@@ -100,23 +103,24 @@ class _Backward:
                 g.mul_(slope)
         torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh)
         if self.learned:
-            self.of.H[:size].addmm_(saved.registers[i, :, :size].mT, self.dm)
+            self.of.H[:held].addmm_(saved.registers[i, :, :held].mT, self.dm)
             self.of.D[size].addmm_(self.dm.mT, saved.states[i])
         dm = torch.addmm(self.dm, self.dm, o.D[size])
         self.dm = dm.addmm_(s.long, saved.R[:size].flatten(0, 1))
 
     def _fill_before(self, start: int, number: int, space: _Workspace) -> Tensor:
         """The slots before each step, (blocks * batch * steps, width)."""
-        size, first, n = space.size, start * len(self.o.H), self.h_0.shape[1]
+        size, first, n = space.size, start * self.steps, self.h_0.shape[1]
+        c = self.channels
         h = self.saved.y[:, max(first - 1, 0) : first + number * size - 1]
         if first == 0:
             h = torch.cat([self.h_0[:, None], h], dim=1)
         before = space.before[:number]
         before[..., :n] = h.unflatten(1, (number, size)).transpose(0, 1)
         # Registers hold a block's inputs, the newest first: before step s are its last s.
-        registers = self.saved.registers[start : start + number, :, :size]
-        past = torch.nn.functional.pad(registers, (0, size)).unfold(2, size, 1)
-        before[..., n : n + size] = past[:, :, 1:].flip(2)
+        registers = self.saved.registers[start : start + number, :, : size * c]
+        past = torch.nn.functional.pad(registers, (0, size * c)).unfold(2, size * c, c)
+        before[..., n : n + size * c] = past[:, :, 1:].flip(2)
         return before.flatten(0, 2)
 
     def finish(self) -> None:

@@ -8,7 +8,8 @@ before the block, the argument of the tanh and the memory's input are, for step 
 
 Inserting ``u_s`` into ``a_s`` leaves terms of the past alone. What all steps owe to x and m is one
 product a block; a step is one more, ``slot_s += slot_{s-1} M``, and a tanh in place, where a slot
-is ``[h_s | u_s u_{s-1} ... | 0]``: M also moves the registers of past inputs along. At the end of
+is ``[h_s | u_s u_{s-1} ... | 0]`` with a register for each channel of u: M also moves the
+registers of past inputs along. At the end of
 the block these give the next state, ``m + (Ad^L - I) m + sum_j Ad^j Bd u_{L-1-j}``.
 
 Backward runs the same way: ``slot_{s-1} += slot_s M^T`` on slots of gradients, and products over
@@ -48,12 +49,13 @@ def blocks(
     Cost: 2 b T (n^2 + n d + d^2 / L) FLOPs with blocks of L steps, in T sequential steps, and 2 L n
     d^2 once; b T n floats of memory; backward twice that arithmetic.
     """
-    length, hidden = x.shape[1], h.shape[1]
+    length, channels = x.shape[1], len(weights.e_x)
     if powers is None:
-        wide = block_powers(widen(weights.E), widen(weights.Bd), block_length(hidden))
+        steps = block_length(h.shape[1], channels)
+        wide = block_powers(widen(weights.E), widen(weights.Bd), steps)
         powers = Powers(*(t.to(x.dtype) for t in wide))
-    if length < len(powers.H):
-        powers = Powers(powers.increments[: length + 1], powers.H[:length])
+    if length < len(powers.increments):
+        powers = Powers(powers.increments[: length + 1], powers.H[: length * channels])
     operators = block_operators(weights, powers)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
     y, m_n, *_ = run(kernels, x, h, m, *operators)
@@ -94,7 +96,8 @@ class BlockLMU(torch.autograd.Function):
 def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, Tensor]:
     """What :class:`BlockLMU` computes, by autograd."""
     o = Operators(*operators)
-    n, steps = h.shape[1], len(o.H)
+    n, steps = h.shape[1], len(o.D) - 1
+    channels = len(o.H) // steps
     outputs = []
     for x_b in x.split(steps, dim=1):
         size = x_b.shape[1]
@@ -105,7 +108,8 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
             h = torch.tanh(total[:, :n])
             slot = torch.cat([h, total[:, n:]], dim=1)
             outputs.append(h)
-        m = m + m @ o.D[size].mT + slot[:, n : n + size] @ o.H[:size]
+        held = size * channels
+        m = m + m @ o.D[size].mT + slot[:, n : n + held] @ o.H[:held]
     return torch.stack(outputs, dim=1), m
 
 
@@ -126,12 +130,13 @@ def _(
     kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
     X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    (batch, length, _), (steps, order) = x.shape, H.shape
+    (batch, length, _), (registers, order) = x.shape, H.shape
+    steps = len(D) - 1
     number = -(-length // steps)
     return (
         x.new_empty(batch, length, h_0.shape[1]),
         torch.empty_like(m_0),
-        x.new_empty(number, batch, steps),
+        x.new_empty(number, batch, registers),
         x.new_empty(number + 1, batch, order),
         x.new_empty(steps, *W.shape),
     )

@@ -11,12 +11,14 @@ from lmu.ops.lmu_operators import Operators
 class Slots:
     """A buffer of slots of one block, and its views, made once: they cost as much as small ops."""
 
-    def __init__(self, like: Tensor, batch: int, steps: int, width: int, hidden: int) -> None:
+    def __init__(
+        self, like: Tensor, batch: int, steps: int, width: int, hidden: int, channels: int
+    ) -> None:
         self.all = like.new_empty(batch, steps, width)
         self.rows = self.all.view(batch * steps, width)  # a row for each step of each sequence
         self.long = self.all.view(batch, steps * width)  # a row for each sequence
         self.outputs = self.all[..., :hidden]
-        self.registers = self.all[:, -1, hidden : hidden + steps]
+        self.registers = self.all[:, -1, hidden : hidden + steps * channels]
         self.steps = self.all.unbind(1)
         self.hidden = self.outputs.unbind(1)
 
@@ -25,7 +27,7 @@ class Saved(NamedTuple):
     """What backward needs of forward, besides the arguments."""
 
     y: Tensor  # (batch, time, hidden)
-    registers: Tensor  # (blocks, batch, steps): the memory's inputs, those of a block newest first
+    registers: Tensor  # (blocks, batch, steps * channels): u, that of a block newest first
     states: Tensor  # (blocks + 1, batch, order): the memory before and after each block
     R: Tensor  # (steps, width, order), W Ad^s: from the state before a block to its slots
 
@@ -33,10 +35,11 @@ class Saved(NamedTuple):
 def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = False) -> Saved:
     """All hidden states, and what backward needs; shapes as in :mod:`lmu.ops.lmu_blocks`."""
     (batch, length, k), n = x.shape, h_0.shape[1]
-    steps, width = len(o.H), len(o.M)
+    steps, width = len(o.D) - 1, len(o.M)
+    c = len(o.H) // steps
     number = -(-length // steps)
     y = x.new_empty(batch, length, n)
-    registers = x.new_zeros(number, batch, steps)
+    registers = x.new_zeros(number, batch, steps * c)
     states = x.new_empty(number + 1, batch, m_0.shape[1])
     states[0] = m_0
     W = o.W.expand(steps, -1, -1)
@@ -45,14 +48,14 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
         to_slots = R.flatten(0, 1).mT
         to_slots = to_slots.contiguous() if batch > 1 else to_slots  # one row reads it either way
         M, first, E = o.M, o.M[:n], o.D[-1].mT
-        buffers = [Slots(x, batch, steps, width, n) for _ in range(min(2, length // steps))]
+        buffers = [Slots(x, batch, steps, width, n, c) for _ in range(min(2, length // steps))]
         h, m = h_0.contiguous(), states[0]
         for i, (x_b, y_b, m_b, reg) in enumerate(
             zip(x.split(steps, 1), y.split(steps, 1), states[1:], registers, strict=True)
         ):
             size = x_b.shape[1]
             whole = size == steps
-            s = buffers[i % 2] if whole else Slots(x, batch, size, width, n)
+            s = buffers[i % 2] if whole else Slots(x, batch, size, width, n, c)
             torch.mm(x_b.reshape(batch * size, k), o.X, out=s.rows)
             s.long.addmm_(m, to_slots if whole else to_slots[:, : size * width])
             if kernels:
@@ -67,7 +70,7 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
                     h_t.tanh_()
             h = s.hidden[-1]
             y_b.copy_(s.outputs)
-            reg[:, :size].copy_(s.registers)
+            reg[:, : size * c].copy_(s.registers)
             torch.addmm(m, m, E if whole else o.D[size].mT, out=m_b)
-            m = m_b.addmm_(s.registers, o.H[:size])
+            m = m_b.addmm_(s.registers, o.H[: size * c])
     return Saved(y, registers, states, R)

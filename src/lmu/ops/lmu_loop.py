@@ -8,16 +8,20 @@ from torch import Tensor
 
 
 class LMUWeights(NamedTuple):
-    """Everything that multiplies a signal in the LMU; all of one dtype and on one device."""
+    """Everything that multiplies a signal in the LMU; all of one dtype and on one device.
 
-    e_x: Tensor  # (1, input)
-    e_h: Tensor  # (1, hidden)
-    e_m: Tensor  # (1, order)
+    Several memory channels are one system of ``order = channels * memory_size`` states: ``E`` has a
+    block on its diagonal for each channel, ``Bd`` a column.
+    """
+
+    e_x: Tensor  # (channels, input)
+    e_h: Tensor  # (channels, hidden)
+    e_m: Tensor  # (channels, order)
     W_x: Tensor  # (hidden, input)
     W_h: Tensor  # (hidden, hidden)
     W_m: Tensor  # (hidden, order)
     E: Tensor  # (order, order), Ad - I: see lmu_step
-    Bd: Tensor  # (order,)
+    Bd: Tensor  # (order, channels)
 
 
 def lmu_step(
@@ -32,14 +36,14 @@ def lmu_step(
     I``: for a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits
     that rounding ``E`` keeps.
 
-    Shapes: ``u_x`` (batch, 1), ``h_x`` (batch, hidden), ``h`` (batch, hidden), ``m`` (batch,
+    Shapes: ``u_x`` (batch, channels), ``h_x`` (batch, hidden), ``h`` (batch, hidden), ``m`` (batch,
     order); returns the new ``h`` and ``m``.
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
     w = weights
     u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), m, w.e_m.mT)
-    m = torch.addmm(torch.addcmul(m, u, w.Bd), m, w.E.mT)
+    m = torch.addmm(torch.addmm(m, u, w.Bd.mT), m, w.E.mT)
     h = torch.tanh(torch.addmm(torch.addmm(h_x, h, w.W_h.mT), m, w.W_m.mT))
     return h, m
 

@@ -12,7 +12,7 @@ class Powers(NamedTuple):
     """What a block needs of the memory's dynamics; constant unless these are learned."""
 
     increments: Tensor  # (steps + 1, order, order), Ad^j - I
-    H: Tensor  # (steps, order), Ad^j Bd
+    H: Tensor  # (steps * channels, order), Ad^j Bd: a row for each column of Bd, step after step
 
 
 class Operators(NamedTuple):
@@ -22,27 +22,33 @@ class Operators(NamedTuple):
     M: Tensor  # (width, width): from a slot to the next
     W: Tensor  # (width, order): from the memory before a step to its slot
     D: Tensor  # (steps + 1, order, order): Ad^j - I
-    H: Tensor  # (steps, order): from the registers to the state after the block
+    H: Tensor  # (steps * channels, order): from the registers to the state after the block
 
 
-def block_length(hidden: int) -> int:
-    """Steps of a block: 8 to 23, such that slots fill whole vectors of 16 floats."""
-    return 8 + -(hidden + 8) % 16
+def block_length(hidden: int, channels: int = 1) -> int:
+    """Steps of a block, such that slots fill whole vectors of 16 floats.
+
+    From 8 to 23 with one channel; with several about as many registers, but at least 4 steps.
+    """
+    if channels == 1:
+        return 8 + -(hidden + 8) % 16
+    steps = max(4, 16 // channels)
+    return steps + -(hidden + steps * channels) % 16 // channels
 
 
 def block_powers(E: Tensor, Bd: Tensor, steps: int) -> Powers:
-    """Increments ``Ad^j - I`` for j <= steps by doubling, and ``Ad^j Bd`` for j < steps.
+    """Increments ``Ad^j - I`` for j <= steps by doubling, and the rows of ``Ad^j Bd``, j < steps.
 
     ``Ad^{i+j} - I = D_i D_j + D_i + D_j``: nothing close to one is ever rounded.
 
-    Shapes: ``E`` = Ad - I (order, order) and ``Bd`` (order,), better in float64.
+    Shapes: ``E`` = Ad - I (order, order) and ``Bd`` (order, channels), better in float64.
     """
     terms = torch.stack([torch.zeros_like(E), E])
     while (n := len(terms)) <= steps:
         # From D_0 ... D_{n-1} the next n-1 ones: D_{n-1+j}, j >= 1.
         known = terms[1 : steps + 2 - n]
         terms = torch.cat([terms, known @ terms[-1] + known + terms[-1]])
-    return Powers(terms, Bd + terms[:-1] @ Bd)
+    return Powers(terms, (Bd + terms[:-1] @ Bd).mT.flatten(0, 1))
 
 
 def block_operators(weights: LMUWeights, powers: Powers) -> Operators:
@@ -50,15 +56,15 @@ def block_operators(weights: LMUWeights, powers: Powers) -> Operators:
     w = weights
     n, k, d = w.W_m.shape[0], w.W_x.shape[1], w.W_m.shape[1]
     D, H = powers
-    steps = len(H)
-    width = n + steps + -(n + steps) % 16
+    c, registers = len(w.e_x), len(H)
+    width = n + registers + -(n + registers) % 16
     # Rows of a and of u beside each other, then u inserted into a; columns of x, h and m.
     kernel = torch.cat([w.W_x, w.W_h, w.W_m + w.W_m @ D[1]], dim=1)
     encoder = torch.cat([w.e_x, w.e_h, w.e_m], dim=1)
-    kernel = torch.addmm(kernel, w.W_m @ H[:1].mT, encoder)
-    rows = torch.cat([kernel, encoder, kernel.new_zeros(width - n - 1, k + n + d)])
+    kernel = torch.addmm(kernel, w.W_m @ H[:c].mT, encoder)
+    rows = torch.cat([kernel, encoder, kernel.new_zeros(width - n - c, k + n + d)])
     X, hidden, memory = rows.split((k, n, d), dim=1)
-    shift = torch.eye(steps, width - n - 1, dtype=H.dtype, device=H.device)
-    registers = H @ memory.mT + torch.nn.functional.pad(shift, (n + 1, 0))
-    M = torch.cat([hidden.mT, registers, H.new_zeros(width - n - steps, width)])
+    shift = torch.eye(registers, width - n - c, dtype=H.dtype, device=H.device)
+    past = H @ memory.mT + torch.nn.functional.pad(shift, (n + c, 0))
+    M = torch.cat([hidden.mT, past, H.new_zeros(width - n - registers, width)])
     return Operators(X.mT.contiguous(), M, memory.contiguous(), D, H)

@@ -18,7 +18,8 @@ def parallel(
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, for ``e_h = 0``.
 
     The memory is then linear in the input, ``m_t = (Ad + Bd e_m) m_{t-1} + Bd e_x x_t``, and its
-    share of the tanh's argument is evaluated for all steps at once, in chunks.
+    share of the tanh's argument is evaluated for all steps at once, in chunks. Several channels
+    must not feed each other: for them ``e_m`` is not read.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
     first step. ``powers`` are not used.
@@ -27,13 +28,33 @@ def parallel(
     """
     del powers
     w = weights
-    u = F.linear(x, w.e_x).squeeze(2)
-    E, Bd = widen(w.E), widen(w.Bd)
-    identity = torch.eye(len(Bd), dtype=E.dtype, device=E.device)
-    a, m_n = chunked_readout(u, identity + E + Bd[:, None] * w.e_m, Bd, w.W_m, m)
+    a, m_n = _memory(F.linear(x, w.e_x), m, w)
     a = a[:, : x.shape[1]] + F.linear(x, w.W_x)
-    y = plain(a, h, w.W_h)[0] if is_transformed() else Recurrence.apply(a, h, w.W_h)
+    y = recurrence(a, h, w.W_h)
     return y, y[:, -1].clone(), m_n
+
+
+def _memory(u: Tensor, m: Tensor, w: LMUWeights) -> tuple[Tensor, Tensor]:
+    """``W_m m_t`` at all steps, (batch, whole chunks, hidden), and the last memory."""
+    Ad = widen(w.E) + torch.eye(len(w.E), dtype=widen(w.E).dtype, device=w.E.device)
+    Bd, number = widen(w.Bd), u.shape[2]
+    if number == 1:
+        return chunked_readout(u[..., 0], Ad + Bd * w.e_m, Bd[:, 0], w.W_m, m)
+    a, last, size = None, [], len(Ad) // number
+    for c in range(number):
+        own = slice(c * size, (c + 1) * size)
+        part, m_n = chunked_readout(
+            u[..., c], Ad[own, own], Bd[own, c], w.W_m[:, own], m[:, own].contiguous()
+        )
+        a = part if a is None else a + part
+        last.append(m_n)
+    assert a is not None
+    return a, torch.cat(last, dim=1)
+
+
+def recurrence(a: Tensor, h: Tensor, W_h: Tensor) -> Tensor:
+    """``y_t = tanh(a_t + W_h y_{t-1})`` from ``y_{-1} = h``, shapes (batch, time, hidden)."""
+    return plain(a, h, W_h)[0] if is_transformed() else Recurrence.apply(a, h, W_h)
 
 
 def plain(a: Tensor, h: Tensor, W_h: Tensor) -> tuple[Tensor]:

@@ -1,0 +1,140 @@
+"""Sequences of several lengths in one batch: padding neither influences results nor gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from lmu.layers.state import State, map_state
+
+Run = Callable[[Tensor, State], tuple[Tensor, State]]
+
+
+class Ragged(NamedTuple):
+    """A padded batch, the lengths in it, and what it was packed in."""
+
+    x: Tensor  # (batch, time, ...), zero beyond each length
+    lengths: Tensor  # (batch,), on the device of x
+    packed: PackedSequence | None
+
+    @property
+    def inside(self) -> Tensor:
+        """Which steps are no padding (batch, time, 1)."""
+        return inside(self.lengths, self.x.shape[1])
+
+    def pack(self, y: Tensor) -> Any:
+        """The output in the form that the input had."""
+        if self.packed is None:
+            return y
+        like = self.packed
+        if like.sorted_indices is not None:
+            y = y[like.sorted_indices]
+        lengths = self.lengths if like.sorted_indices is None else self.lengths[like.sorted_indices]
+        packed = pack_padded_sequence(y, lengths.cpu(), batch_first=True)
+        return PackedSequence(
+            packed.data, like.batch_sizes, like.sorted_indices, like.unsorted_indices
+        )
+
+
+def unpack(x: Any, lengths: Any) -> tuple[Any, Ragged | None]:
+    """The padded input, and how it is ragged, or None if all sequences are of one length.
+
+    Args:
+        x: (batch, time, ...), or a ``PackedSequence``.
+        lengths: Number of steps of each sequence, as a tensor or list of ints; or None.
+
+    Raises:
+        TypeError: ``lengths`` are not integers, or come with a ``PackedSequence``.
+        ValueError: There is not one for each sequence, or one is not within 1 and time.
+    """
+    if isinstance(x, PackedSequence):
+        if lengths is not None:
+            raise TypeError("a PackedSequence has its own lengths: leave out lengths=")
+        padded, steps = pad_packed_sequence(x, batch_first=True)
+        return padded, Ragged(padded, steps.to(padded.device), x)
+    if lengths is None or not isinstance(x, Tensor):
+        return x, None
+    lengths = torch.as_tensor(lengths, device=x.device)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+    if x.ndim < 2 or lengths.shape != x.shape[:1]:
+        raise ValueError(
+            f"lengths must hold one number for each of the {len(x)} sequences, "
+            f"got the shape {tuple(lengths.shape)}"
+        )
+    traced = torch.compiler.is_compiling() or lengths.is_meta  # values are not known there
+    if not traced and not ((lengths >= 1) & (lengths <= x.shape[1])).all():
+        raise ValueError(
+            f"lengths must lie within 1 and {x.shape[1]}, the steps of the input, "
+            f"got {lengths.min().item()} to {lengths.max().item()}"
+        )
+    lengths = lengths.long()
+    # Chosen, not multiplied: padding may be NaN, and then neither is its gradient to be.
+    padded = torch.where(inside(lengths, x.shape[1]), x, x.new_zeros(()))
+    return padded, Ragged(padded, lengths, None)
+
+
+def inside(lengths: Tensor, time: int) -> Tensor:
+    """Which steps are no padding (batch, time, 1)."""
+    return (torch.arange(time, device=lengths.device) < lengths[:, None]).unsqueeze(2)
+
+
+def last_step(y: Tensor, lengths: Tensor) -> Tensor:
+    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size)."""
+    return y.take_along_dim((lengths - 1)[:, None, None], dim=1).squeeze(1)
+
+
+def align_right(x: Tensor, lengths: Tensor) -> Tensor:
+    """Shift each sequence to the end of the batch's time, zeros before it."""
+    return _shift(x, lengths - x.shape[1])
+
+
+def align_left(x: Tensor, lengths: Tensor) -> Tensor:
+    """Undo :func:`align_right`; zeros behind each sequence."""
+    return _shift(x, x.shape[1] - lengths)
+
+
+def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+    """Each sequence backwards, its padding where it was."""
+    t = torch.arange(x.shape[1], device=x.device)
+    source = torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
+    return x.take_along_dim(source.unsqueeze(2), dim=1)
+
+
+def _shift(x: Tensor, by: Tensor) -> Tensor:
+    source = torch.arange(x.shape[1], device=x.device) + by[:, None]
+    valid = (source >= 0) & (source < x.shape[1])
+    y = x.take_along_dim(source.clamp(0, x.shape[1] - 1).unsqueeze(2), dim=1)
+    return torch.where(valid.unsqueeze(2), y, y.new_zeros(()))
+
+
+def in_segments(run: Run, x: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+    """Run over a ragged batch in pieces of time, each with the sequences that reach its end.
+
+    Args:
+        run: Maps (batch, time, ...) and a state to the outputs (batch, time, size) and a state.
+        x: Padded input (batch, time, ...).
+        lengths: (batch,).
+        state: Before the first step, or None.
+
+    Returns:
+        Outputs, zero in the padding, and the state of each sequence at its end.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    ends = lengths[order].tolist()
+    x, state = x[order], map_state(lambda s: s[order], state)
+    outputs, finished, start = [], [], 0
+    for stop in sorted(set(ends)):
+        alive = sum(end >= stop for end in ends)
+        going = sum(end > stop for end in ends)
+        y, state = run(x[:alive, start:stop], state)
+        outputs.append(torch.nn.functional.pad(y, (0, 0, 0, 0, 0, len(x) - alive)))
+        finished.append(map_state(lambda s, going=going: s[going:], state))
+        state = map_state(lambda s, going=going: s[:going], state)
+        start = stop
+    y = torch.nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, x.shape[1] - start))
+    back = order.argsort()
+    ended = map_state(lambda *parts: torch.cat(parts[::-1])[back], *finished)
+    return y[back], ended

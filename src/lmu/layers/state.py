@@ -1,0 +1,32 @@
+"""States of layers: a tensor, or a tuple of states."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+State = Any  # a Tensor, or a tuple of states; the alias cannot name itself
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply a function to each tensor of a state, or to those of several alike; None stays None."""
+    first = states[0]
+    if isinstance(first, tuple | list):
+        return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
+    return None if first is None else function(*states)
+
+
+def detach_state(state: State) -> State:
+    """Cut a state off from the graph that made it, for truncated backpropagation through time.
+
+    Args:
+        state: What a layer returned as its state: a tensor, or a tuple of states.
+
+    Returns:
+        The same numbers, without history. They share memory with the given ones.
+
+    Example:
+        >>> output, state = layer(x[:, :100])  # doctest: +SKIP
+        >>> output, state = layer(x[:, 100:], lmu.detach_state(state))  # doctest: +SKIP
+    """
+    return map_state(Tensor.detach, state)
