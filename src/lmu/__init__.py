@@ -1,7 +1,16 @@
 """Legendre Memory Units for PyTorch."""
 
-from lmu.layers import LMU, LMUFFT, LMUCell, Stream, detach_state
+from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack, Stream, detach_state
 
 __version__ = "0.1.0"
 
-__all__ = ["LMU", "LMUFFT", "LMUCell", "Stream", "__version__", "detach_state"]
+__all__ = [
+    "LMU",
+    "LMUFFT",
+    "Bidirectional",
+    "LMUCell",
+    "LMUStack",
+    "Stream",
+    "__version__",
+    "detach_state",
+]

@@ -8,16 +8,35 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from lmu.theory import discretize, legt
+from tests.layers.conftest import state_like
 
 PARAMETERS = {
     "LMUCell": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
     | {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 6)},
     "LMUFFT": {"W_u.weight": (1, 3), "W_u.bias": (1,), "W_h.weight": (7, 9), "W_h.bias": (7,)},
 }
-PARAMETERS["LMU-open"] = {
+PARAMETERS["LMU-channels"] = {"e_x": (2, 3), "e_h": (2, 7), "e_m": (2, 12), "b_u": (2,)}
+PARAMETERS["LMU-channels"] |= {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 12), "b_h": (7,)}
+PARAMETERS["LMU-channels-open"] = {"e_x": (2, 3), "W_h": (7, 7), "W_m": (7, 12)}
+PARAMETERS["LMU-tanh"] = PARAMETERS["LMUCell"]
+PARAMETERS["LMU-memory"] = {"e_x": (1, 3), "e_m": (1, 6)}
+PARAMETERS["LMU-linear"] = {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
+PARAMETERS["LMU-linear"] |= {"hidden_cell.0.weight": (7, 9), "hidden_cell.0.bias": (7,)}
+
+
+def gates(count: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    n = 7 * count
+    shapes = {"weight_ih": (n, inputs), "weight_hh": (n, 7), "bias_ih": (n,), "bias_hh": (n,)}
+    return {f"hidden_cell.{name}": shape for name, shape in shapes.items()}
+
+
+PARAMETERS["LMU-gru"] = {"e_x": (2, 3)} | gates(3, 15)
+PARAMETERS["LMU-lstm"] = {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)} | gates(4, 6)
+PARAMETERS["LMUFFT-channels"] = {"W_h.weight": (7, 18), "W_h.bias": (7,)}
+PARAMETERS["LMU-open"] = PARAMETERS["LMU-tanh-open"] = {
     key: shape for key, shape in PARAMETERS["LMUCell"].items() if key not in {"e_h", "e_m"}
 }
 PARAMETERS |= {"LMU": PARAMETERS["LMUCell"], "LMUFFT-last": PARAMETERS["LMUFFT"]}
@@ -43,8 +62,11 @@ def test_state_dict_holds_the_contract_and_nothing_else(name, build):
 
 def test_learned_dynamics_start_as_the_legendre_system_and_receive_gradients(build, make_input):
     layer = build(learn_a=True, learn_b=True)
-    Ad, Bd = discretize(*legt(6, 12.0))
-    assert_same((layer.Ad.data, layer.Bd.data), (Ad.float(), Bd.float()), rtol=0, atol=0)
+    thetas = layer.theta if isinstance(layer.theta, tuple) else (layer.theta,)
+    systems = [discretize(*legt(6, theta)) for theta in thetas]
+    Ad, Bd = (torch.stack(parts).float() for parts in zip(*systems, strict=True))
+    got = layer.Ad.data.view_as(Ad), layer.Bd.data.view_as(Bd)
+    assert_same(got, (Ad, Bd), rtol=0, atol=0)
     gradients = backward(layer, make_input())
     assert gradients["Ad"].abs().max() > 0 or make_input().ndim == 2  # m_0 = 0 hides Ad at one step
     assert gradients["Bd"].abs().max() > 0
@@ -55,17 +77,19 @@ def test_learned_dynamics_start_as_the_legendre_system_and_receive_gradients(bui
 def test_gradcheck_through_parameters_input_and_state(name, build, make_input, learned):
     layer = build(dtype=torch.float64, **dict.fromkeys(learned, True))
     keys, values = zip(*layer.named_parameters(), strict=True)
-    h = torch.linspace(-0.5, 0.5, 14, dtype=torch.float64).view(2, 7).requires_grad_()
-    m = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 6).requires_grad_()
     x = make_input(length=4, dtype=torch.float64).requires_grad_()
+    state, spec = tree_flatten(state_like(layer, x))
+    state = [s.detach().requires_grad_() for s in state]
 
-    def call(x, m, h, *values):
+    def call(x, *rest):
         kwargs = {"return_state": True} if "FFT" in name else {}
-        parameters = dict(zip(keys, values, strict=True))
-        out = torch.func.functional_call(layer, parameters, (x, (h, m)), kwargs)
+        parameters = dict(zip(keys, rest[len(state) :], strict=True))
+        given = tree_unflatten(rest[: len(state)], spec)
+        out = torch.func.functional_call(layer, parameters, (x, given), kwargs)
         return tuple(tree_leaves(out))
 
-    assert torch.autograd.gradcheck(call, (x, m, h, *values))
+    # A state that was copied through gives no gradient: h_0 where nothing reads it.
+    assert torch.autograd.gradcheck(call, (x, *state, *values))
 
 
 def test_reset_parameters_draws_anew_and_restores_learned_dynamics(build):
@@ -76,7 +100,7 @@ def test_reset_parameters_draws_anew_and_restores_learned_dynamics(build):
     layer.reset_parameters()
     after = dict(layer.named_parameters())
     unchanged = {key for key in after if torch.equal(after[key], before[key])}
-    assert unchanged == {"Ad"} | ({"e_m"} & after.keys())  # e_m starts at zero
+    assert unchanged == {"Ad"} | ({"e_m", "b_u", "b_h"} & after.keys())  # these start at zero
 
 
 def test_deepcopy_pickle_and_weights_only_round_trips(build, make_input):
@@ -119,7 +143,8 @@ def test_narrow_layers_run_and_keep_the_memory_in_float32(name, build, make_inpu
         build().to(dtype).double()(make_input(dtype=dtype).double(), **kwargs)
     )
     assert_same((h.double(), m.double()), (h_exact, m_exact), rtol=0, atol=0.02)
-    again = layer(make_input(dtype=dtype), (h, m), **kwargs)
+    state = state_like(layer, make_input(dtype=dtype))
+    again = layer(make_input(dtype=dtype), state, **kwargs)
     assert all(leaf.isfinite().all() for leaf in tree_leaves(again))
 
 
@@ -228,7 +253,7 @@ def test_compiles_with_the_default_backend(build, make_input):
 
 def test_repr_names_the_arguments(name, build):
     text = repr(build(learn_a=True, discretizer="bilinear"))
-    parts = ["input_size=3", "hidden_size=7", "memory_size=6", "theta=12"]
+    parts = ["input_size=3", f"hidden_size={build().hidden_size}", "memory_size=6", "theta="]
     parts += ["learn_a=True", "discretizer='bilinear'"]
     for part in parts + (["seq_len=9"] if "FFT" in name else []):
         assert part in text

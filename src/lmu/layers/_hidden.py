@@ -50,7 +50,7 @@ class Module(NamedTuple):
         if not is_recurrent(self.cell):
             h = self.cell(z)
             return h, h
-        state = self.cell(z, state)
+        state = self.cell(z, _start(self.cell, z, state))
         return output_of(state), state
 
     def sequence(self, m: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -64,7 +64,7 @@ class Module(NamedTuple):
             return y, y[:, -1].clone()
         if _has_kernel(self.cell):
             return _run_kernel(self.cell, z, state)
-        outputs = []
+        outputs, state = [], _start(self.cell, z, state)
         for z_t in z.unbind(1):
             state = self.cell(z_t, state)
             outputs.append(output_of(state))
@@ -99,6 +99,15 @@ def size_of(cell: nn.Module | None, memory: int) -> int | None:
     return None
 
 
+def _start(cell: nn.Module, z: Tensor, state: State) -> State:
+    """The given state, or zeros where they are what a cell starts from."""
+    if state is not None or not isinstance(cell, nn.RNNCellBase):
+        return state
+    # Of z, so that torch.func.vmap sees a batch in them: PyTorch's cells work in place.
+    state = z.new_zeros(len(z), cell.hidden_size)
+    return (state, state) if isinstance(cell, nn.LSTMCell) else state
+
+
 def _has_kernel(cell: nn.Module) -> bool:
     """Whether PyTorch runs this very cell over a sequence in one call."""
     plain = type(cell) in {nn.RNNCell, nn.GRUCell, nn.LSTMCell}
@@ -110,9 +119,7 @@ def _run_kernel(cell: Any, z: Tensor, state: State) -> tuple[Tensor, State]:
     weights = [cell.weight_ih, cell.weight_hh]
     weights += [cell.bias_ih, cell.bias_hh] if cell.bias else []
     rest = (weights, cell.bias, 1, 0.0, cell.training, False, True)
-    if state is None:
-        state = z.new_zeros(len(z), cell.hidden_size)
-        state = (state, state) if isinstance(cell, nn.LSTMCell) else state
+    state = _start(cell, z, state)
     if isinstance(cell, nn.LSTMCell):
         y, h, c = torch.lstm(z, tuple(s[None] for s in state), *rest)
         return y, (h[0], c[0])

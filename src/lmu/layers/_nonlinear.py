@@ -176,12 +176,16 @@ class NonlinearLMU(LegendreModule):
     def _fast(self) -> bool:
         """Whether the recurrence is the published one, which blocks of time can run."""
         drops = self.recurrent_dropout > 0 and self.training
-        return self.hidden_cell == TANH and self.encoder_activation is None and not drops
+        return self.hidden_cell == TANH and self._linear_encoder and not drops
+
+    @property
+    def _linear_encoder(self) -> bool:
+        return self.encoder_activation is None
 
     @property
     def _coupled(self) -> bool:
         """Whether the memory's input depends on states in a way that must go step by step."""
-        several = self.memory_channels > 1 or self.encoder_activation is not None
+        several = self.memory_channels > 1 or not self._linear_encoder
         return self.hidden_to_memory or (self.memory_to_memory and several)
 
     def _system(self) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class Ragged(NamedTuple):
         )
 
 
-def unpack(x: Any, lengths: Any) -> tuple[Any, Ragged | None]:
+def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
     """The padded input, and how it is ragged, or None if all sequences are of one length.
 
     Args:

@@ -157,18 +157,19 @@ class LMU(NonlinearLMU):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit, or a length is not within 1 and time.
         """
-        x, ragged = unpack(x, lengths)
-        check_input(x, ("batch", "time"), self.input_size, self._like())
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        signal, ragged = unpack(x, lengths)
+        check_input(signal, ("batch", "time"), self.input_size, self._like())
+        if self.dropout:
+            signal = F.dropout(signal, self.dropout, self.training)
         if ragged is None:
-            return self._run(x, state)
+            return self._run(signal, state)
         if state is None and self._fast:
             # Without input the state stays at zero: sequences may as well all end together.
             steps = ragged.lengths
-            ones = align_right(ragged.inside.to(x.dtype), steps)
-            y, state = self._run(align_right(x, steps), None, ones)
+            ones = align_right(ragged.inside.to(signal.dtype), steps)
+            y, state = self._run(align_right(signal, steps), None, ones)
             return ragged.pack(align_left(y, steps)), state
-        y, state = in_segments(self._run, x, ragged.lengths, state)
+        y, state = in_segments(self._run, signal, ragged.lengths, state)
         return ragged.pack(y), state
 
     def _run(

@@ -1,20 +1,24 @@
 """The Legendre Memory Unit without feedback, evaluated for all time steps at once."""
 
-from collections.abc import Sequence
-from typing import Literal, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lmu.layers._checks import (
     check_dtype,
     check_flag,
     check_input,
     check_pair,
+    check_probability,
     check_size,
     check_state,
 )
-from lmu.layers._legendre import LegendreModule
+from lmu.layers._legendre import LegendreModule, initialize
+from lmu.layers._ragged import Ragged, align_right, last_step, unpack
 from lmu.ops import (
     READOUTS,
     Choice,
@@ -26,9 +30,12 @@ from lmu.ops import (
     readout,
 )
 from lmu.ops._autograd import is_transformed
+from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
+from lmu.theory import apply_powers
 
 State = tuple[Tensor, Tensor]
+Lengths = Tensor | Sequence[int] | None
 
 
 class LMUFFT(LegendreModule):
@@ -52,6 +59,14 @@ class LMUFFT(LegendreModule):
         learn_b: Train ``Bd``, the discrete input vector.
         learn_theta: Train the length of the window, of each channel where theta is a sequence, as
             the parameter ``log_theta``: it stays positive and, with Euler's method, stable.
+        input_to_hidden: Let the hidden units read the input too, and not only the memory.
+        encode_input: False hands the input to the memory as it is, without ``W_u``; there must be
+            as many memory channels as input features.
+        encoder_activation: What replaces the relu of u; None leaves it linear.
+        dropout: Probability with which each number of the input is dropped in training, for all
+            that reads it, anew at each step.
+        initializers: By names of parameters, functions that fill them in place, such as
+            ``{"W_u.weight": nn.init.ones_}``.
         return_sequences: Give the hidden states of all steps. False gives the last one, by a single
             matrix product: far quicker, and what sequence classification wants.
         method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``; ``"auto"``
@@ -84,6 +99,11 @@ class LMUFFT(LegendreModule):
         learn_a: bool = False,
         learn_b: bool = False,
         learn_theta: bool = False,
+        input_to_hidden: bool = True,
+        encode_input: bool = True,
+        encoder_activation: Callable[[Tensor], Tensor] | None = torch.relu,
+        dropout: float = 0.0,
+        initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
         return_sequences: bool = True,
         method: str = "auto",
         discretizer: str = "zoh",
@@ -101,10 +121,21 @@ class LMUFFT(LegendreModule):
         if method not in {"auto", *READOUTS}:
             raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
         self.method = method
+        self.input_to_hidden = check_flag("input_to_hidden", input_to_hidden)
+        self.encode_input = check_flag("encode_input", encode_input)
+        if not encode_input and memory_channels != input_size:
+            raise ValueError(
+                "encode_input=False hands the input to the memory as it is, so that there must be "
+                f"input_size={input_size} memory_channels, got {memory_channels}"
+            )
+        self.encoder_activation = encoder_activation
+        self.dropout = check_probability("dropout", dropout)
+        self.initializers = initializers
         factory = {"device": device, "dtype": dtype}
-        self.W_u = nn.Linear(input_size, memory_channels, **factory)
+        self.W_u = nn.Linear(input_size, memory_channels, **factory) if encode_input else None
         self._state_size = memory_channels * memory_size
-        self.W_h = nn.Linear(self._state_size + input_size, hidden_size, **factory)
+        read = self._state_size + input_size * input_to_hidden
+        self.W_h = nn.Linear(read, hidden_size, **factory)
         self._add_dynamics(factory)
         self.reset_parameters()
 
@@ -115,13 +146,15 @@ class LMUFFT(LegendreModule):
         inputs such as pixels, which are not negative. So each row of ``W_u`` is given the sign with
         which its weights sum to a positive number, and ``b_u`` is made positive.
         """
-        self.W_u.reset_parameters()
+        if self.W_u is not None:
+            self.W_u.reset_parameters()
+            with torch.no_grad():
+                total = self.W_u.weight.sum(dim=1, keepdim=True)
+                self.W_u.weight.mul_(torch.where(total < 0, -1.0, 1.0))
+                self.W_u.bias.abs_()
         self.W_h.reset_parameters()
-        with torch.no_grad():
-            total = self.W_u.weight.sum(dim=1, keepdim=True)
-            self.W_u.weight.mul_(torch.where(total < 0, -1.0, 1.0))
-            self.W_u.bias.abs_()
-        super().reset_parameters()
+        self._reset_dynamics()
+        initialize(self, self.initializers)
 
     def extra_repr(self) -> str:
         """The arguments that the layer was built with."""
@@ -129,49 +162,104 @@ class LMUFFT(LegendreModule):
             f"input_size={self.input_size}, hidden_size={self.hidden_size}, "
             f"seq_len={self.seq_len}, {self._describe()}"
         )
-        return text if self.return_sequences else f"{text}, return_sequences=False"
+        for name in ("input_to_hidden", "encode_input", "return_sequences"):
+            text += "" if getattr(self, name) else f", {name}=False"
+        if self.encoder_activation is not torch.relu:
+            name = getattr(self.encoder_activation, "__name__", repr(self.encoder_activation))
+            text += f", encoder_activation={name}"
+        return text + (f", dropout={self.dropout}" if self.dropout else "")
 
     @overload
     def forward(
-        self, x: Tensor, state: State | None = None, *, return_state: Literal[False] = False
-    ) -> tuple[Tensor, Tensor]: ...
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None = None,
+        *,
+        lengths: Lengths = None,
+        return_state: Literal[False] = False,
+    ) -> tuple[Any, Tensor]: ...
     @overload
     def forward(
-        self, x: Tensor, state: State | None = None, *, return_state: Literal[True]
-    ) -> tuple[Tensor, State]: ...
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None = None,
+        *,
+        lengths: Lengths = None,
+        return_state: Literal[True],
+    ) -> tuple[Any, State]: ...
     def forward(
-        self, x: Tensor, state: State | None = None, *, return_state: bool = False
-    ) -> tuple[Tensor, Tensor | State]:
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None = None,
+        *,
+        lengths: Lengths = None,
+        return_state: bool = False,
+    ) -> tuple[Any, Tensor | State]:
         """Run over a sequence.
 
         Args:
-            x: Input (batch, time, input_size), of any length.
+            x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
                 memory_channels * memory_size), as ``return_state`` gives it; zeros if None. Only
                 ``m_0`` matters: nothing is fed back from the hidden units.
+            lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
+                padding, and has no influence on anything.
             return_state: Give the whole state in the second place, to go on with the sequence.
 
         Returns:
-            The hidden states of all steps (batch, time, hidden_size), or with
-            ``return_sequences=False`` the last one (batch, hidden_size); and the last hidden state
+            The hidden states of all steps (batch, time, hidden_size), zero in padding, or packed as
+            the input was; or with ``return_sequences=False`` the last one (batch, hidden_size). And
+            the last hidden state
             ``h_n`` (batch, hidden_size), or with ``return_state`` the pair ``(h_n, m_n)`` with
             ``m_n`` (batch, memory_channels * memory_size), which is at least float32.
 
         Raises:
             TypeError: A dtype is not the layer's (unless under autocast).
-            ValueError: A shape or device does not fit.
+            ValueError: A shape or device does not fit, or a length is not within 1 and time.
         """
-        check_input(x, ("batch", "time"), self.input_size, self.W_u.weight)
-        m_0 = self._initial_memory(x.shape[0], state)
-        u = torch.relu(self.W_u(x))
+        signal, ragged = unpack(x, lengths)
+        check_input(signal, ("batch", "time"), self.input_size, self._like())
+        m_0 = self._initial_memory(signal.shape[0], state)
+        if self.dropout:
+            signal = F.dropout(signal, self.dropout, self.training)
+        u = self._encode(signal)
         Ad, Bd = (widen(t) for t in self._dynamics())
-        if self.return_sequences:
-            output, m_n = self._all_outputs(u, x, Ad, Bd, m_0)
+        if ragged is not None:
+            output, h_n, m_n = self._run_ragged(u, signal, Ad, Bd, m_0, ragged)
+        elif self.return_sequences:
+            output, m_n = self._all_outputs(u, signal, Ad, Bd, m_0)
             h_n = output[:, -1].clone()  # a kept state must not keep the whole sequence
         else:
-            m_n = final_memory(u, Ad, Bd, m_0, H=self._impulse_response(x.shape[1]))
-            output = h_n = self._read_out(m_n, x[:, -1])
+            m_n = final_memory(u, Ad, Bd, m_0, H=self._impulse_response(signal.shape[1]))
+            output = h_n = self._read_out(m_n, signal[:, -1])
         return output, (h_n, m_n.flatten(1)) if return_state else h_n
+
+    def _run_ragged(
+        self, u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, ragged: Ragged
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Outputs, last hidden and last memory state of sequences of several lengths."""
+        steps = ragged.lengths
+        # Without input the memory stays at zero: all sequences may as well end together.
+        H = self._impulse_response(x.shape[1])
+        m_n = final_memory(align_right(u, steps), Ad, Bd, None, H=H)
+        if m_0 is not None:
+            free = [
+                apply_powers(A, m.mT, steps, x.shape[1]).mT
+                for m, (A, _, _) in zip(
+                    m_0.unbind(1), channels(self.memory_channels, Ad, Bd, None), strict=True
+                )
+            ]
+            m_n = m_n + torch.stack(free, dim=1)
+        if not self.return_sequences:
+            h_n = self._read_out(m_n, last_step(x, steps))
+            return h_n, h_n, m_n
+        output = self._all_outputs(u, x, Ad, Bd, m_0)[0]
+        output = torch.where(ragged.inside, output, output.new_zeros(()))
+        return ragged.pack(output), last_step(output, steps), m_n
+
+    def _encode(self, x: Tensor) -> Tensor:
+        u = x if self.W_u is None else self.W_u(x)
+        return u if self.encoder_activation is None else self.encoder_activation(u)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.
@@ -187,8 +275,9 @@ class LMUFFT(LegendreModule):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit.
         """
-        check_input(x, ("batch",), self.input_size, self.W_u.weight)
-        u = torch.relu(self.W_u(x))
+        check_input(x, ("batch",), self.input_size, self._like())
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        u = self._encode(x)
         m = self._initial_memory(x.shape[0], state)
         dtype = compute_dtype(u.dtype)
         E, Bd = self._increment(), self._dynamics()[1]
@@ -207,7 +296,9 @@ class LMUFFT(LegendreModule):
         if method == "auto":
             method = self.explain(x.shape[1], len(x), initial_state=m_0 is not None).method
         H = None if method == "chunked" else self._impulse_response(x.shape[1])
-        W_m, W_x = self.W_h.weight.split((self._state_size, self.input_size), dim=1)
+        if not self.input_to_hidden:
+            x = x[..., :0]
+        W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
         output, m_n = readout(u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=method, H=H)
         return output.to(u.dtype), m_n
 
@@ -236,7 +327,8 @@ class LMUFFT(LegendreModule):
 
     def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
         """Hidden units of one step, from the memory (batch, channels, order) and the input."""
-        return torch.relu(self.W_h(torch.cat([m.flatten(1).to(x.dtype), x], dim=1)))
+        m = m.flatten(1).to(x.dtype)
+        return torch.relu(self.W_h(torch.cat([m, x], dim=1) if self.input_to_hidden else m))
 
     def _initial_memory(self, batch: int, state: State | None) -> Tensor | None:
         if state is None:
@@ -246,7 +338,7 @@ class LMUFFT(LegendreModule):
 
     def _checked_state(self, batch: int, state: State | None) -> State:
         """The given state, checked, or zeros; ``m`` in the dtype that it is computed in."""
-        like = self.W_u.weight
+        like = self._like()
         dtype = compute_dtype(like.dtype)
         if state is None:
             h = torch.zeros(batch, self.hidden_size, device=like.device, dtype=dtype)
@@ -258,4 +350,4 @@ class LMUFFT(LegendreModule):
         return h.to(dtype), m.to(dtype)
 
     def _like(self) -> Tensor:
-        return self.W_u.weight
+        return self.W_h.weight

@@ -1,5 +1,6 @@
 """Streams: a layer that keeps its own state and steps as fast as the machine allows."""
 
+import copy
 from typing import Protocol
 
 import torch
@@ -7,14 +8,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lmu.layers._checks import check_input, check_size
+from lmu.layers._hidden import TANH
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
+from lmu.layers.stack import LMUStack
+from lmu.layers.state import State, map_state
 from lmu.ops import Powers
 from lmu.ops._precision import compute_dtype, no_autocast
 from lmu.ops.lmu_forward import Slots
 from lmu.ops.lmu_operators import block_operators
 
-State = tuple[Tensor, Tensor]
 Rows = int | slice | Tensor
 
 
@@ -24,10 +27,10 @@ class Stream:
     ``h = stream(x_t)`` gives the same numbers as the layer over the whole sequence, but checks
     little, allocates nothing that stays, and reads the layer's weights once, here: call
     :meth:`refresh` after changing them. An :class:`lmu.LMU` advances its memory once in a block of
-    some ten steps (see :mod:`lmu.ops.lmu_blocks`).
+    some ten steps (see :mod:`lmu.ops.lmu_blocks`). Dropout is off.
 
     Args:
-        layer: :class:`lmu.LMU` or :class:`lmu.LMUFFT`.
+        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`.
         batch_size: Number of streams that step together.
 
     Raises:
@@ -35,9 +38,9 @@ class Stream:
         ValueError: ``batch_size`` is below 1.
     """
 
-    def __init__(self, layer: LMU | LMUFFT, batch_size: int = 1) -> None:
-        if not isinstance(layer, LMU | LMUFFT):
-            raise TypeError(f"layer must be an LMU or LMUFFT, got {type(layer).__name__}")
+    def __init__(self, layer: LMU | LMUFFT | LMUStack, batch_size: int = 1) -> None:
+        if not isinstance(layer, LMU | LMUFFT | LMUStack):
+            raise TypeError(f"layer must be an LMU, LMUFFT or LMUStack, got {type(layer).__name__}")
         self.layer = layer
         self.batch_size = check_size("batch_size", batch_size)
         self._engine = self._build()
@@ -66,16 +69,17 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, memory_size)."""
+        """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, order).
+
+        Of a stack or a recurrent hidden cell, of what their state is.
+        """
         with torch.no_grad(), no_autocast(self._device):
-            h, m = self._engine.state()
-        return h.to(self._dtype), m
+            return self._engine.state()
 
     @state.setter
     def state(self, state: State) -> None:
-        h, m = self.layer._checked_state(self.batch_size, state)
         with torch.no_grad(), no_autocast(self._device):
-            self._engine.start(h, m)
+            self._engine.start(state)
 
     def reset(self, streams: Rows | None = None) -> None:
         """Forget the past of all streams, or of those that an int, slice, mask or index names."""
@@ -94,13 +98,11 @@ class Stream:
         self._shape = torch.Size([self.batch_size, layer.input_size])
         self._device, self._dtype = weight.device, weight.dtype
         with torch.no_grad(), no_autocast(weight.device):
-            engine = (
-                _LMU(layer, self.batch_size)
-                if isinstance(layer, LMU)
-                else _FFT(layer, self.batch_size)
-            )
-            engine.start(*layer._checked_state(self.batch_size, None))
-        return engine
+            if isinstance(layer, LMUFFT):
+                return _FFT(layer, self.batch_size)
+            if isinstance(layer, LMU) and layer.hidden_cell == TANH and layer._linear_encoder:
+                return _LMU(layer, self.batch_size)
+            return _Steps(layer, self.batch_size)
 
     def _refuse(self, x: Tensor) -> None:
         check_input(x, ("batch",), self.layer.input_size, self.layer._like())
@@ -114,8 +116,46 @@ class Stream:
 class _Engine(Protocol):
     def step(self, x: Tensor) -> Tensor: ...
     def state(self) -> State: ...
-    def start(self, h: Tensor, m: Tensor) -> None: ...
+    def start(self, state: State) -> None: ...
     def reset(self, rows: Rows) -> None: ...
+
+
+class _Steps:
+    """Any layer, by its own steps; a state of zeros is that of no past."""
+
+    def __init__(self, layer: LMU | LMUStack, batch: int) -> None:
+        self.layer = copy.deepcopy(layer).eval()
+        like = layer._like()
+        _, like_states = self.layer.step(like.new_zeros(batch, layer.input_size), None)
+        self.now = map_state(torch.zeros_like, like_states)
+
+    def start(self, state: State) -> None:
+        def fit(zero: Tensor, given: Tensor) -> Tensor:
+            if zero.shape != given.shape:
+                raise ValueError(
+                    f"the state must have the shapes of the stream's, {tuple(zero.shape)}, "
+                    f"got {tuple(given.shape)}"
+                )
+            return given.to(zero, copy=True)
+
+        self.now = map_state(fit, self.now, state)
+
+    def step(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y, self.now = self.layer.step(x, self.now)
+        return y
+
+    def state(self) -> State:
+        return map_state(torch.clone, self.now)
+
+    def reset(self, rows: Rows) -> None:
+        # A layer's state may share memory with what it gave out.
+        self.now = self.state()
+        map_state(lambda s: s.index_fill_(0, _indices(s, rows), 0), self.now)
+
+
+def _indices(state: Tensor, rows: Rows) -> Tensor:
+    return torch.arange(len(state), device=state.device)[rows].reshape(-1)
 
 
 class _LMU:
@@ -134,8 +174,11 @@ class _LMU:
         self.slots = Slots(o.W, batch, steps, len(o.M), self.n, self.c)
         self.first, self.next = o.M[: self.n], (o.D[-1].mT.contiguous(), o.H)
         self.m = o.W.new_empty(batch, o.W.shape[1])
+        self.layer, self.batch = layer, batch
+        self.start(None)
 
-    def start(self, h: Tensor, m: Tensor) -> None:
+    def start(self, state: State) -> None:
+        h, m = self.layer._checked_state(self.batch, state)
         self.m.copy_(m)
         self.before, self.M, self.at = h.clone(), self.first, 0
         torch.mm(self.m, self.R, out=self.slots.long)
@@ -168,7 +211,8 @@ class _LMU:
             held = at * self.c
             registers = self.before[:, self.n : self.n + held]
             m = torch.addmm(m, m, self.o.D[at].mT).addmm_(registers, self.o.H[:held])
-        return self.before[:, : self.n].clone(), m.clone() if m is self.m else m
+        h = self.before[:, : self.n].to(self.out, copy=True)
+        return h, m.clone() if m is self.m else m
 
     def reset(self, rows: Rows) -> None:
         self.slots.all[rows] = 0
@@ -185,29 +229,37 @@ class _FFT:
         self.dtype, self.out, self.k = dtype, layer.W_h.weight.dtype, k
         E, Bd = layer._increment().expand(c, d, d), layer._dynamics()[1].expand(c, d)
         self.E, self.Bd = E.mT.to(dtype, copy=True), Bd.to(dtype, copy=True)[:, None]
-        self.W_u, self.b_u = (p.to(dtype, copy=True) for p in (layer.W_u.weight, layer.W_u.bias))
+        self.encode = layer.encoder_activation
+        self.W_u = self.b_u = None
+        if layer.W_u is not None:
+            u = layer.W_u
+            self.W_u, self.b_u = (p.to(dtype, copy=True) for p in (u.weight.mT, u.bias))
         W, self.b_h = (p.to(dtype, copy=True) for p in (layer.W_h.weight, layer.W_h.bias))
         self.W_m = W[:, : c * d].mT.unflatten(0, (c, d)).contiguous()
         self.W_x = W[:, c * d :].mT.contiguous()
         self.m = self.W_m.new_zeros(c, batch, d)
-        self.h = self.W_m.new_zeros(batch, len(self.b_h))
+        self.layer, self.batch = layer, batch
+        self.start(None)
 
-    def start(self, h: Tensor, m: Tensor) -> None:
+    def start(self, state: State) -> None:
+        h, m = self.layer._checked_state(self.batch, state)
         self.h = h.clone()
         self.m.copy_(m.unflatten(1, (len(self.m), -1)).transpose(0, 1))
 
     def step(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
-        u = torch.addmm(self.b_u, x, self.W_u.mT).relu_().mT[..., None]  # (channels, batch, 1)
+        u = x if self.W_u is None or self.b_u is None else torch.addmm(self.b_u, x, self.W_u)
+        u = u if self.encode is None else self.encode(u)
+        u = u.mT[..., None]  # (channels, batch, 1)
         self.m = torch.baddbmm(self.m, self.m, self.E).addcmul_(u, self.Bd)
-        h = torch.addmm(self.b_h, x, self.W_x)
+        h = torch.addmm(self.b_h, x, self.W_x) if len(self.W_x) else self.b_h.repeat(len(x), 1)
         for m, W_m in zip(self.m, self.W_m, strict=True):
             h.addmm_(m, W_m)
         self.h = h.relu_()
         return h.clone() if self.dtype == self.out else h.to(self.out)
 
     def state(self) -> State:
-        return self.h.clone(), self.m.transpose(0, 1).flatten(1).clone()
+        return self.h.to(self.out, copy=True), self.m.transpose(0, 1).flatten(1).clone()
 
     def reset(self, rows: Rows) -> None:
         self.h[rows] = 0

@@ -1,7 +1,7 @@
 """The mathematics of the Legendre memory, in float64 on the CPU and free of ``nn.Module``."""
 
 from lmu.theory.discretize import DISCRETIZERS, discretize
-from lmu.theory.impulse import apply_power, impulse_response, orbit
+from lmu.theory.impulse import apply_power, apply_powers, impulse_response, orbit
 from lmu.theory.legendre import decode_window, legendre
 from lmu.theory.legt import legt
 from lmu.theory.theta import discretize_theta, least_theta
@@ -9,6 +9,7 @@ from lmu.theory.theta import discretize_theta, least_theta
 __all__ = [
     "DISCRETIZERS",
     "apply_power",
+    "apply_powers",
     "decode_window",
     "discretize",
     "discretize_theta",

@@ -71,3 +71,26 @@ def apply_power(Ad: Tensor, X: Tensor, exponent: int) -> Tensor:
         if exponent:
             power = power @ power
     return X
+
+
+def apply_powers(Ad: Tensor, X: Tensor, exponents: Tensor, largest: int) -> Tensor:
+    """The columns ``Ad^k_i x_i`` with an exponent for each, by repeated squaring.
+
+    Args:
+        Ad: (order, order), of the precision of ``X`` or better.
+        X: (order, columns).
+        exponents: Non-negative integers (columns,), none above ``largest``.
+        largest: A bound that is known without asking the device.
+
+    Returns:
+        (order, columns), of the dtype of ``X``.
+
+    Cost: 2 order^2 (order + columns) log2(largest) FLOPs.
+    """
+    power, bit = Ad, 1
+    while bit <= largest:
+        X = torch.where((exponents & bit).bool(), power.to(X.dtype) @ X, X)
+        bit *= 2
+        if bit <= largest:
+            power = power @ power
+    return X

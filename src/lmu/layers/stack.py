@@ -1,0 +1,168 @@
+"""Several layers on top of each other."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lmu.layers._call import call, check_layer, gives_sequences, like_of, sizes_of
+from lmu.layers._checks import check_flag, check_input, check_pair, check_probability
+from lmu.layers._ragged import last_step, unpack
+from lmu.layers.lmu import Lengths
+from lmu.layers.state import State
+
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+class LMUStack(nn.Module):
+    r"""A backbone of several layers: normalization before each, a residual path around it.
+
+    .. math:: y_i = S_i y_{i-1} + \mathrm{dropout}(\mathrm{layer}_i(\mathrm{norm}_i(y_{i-1})))
+
+    with :math:`y_0 = x`, and at the end :math:`\mathrm{norm}(y_n)`. ``S_i`` is the identity, or a
+    learned matrix where a layer has another number of outputs than inputs.
+
+    Args:
+        layers: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, :class:`lmu.Bidirectional` or stacks, each
+            taking what the one before gives. Only the last may give its last step alone
+            (``return_sequences=False``).
+        norm: ``"layer"``, ``"rms"`` or None.
+        residual: Add the path around each layer.
+        dropout: Probability with which each output of a layer is dropped in training.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: Sizes do not fit together, there is no layer, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        *,
+        norm: str | None = "layer",
+        residual: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(check_layer("each layer", layer) for layer in layers)
+        self._check_chain()
+        if norm is not None and norm not in NORMS:
+            raise ValueError(f"norm must be None or one of {list(NORMS)}, got {norm!r}")
+        self.norm, self.residual = norm, check_flag("residual", residual)
+        self.input_size, self.hidden_size = sizes_of(self.layers[0])[0], sizes_of(self.layers[-1])[1]
+        self.return_sequences = gives_sequences(self.layers[-1])
+        like = self._like()
+        factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        sizes = [sizes_of(layer) for layer in self.layers]
+        make = (lambda _: nn.Identity()) if norm is None else (lambda n: NORMS[norm](n, **factory))
+        self.norms = nn.ModuleList(make(size) for size, _ in sizes)
+        self.last_norm = make(self.hidden_size)
+        self.skips = nn.ModuleList(
+            nn.Identity() if a == b else nn.Linear(a, b, bias=False, **factory) for a, b in sizes
+        )
+        if not residual:
+            self.skips = nn.ModuleList()
+        self.drop = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = self.drop.p
+
+    def _check_chain(self) -> None:
+        if not self.layers:
+            raise ValueError("layers must hold at least one layer")
+        for i, (one, other) in enumerate(zip(self.layers[:-1], self.layers[1:], strict=True)):
+            if one.hidden_size != other.input_size:
+                raise ValueError(
+                    f"layer {i} gives {one.hidden_size} features and layer {i + 1} takes "
+                    f"{other.input_size}: make them equal"
+                )
+            if not gives_sequences(one):
+                raise ValueError(
+                    f"layer {i} gives its last step alone: pass it return_sequences=True"
+                )
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        for module in (*self.layers, *self.norms, self.last_norm, *self.skips):
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+
+    def forward(
+        self, x: Tensor | PackedSequence, state: State = None, *, lengths: Lengths = None
+    ) -> tuple[Any, State]:
+        """Run over a sequence.
+
+        Args:
+            x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
+            state: What a call returned, to go on with the sequence; zeros if None.
+            lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
+                padding, and has no influence on anything.
+
+        Returns:
+            The outputs of all steps (batch, time, hidden_size), zero in padding, or packed as the
+            input was; of the last alone if that is what the last layer gives. And the state: the
+            last output (batch, hidden_size), and a tuple with the state of each layer.
+
+        Raises:
+            TypeError: A dtype is not the layers'.
+            ValueError: A shape or device does not fit, or a length is not within 1 and time.
+        """
+        y, ragged = unpack(x, lengths)
+        check_input(y, ("batch", "time"), self.input_size, self._like())
+        steps = None if ragged is None else ragged.lengths
+        ended = []
+        for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
+            given, after = call(layer, self.norms[i](y), before, steps)
+            ended.append(after)
+            if given.ndim == 2:
+                y = y[:, -1] if steps is None else last_step(y, steps)
+            y = self._join(i, y, given)
+        y = self.last_norm(y)
+        if y.ndim == 2:
+            return y, (y, tuple(ended))
+        if ragged is None:
+            return y, (y[:, -1].clone(), tuple(ended))
+        y = torch.where(ragged.inside, y, y.new_zeros(()))
+        return ragged.pack(y), (last_step(y, ragged.lengths), tuple(ended))
+
+    def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Advance one time step, for streams: the same numbers as over the whole sequence.
+
+        Args:
+            x: Input (batch, input_size).
+            state: The state that the call before returned; zeros if None.
+
+        Returns:
+            The output (batch, hidden_size), and the state to give to the next call.
+
+        Raises:
+            TypeError: A layer has no steps, as :class:`lmu.Bidirectional` has none.
+        """
+        ended = []
+        for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
+            if not hasattr(layer, "step"):
+                raise TypeError(f"{type(layer).__name__} cannot go step by step")
+            step: Any = layer.step
+            y, after = step(self.norms[i](x), before)
+            ended.append(after)
+            x = self._join(i, x, y)
+        x = self.last_norm(x)
+        return x.clone(), (x, tuple(ended))
+
+    def _join(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        y = self.drop(y)
+        return self.skips[i](x) + y if self.residual else y
+
+    def _states(self, state: State) -> tuple[State, ...]:
+        if state is None:
+            return (None,) * len(self.layers)
+        check_pair(state)
+        if len(state[1]) != len(self.layers):
+            raise ValueError(
+                f"the state must hold one state for each of {len(self.layers)} layers, "
+                f"got {len(state[1])}"
+            )
+        return tuple(state[1])
+
+    def _like(self) -> Tensor:
+        return like_of(self.layers[0])
