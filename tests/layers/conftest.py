@@ -20,13 +20,26 @@ BUILD: dict[str, Callable[..., nn.Module]] = {
         3, 7, 6, [12.0, 9.0], memory_channels=2, memory_bias=True, hidden_bias=True, **kw
     ),
     "LMU-channels-open": lambda **kw: LMU(
-        3, 7, 6, 12.0, memory_channels=2, hidden_to_memory=False, memory_to_memory=False,
-        input_to_hidden=False, **kw
+        3,
+        7,
+        6,
+        12.0,
+        memory_channels=2,
+        hidden_to_memory=False,
+        memory_to_memory=False,
+        input_to_hidden=False,
+        **kw,
     ),
     "LMU-tanh": lambda **kw: LMU(3, 7, 6, 12.0, encoder_activation=torch.tanh, **kw),
     "LMU-tanh-open": lambda **kw: LMU(
-        3, 7, 6, 12.0, encoder_activation=torch.tanh, hidden_to_memory=False,
-        memory_to_memory=False, **kw
+        3,
+        7,
+        6,
+        12.0,
+        encoder_activation=torch.tanh,
+        hidden_to_memory=False,
+        memory_to_memory=False,
+        **kw,
     ),
     "LMU-memory": lambda **kw: LMU(
         3, None, 6, 12.0, hidden_cell=None, hidden_to_memory=False, **kw
@@ -35,16 +48,31 @@ BUILD: dict[str, Callable[..., nn.Module]] = {
         3, 7, 6, 12.0, hidden_cell=nn.Sequential(nn.Linear(9, 7, **only(kw)), nn.Sigmoid()), **kw
     ),
     "LMU-gru": lambda **kw: LMU(
-        3, 7, 6, 12.0, hidden_cell=nn.GRUCell(15, 7, **only(kw)), hidden_to_memory=False,
-        memory_to_memory=False, memory_channels=2, **kw
+        3,
+        7,
+        6,
+        12.0,
+        hidden_cell=nn.GRUCell(15, 7, **only(kw)),
+        hidden_to_memory=False,
+        memory_to_memory=False,
+        memory_channels=2,
+        **kw,
     ),
     "LMU-lstm": lambda **kw: LMU(
         3, 7, 6, 12.0, hidden_cell=nn.LSTMCell(6, 7, **only(kw)), input_to_hidden=False, **kw
     ),
     "LMUFFT": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, **kw),
     "LMUFFT-channels": lambda **kw: LMUFFT(
-        3, 7, 6, 9, [12.0, 9.0, 30.0], memory_channels=3, encode_input=False,
-        encoder_activation=None, input_to_hidden=False, **kw
+        3,
+        7,
+        6,
+        9,
+        [12.0, 9.0, 30.0],
+        memory_channels=3,
+        encode_input=False,
+        encoder_activation=None,
+        input_to_hidden=False,
+        **kw,
     ),
     "LMUFFT-last": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, return_sequences=False, **kw),
 }

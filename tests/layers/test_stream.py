@@ -14,8 +14,24 @@ BUILD = {
     "LMU-theta": lambda **kw: LMU(3, 7, 6, 12.0, learn_theta=True, **kw),
     "LMU-free": lambda **kw: LMU(3, 7, 6, 12.0, learn_a=True, learn_b=True, **kw),
     "LMU-open": lambda **kw: LMU(3, 7, 6, 12.0, hidden_to_memory=False, **kw),
+    "LMU-channels": lambda **kw: LMU(
+        3, 7, 6, (12.0, 5.0), memory_channels=2, memory_bias=True, hidden_bias=True, **kw
+    ),
+    "LMU-tanh": lambda **kw: LMU(3, 7, 6, 12.0, encoder_activation=torch.tanh, **kw),
     "LMUFFT": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, **kw),
     "LMUFFT-channels": lambda **kw: LMUFFT(3, 7, 6, 9, (12.0, 5.0), memory_channels=2, **kw),
+    "LMUFFT-bare": lambda **kw: LMUFFT(
+        3,
+        7,
+        6,
+        9,
+        12.0,
+        memory_channels=3,
+        encode_input=False,
+        encoder_activation=None,
+        input_to_hidden=False,
+        **kw,
+    ),
 }
 layers = pytest.mark.parametrize("name", BUILD)
 

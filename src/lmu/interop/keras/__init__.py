@@ -1,0 +1,15 @@
+"""Models of KerasLMU, read without TensorFlow or Keras (the extra ``keras``).
+
+Three ways in, by what is at hand:
+
+- a ``.keras`` file: :func:`load_keras` builds the whole model;
+- a ``.weights.h5`` file and the code that built the model: build it of our layers, by
+  :func:`from_config` or by hand, and :func:`load_weights` fills them;
+- arrays: :func:`from_config` builds one layer and fills it.
+"""
+
+from lmu.interop.keras.config import from_config
+from lmu.interop.keras.model import KerasModel, load_keras
+from lmu.interop.keras.weights import load_weights
+
+__all__ = ["KerasModel", "from_config", "load_keras", "load_weights"]

@@ -1,0 +1,228 @@
+"""Building our layers from the arguments of KerasLMU's."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmu.interop.keras._arguments import check_form, name_of, read
+from lmu.interop.keras._hidden import hidden_cell, units_of
+from lmu.interop.keras._plans import assign, plan_of
+from lmu.layers import LMU, LMUFFT, LMUCell
+
+Config = Mapping[str, Any]
+_CLASSES = ("LMU", "LMUFeedforward", "LMUCell", "RNN")
+
+_DEFAULTS = {
+    "hidden_cell": None,
+    "trainable_theta": False,
+    "hidden_to_memory": False,
+    "memory_to_memory": False,
+    "input_to_hidden": False,
+    "discretizer": "zoh",
+    "kernel_initializer": "glorot_uniform",
+    "use_bias": False,
+    "dropout": 0,
+    "recurrent_dropout": 0,
+    "return_sequences": False,
+    "conv_mode": "fft",
+    "truncate_ir": 1e-4,
+}
+
+
+def from_config(
+    config: Config,
+    weights: Mapping[str, Any] | None = None,
+    *,
+    input_size: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> LMU | LMUFFT | LMUCell:
+    r"""Build the layer of ours that computes what a layer of KerasLMU does.
+
+    .. math::
+        u_t &= K [x_t; h_{t-1}] + R m_{t-1} + b \\
+        m_t &= \bar A m_{t-1} + \bar B u_t \\
+        h_t &= \mathrm{cell}([m_t; x_t], h_{t-1})
+
+    It is an :class:`lmu.LMUFFT` where nothing is fed back and the hidden cell is a Dense with a
+    bias and relu; for the class ``LMUCell`` an :class:`lmu.LMUCell`; otherwise an :class:`lmu.LMU`.
+    An LMU always gives the outputs of all steps: take ``output[:, -1]`` where KerasLMU has
+    ``return_sequences=False``, as :func:`load_keras` does.
+
+    What cannot be the same: a convolution with ``conv_mode="raw"`` cuts off the impulse response,
+    ours are exact. Dropout acts in training only, but not just where KerasLMU drops: training goes
+    on by other random numbers and slightly other rules. The dropout of a hidden cell is left out.
+
+    Args:
+        config: As Keras serializes a layer: ``{"class_name": "LMU", "config": {...}}`` with the
+            arguments in ``"config"``, those missing having KerasLMU's defaults. The class is
+            ``LMU``, ``LMUFeedforward``, ``LMUCell``, or ``RNN`` around an LMUCell; the argument
+            ``hidden_cell`` is None or has the same form, its class Dense, SimpleRNNCell, LSTMCell
+            or GRUCell.
+        weights: Arrays or tensors under the names ``kernel`` (input_size + hidden with
+            hidden_to_memory, memory_d), ``bias`` (memory_d,), ``theta_inv`` (),
+            ``recurrent_kernel`` (memory_d * order, memory_d), ``hidden.kernel``,
+            ``hidden.recurrent_kernel``, ``hidden.bias``, as far as the layer has them. None draws
+            initial values as ours do.
+        input_size: Number of input features; needed only if the weights do not tell.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+
+    Raises:
+        ValueError: Something has no counterpart here, or a name or shape does not fit.
+
+    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7; numbers of KerasLMU 0.9.0.
+    """
+    arrays = None
+    if weights is not None:
+        arrays = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in weights.items()}
+        if "kernel" in arrays and arrays["kernel"].ndim != 2:
+            raise ValueError(f"kernel must be a matrix, got {tuple(arrays['kernel'].shape)}")
+    rows = len(arrays["kernel"]) if arrays and "kernel" in arrays else None
+    factory = {"device": device, "dtype": dtype}
+    layer = build(config, rows, input_size, factory)
+    if arrays is not None:
+        plan = plan_of(layer)
+        plan.check(arrays, f"layer {name_of(config)!r}")
+        assign(layer, plan, arrays)
+    return layer
+
+
+def returns_sequences(config: Config) -> bool:
+    """Whether a layer gives the outputs of all steps, rather than the last."""
+    return bool(config["config"].get("return_sequences", False))
+
+
+def build(
+    config: Config, rows: int | None, input_size: int | None, factory: dict[str, Any]
+) -> LMU | LMUFFT | LMUCell:
+    """Build a layer; ``rows`` is the height of its kernel, where it is known."""
+    inner = config = check_form(config, "config")
+    name = name_of(config)
+    if config["class_name"] == "RNN":
+        options = read(config["config"], name, cell=..., return_sequences=False)
+        inner = options["cell"]
+        if not isinstance(inner, Mapping) or inner.get("class_name") != "LMUCell":
+            raise ValueError(f"layer {name!r}: only an RNN around an LMUCell can be imported")
+    elif config["class_name"] not in _CLASSES:
+        raise ValueError(
+            f"layer {name!r} is a {config['class_name']}, not one of {', '.join(_CLASSES)}"
+        )
+    o = read(inner["config"], name, memory_d=..., order=..., theta=..., **_DEFAULTS)
+    o["units"] = units_of(o["hidden_cell"], name)
+    if o["conv_mode"] == "raw" and o["truncate_ir"] is not None:
+        warnings.warn(
+            f"layer {name!r} cuts off its impulse response (truncate_ir={o['truncate_ir']:g}); "
+            "here it is exact, so that outputs differ by about as much",
+            stacklevel=3,
+        )
+    o["return_sequences"] = returns_sequences(config)
+    o["input_size"] = i = _input_size(o, rows, input_size, name)
+    read_out = o["memory_d"] * o["order"] + (i if o["input_to_hidden"] else 0)
+    if config["class_name"] != "LMUCell" and _is_lmu_fft(o, name):
+        return _lmu_fft(o, factory)
+    cell = hidden_cell(o["hidden_cell"], read_out, name, factory)
+    return _lmu(LMUCell if config["class_name"] == "LMUCell" else LMU, o, cell, factory)
+
+
+def _input_size(o: dict[str, Any], rows: int | None, given: int | None, name: str) -> int:
+    """From the height of the kernel, which the fed back hidden state may share."""
+    if o["kernel_initializer"] is None:
+        rows = o["memory_d"]  # the input of the memory is [x; h] itself
+    if rows is None:
+        if given is None:
+            raise ValueError(f"layer {name!r}: input_size must be given, no kernel tells it")
+        return given
+    fed_back = o["units"] if o["hidden_to_memory"] else 0
+    if rows <= fed_back or given not in (None, rows - fed_back):
+        raise ValueError(
+            f"layer {name!r}: a kernel of {rows} rows, {fed_back} of them for the hidden state, "
+            f"does not fit input_size={given if given is not None else 'at least 1'}"
+        )
+    return rows - fed_back
+
+
+def _is_lmu_fft(o: dict[str, Any], name: str) -> bool:
+    """Whether a layer is one of [C21]: no feedback, and a read-out with a bias and relu."""
+    cell = o["hidden_cell"]
+    if o["hidden_to_memory"] or o["memory_to_memory"] or cell is None:
+        return False
+    if cell["class_name"] != "Dense" or (o["kernel_initializer"] is None and o["use_bias"]):
+        return False
+    dense = read(cell["config"], name, units=..., activation="linear", use_bias=True)
+    return bool(dense["activation"] == "relu" and dense["use_bias"])
+
+
+def _lmu_fft(o: dict[str, Any], factory: dict[str, Any]) -> LMUFFT:
+    encoded = o["kernel_initializer"] is not None
+    frozen = encoded and not o["use_bias"]
+    layer = LMUFFT(
+        o["input_size"],
+        o["units"],
+        o["order"],
+        None,
+        o["theta"],
+        memory_channels=o["memory_d"],
+        learn_theta=o["trainable_theta"],
+        input_to_hidden=o["input_to_hidden"],
+        encode_input=encoded,
+        encoder_activation=None,
+        dropout=float(o["dropout"]),
+        initializers={"W_u.bias": nn.init.zeros_} if frozen else None,
+        return_sequences=o["return_sequences"],
+        discretizer=o["discretizer"],
+        **factory,
+    )
+    if frozen:
+        assert layer.W_u is not None
+        layer.W_u.bias.requires_grad_(False)  # there is none in KerasLMU
+    return layer
+
+
+def _lmu(
+    kind: type[LMU] | type[LMUCell],
+    o: dict[str, Any],
+    cell: dict[str, Any],
+    factory: dict[str, Any],
+) -> LMU | LMUCell:
+    encoded, fed_back = o["kernel_initializer"] is not None, o["hidden_to_memory"]
+    # Without a kernel u is [x; h] itself: of x alone our layers have that, of both the encoders
+    # are parts of the identity.
+    identity = fed_back and not encoded
+    if identity:
+        cell = cell | {"initializers": cell.get("initializers", {}) | _IDENTITY}
+    layer = kind(
+        o["input_size"],
+        memory_size=o["order"],
+        theta=o["theta"],
+        memory_channels=o["memory_d"],
+        learn_theta=o["trainable_theta"],
+        hidden_to_memory=fed_back,
+        memory_to_memory=o["memory_to_memory"],
+        input_to_hidden=o["input_to_hidden"],
+        encode_input=encoded or identity,
+        memory_bias=o["use_bias"],
+        dropout=float(o["dropout"]),
+        recurrent_dropout=float(o["recurrent_dropout"]) * (fed_back or o["memory_to_memory"]),
+        discretizer=o["discretizer"],
+        **cell,
+        **factory,
+    )
+    if identity:
+        assert layer.e_x is not None
+        assert layer.e_h is not None
+        layer.e_x.requires_grad_(False)
+        layer.e_h.requires_grad_(False)
+    return layer
+
+
+def _eye_below(matrix: Tensor) -> Tensor:
+    """The last columns of the identity."""
+    rows, columns = matrix.shape
+    return matrix.zero_().copy_(torch.eye(rows, device=matrix.device)[:, rows - columns :])
+
+
+_IDENTITY = {"e_x": nn.init.eye_, "e_h": _eye_below}

@@ -1,0 +1,231 @@
+"""Whole models out of ``.keras`` files."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmu.interop.keras._arguments import activation, name_of, read
+from lmu.interop.keras._files import FilePath, LayerArrays, read_model
+from lmu.interop.keras._hidden import dense
+from lmu.interop.keras._plans import assign, plan_of
+from lmu.interop.keras.config import build, returns_sequences
+from lmu.layers import LMUFFT
+
+Config = Mapping[str, Any]
+
+
+class KerasModel(nn.Module):
+    """A chain of layers under the names that they have in Keras.
+
+    Of a layer's output and state the output is passed on, and of all steps only the last one where
+    ``last_step`` says so.
+
+    Args:
+        layers: Modules by name, in order. A name that PyTorch does not allow is changed a little:
+            underscores for dots, or one at its end.
+        last_step: Which of them are to give the output of the last step alone.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], last_step: Collection[str] = ()) -> None:
+        super().__init__()
+        self.last_step: frozenset[str] = frozenset()
+        for name, module in layers.items():
+            allowed = name.replace(".", "_")
+            while hasattr(self, allowed):
+                allowed += "_"
+            self.add_module(allowed, module)
+            self.last_step |= {allowed} if name in last_step else set()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Run (batch, time, input_size) through all layers."""
+        for name, layer in self.named_children():
+            output = layer(input)
+            input = output[0] if isinstance(output, tuple) else output
+            input = input[:, -1] if name in self.last_step else input
+        return input
+
+
+def load_keras(
+    path: FilePath,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> KerasModel:
+    """Build the model in a ``.keras`` file, with its weights.
+
+    It must be a chain, Sequential or functional, of LMU, LMUFeedforward, RNN around an LMUCell,
+    Dense, Activation, ReLU, Softmax, LayerNormalization, Dropout and Flatten. The layers are those
+    of :func:`from_config`, the others are PyTorch's; nothing of the file is executed. The model is
+    in training mode, as any new module: call ``eval()`` to switch dropout off.
+
+    Args:
+        path: A file saved by Keras 3.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters; that of the file is not looked at.
+
+    Returns:
+        The chain, whose input is (batch, time, input_size). Its layers go by their names in Keras:
+        ``model.lmu_1``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: h5py is missing.
+        ValueError: It is another kind of file, or the model has something that cannot be imported;
+            the message names the layer.
+    """
+    config, found = read_model(path)
+    arrays = {a.key: a for a in found}
+    keys = _group_keys(_layers(config))
+    layers: dict[str, nn.Module] = {}
+    last_step = set()
+    for layer in _chain(config):
+        name, kind = name_of(layer), layer["class_name"]
+        if kind not in _BUILDERS:
+            raise ValueError(
+                f"layer {name!r} is a {kind}, which cannot be imported; known are "
+                f"{', '.join(_BUILDERS)}"
+            )
+        held = arrays.get(keys[name], LayerArrays(keys[name], name, [], []))
+        module = _BUILDERS[kind](layer, held, {"device": device, "dtype": dtype})
+        if held.own or held.hidden or next(module.parameters(), None) is not None:
+            plan = plan_of(module)
+            assign(module, plan, plan.match(held.own, held.hidden, str(held)))
+        layers[name] = module.requires_grad_(False) if _is_frozen(layer) else module
+        if kind in _RECURRENT and not returns_sequences(layer) and not isinstance(module, LMUFFT):
+            last_step.add(name)
+    return KerasModel(layers, last_step)
+
+
+def _layers(config: Config) -> list[Config]:
+    if config.get("class_name") not in {"Functional", "Sequential"}:
+        raise ValueError(
+            f"the model is a {config.get('class_name')}; Sequential and functional models can be "
+            "imported, of others the weights, by load_weights"
+        )
+    return config["config"]["layers"]
+
+
+def _group_keys(layers: list[Config]) -> dict[str, str]:
+    """Where the weights of each layer lie: Keras counts the layers of one class."""
+    keys: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for layer in layers:
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", layer["class_name"])
+        kind = words.lower()
+        count = counts[kind] = counts.get(kind, -1) + 1
+        keys[name_of(layer)] = f"{kind}_{count}" if count else kind
+    return keys
+
+
+def _chain(config: Config) -> list[Config]:
+    """The layers behind the input, in the order of computation."""
+    layers = _layers(config)
+    if config["class_name"] == "Sequential":
+        return [layer for layer in layers if layer["class_name"] != "InputLayer"]
+    by_name = {name_of(layer): layer for layer in layers}
+    follower: dict[str, str] = {}
+    for name, layer in by_name.items():
+        if layer["class_name"] == "InputLayer":
+            continue
+        nodes = layer["inbound_nodes"]
+        sources = [source for node in nodes for source in _sources(node)]
+        if len(nodes) != 1 or len(sources) != 1:
+            raise ValueError(
+                f"layer {name!r} has {len(sources)} inputs: only a chain can be imported"
+            )
+        if sources[0] in follower:
+            raise ValueError(
+                f"layer {sources[0]!r} feeds both {follower[sources[0]]!r} and {name!r}: only a "
+                "chain can be imported"
+            )
+        follower[sources[0]] = name
+    inputs = [name for name, layer in by_name.items() if layer["class_name"] == "InputLayer"]
+    if len(inputs) != 1:
+        raise ValueError(f"the model has {len(inputs)} inputs {inputs}: only a chain is imported")
+    path, name = [], inputs[0]
+    while name in follower:
+        name = follower[name]
+        path.append(by_name[name])
+    outputs = config["config"]["output_layers"]  # of a single one, it may be that
+    ends = outputs[:1] if isinstance(outputs[0], str) else [output[0] for output in outputs]
+    if ends != [name]:
+        raise ValueError(f"the outputs of the model, {ends}, are not just its last layer {name!r}")
+    return path
+
+
+def _sources(value: Any) -> Iterator[str]:
+    """Names of the layers whose outputs a call was given, wherever they stand in its arguments."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__keras_tensor__":
+            yield value["config"]["keras_history"][0]
+            return
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _sources(item)
+
+
+def _is_frozen(layer: Config) -> bool:
+    return not layer["config"].get("trainable", True)
+
+
+def _lmu(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
+    shape = layer.get("build_config", {}).get("input_shape")
+    rows = len(held.own[0]) if held.own and held.own[0].ndim == 2 else None
+    return build(layer, rows, shape[-1] if shape and rows is None else None, factory)
+
+
+def _dense(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
+    if not held.own:
+        raise ValueError(f"the file holds no weights of layer {name_of(layer)!r}")
+    return dense(layer["config"], len(held.own[0]), name_of(layer), factory)
+
+
+def _layer_normalization(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
+    name = name_of(layer)
+    o = read(layer["config"], name, axis=-1, epsilon=1e-3, center=True, scale=True)
+    if o["axis"] not in (-1, [-1]) or not o["scale"]:
+        raise ValueError(f"layer {name!r}: only axis=-1 with scale=True can be imported")
+    size = len(held.own[0]) if held.own else 0
+    return nn.LayerNorm(size, o["epsilon"], bias=o["center"], **factory)
+
+
+def _dropout(layer: Config, *_: Any) -> nn.Module:
+    return nn.Dropout(read(layer["config"], name_of(layer), rate=...)["rate"])
+
+
+def _activation(layer: Config, *_: Any) -> nn.Module:
+    name = name_of(layer)
+    return activation(read(layer["config"], name, activation=...)["activation"], name)
+
+
+def _relu(layer: Config, *_: Any) -> nn.Module:
+    read(layer["config"], name_of(layer))
+    return nn.ReLU()
+
+
+def _softmax(layer: Config, *_: Any) -> nn.Module:
+    if read(layer["config"], name_of(layer), axis=-1)["axis"] != -1:
+        raise ValueError(f"layer {name_of(layer)!r}: only axis=-1 can be imported")
+    return nn.Softmax(dim=-1)
+
+
+def _flatten(layer: Config, *_: Any) -> nn.Module:
+    read(layer["config"], name_of(layer), data_format="channels_last")
+    return nn.Flatten()
+
+
+_RECURRENT = ("LMU", "LMUFeedforward", "RNN")
+_BUILDERS: dict[str, Callable[[Config, LayerArrays, dict[str, Any]], nn.Module]] = {
+    **dict.fromkeys(_RECURRENT, _lmu),
+    "Dense": _dense,
+    "Activation": _activation,
+    "ReLU": _relu,
+    "Softmax": _softmax,
+    "LayerNormalization": _layer_normalization,
+    "Dropout": _dropout,
+    "Flatten": _flatten,
+}
