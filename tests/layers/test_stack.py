@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_module_manners(kind):
 
 
 def test_wrong_arguments():
-    for arguments, kind, message in (
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"layers": []}, ValueError, "at least one layer"),
         ({"layers": [nn.Linear(3, 4)]}, TypeError, "with an input_size, got Linear"),
         (
@@ -136,7 +137,8 @@ def test_wrong_arguments():
         ),
         ({"layers": layers(), "norm": "batch"}, ValueError, "one of .* got 'batch'"),
         ({"layers": layers(), "dropout": 2.0}, ValueError, "dropout must lie in"),
-    ):
+    ]
+    for arguments, kind, message in wrong:
         with pytest.raises(kind, match=message):
             LMUStack(**arguments)
     stack = LMUStack(layers())

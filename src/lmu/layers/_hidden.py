@@ -42,6 +42,11 @@ class Module(NamedTuple):
     reads_input: bool
     dtype: torch.dtype
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether the cell has a state of its own."""
+        return self.cell is not None and is_recurrent(self.cell)
+
     def step(self, m: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Output and state of one step, from the memory, the input and the state before."""
         z = self._join(m, x)

@@ -1,6 +1,5 @@
 """What all layers share: the discrete Legendre system as buffers or parameters."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_size, check_thetas
+from lmu.layers._foreign import translate
 from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, power_dtype, widen
 from lmu.theory import (
@@ -19,10 +19,7 @@ from lmu.theory import (
     legt,
 )
 
-# Derived tensors that checkpoints of other ports hold; A and B are theirs for our Ad and Bd.
-_FOREIGN = {"A": "Ad", "B": "Bd"}
-_IGNORED = ("H", "fft_H")
-_DERIVED = ("Ad", "Bd", "E", "H")  # our own, unless they are parameters
+_DERIVED = ("Ad", "Bd", "E", "H")  # unless they are parameters
 
 
 class LegendreModule(nn.Module):
@@ -254,43 +251,9 @@ class LegendreModule(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        errors: list[str] = args[-1]
-        for theirs, ours in _FOREIGN.items():
-            value = state_dict.pop(prefix + theirs, None)
-            if value is None:
-                continue
-            exact = self._exact[ours]
-            if value.numel() != exact.numel():
-                shape = tuple(value.shape)
-                errors.append(
-                    f"{prefix}{theirs} has the shape {shape}, ours is {tuple(exact.shape)}"
-                )
-            elif self.learn_theta:
-                continue  # they follow from theta
-            elif ours in self._parameters:
-                state_dict.setdefault(prefix + ours, value.reshape(exact.shape))
-            else:
-                self._compare(prefix + theirs, value.reshape(exact.shape), exact)
-        for name in _IGNORED:
-            state_dict.pop(prefix + name, None)
+        name = f"theta={self._name_theta()} and discretizer={self.discretizer!r}"
+        translate(state_dict, prefix, self._exact, self._parameters, args[-1], name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _compare(self, key: str, theirs: Tensor, exact: Tensor) -> None:
-        """Say so if a checkpoint was made with other dynamics than this layer computes with."""
-        if theirs.is_meta:  # no values to compare
-            return
-        # What tells windows apart is how far the matrix is from the identity.
-        identity = torch.eye(len(exact), dtype=exact.dtype, device=exact.device)
-        scale = (exact - identity if exact.ndim == 2 else exact).abs().max()
-        difference = (theirs.to("cpu", torch.float64) - exact).abs().max()
-        if not difference < 1e-3 * scale + 1e-6:
-            warnings.warn(
-                f"{key} in the state_dict is not the matrix of theta={self._name_theta()} and "
-                f"discretizer={self.discretizer!r} (they differ by {difference.item():.2g}); the "
-                "layer goes on with its own. Was the checkpoint made with another theta, or with "
-                "trained dynamics (learn_a, learn_b)?",
-                stacklevel=2,
-            )
 
     def _describe(self) -> str:
         """The shared part of ``extra_repr``, without what has its default value."""

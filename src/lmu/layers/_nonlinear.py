@@ -18,10 +18,11 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._hidden import TANH, Module, Tanh, output_of
+from lmu.layers._hidden import TANH, Module, Tanh
 from lmu.layers._legendre import LegendreModule, initialize
+from lmu.layers._loop import Memory, run_steps
 from lmu.layers.state import State
-from lmu.ops import LMUWeights, lmu_step
+from lmu.ops import LMUWeights, join_channels, lmu_step
 from lmu.ops._precision import compute_dtype, no_autocast
 
 Activation = Callable[[Tensor], Tensor]
@@ -32,13 +33,15 @@ class NonlinearLMU(LegendreModule):
     """Parameters, initial values and state of :class:`LMUCell` and :class:`LMU`."""
 
     hidden_cell: HiddenCell
-    e_x: nn.Parameter | None  # None without encode_input
+    # e_x, W_x, W_h and W_m too are None where an argument leaves them out; not so in the types, for
+    # the sake of the many that have them.
+    e_x: nn.Parameter
     e_h: nn.Parameter | None  # None without hidden_to_memory
     e_m: nn.Parameter | None  # None without memory_to_memory
     b_u: nn.Parameter | None  # None without memory_bias
-    W_x: nn.Parameter | None  # None without input_to_hidden; all W are, with another hidden cell
-    W_h: nn.Parameter | None
-    W_m: nn.Parameter | None
+    W_x: nn.Parameter
+    W_h: nn.Parameter
+    W_m: nn.Parameter
     b_h: nn.Parameter | None  # None without hidden_bias
     _anchor: Tensor
 
@@ -213,19 +216,15 @@ class NonlinearLMU(LegendreModule):
         def given(weight: Tensor | None, *shape: int) -> Tensor:
             return like.new_zeros(shape) if weight is None else weight
 
-        e_x = given(self.e_x, c, k) if self.encode_input else _identity(like, c)
+        e_x = given(self.e_x, c, k) if self.encode_input else torch.eye(c).to(like)
         e_h, e_m = given(self.e_h, c, n), given(self.e_m, c, self._state_size)
         W_x = given(self.W_x, n, k)
         if ones:
             e_x = torch.cat([e_x, given(self.b_u, c)[:, None]], dim=1)
             W_x = torch.cat([W_x, given(self.b_h, n)[:, None]], dim=1)
-        assert self.W_h is not None
-        assert self.W_m is not None
-        weights = (e_x, e_h, e_m, W_x, self.W_h, self.W_m)
-        dtype = compute_dtype(like.dtype)
-        return LMUWeights(
-            *(w if w.dtype == dtype else w.to(dtype) for w in weights), *self._system()
-        )
+        dtype, (E, Bd) = compute_dtype(like.dtype), self._system()
+        weights = LMUWeights(e_x, e_h, e_m, W_x, self.W_h, self.W_m, E, Bd)
+        return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
 
     @property
     def _biased(self) -> bool:
@@ -251,7 +250,8 @@ class NonlinearLMU(LegendreModule):
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         x = x.to(compute_dtype(self._like().dtype))
         if not self._fast:
-            y, h, m = self._general_step(x, h, m)
+            y, h, m = self._loop(x.unsqueeze(1), h, m)
+            y = y.squeeze(1)
         else:
             weights = self._weights(ones=self._biased)
             with no_autocast(x.device):
@@ -260,48 +260,20 @@ class NonlinearLMU(LegendreModule):
             y = h = h.to(self._like().dtype)
         return y.clone(), (h, m)  # writing to the output must not change the state
 
-    def _general_step(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
-        y, h, m = self._loop(x.unsqueeze(1), h, m)
-        return y.squeeze(1), h, m
-
     def _loop(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
-        """Any recurrence, one step after another: outputs (batch, time, hidden), and the state.
-
-        Only the memory is kept from autocast; a hidden cell of the user's is the user's.
-        """
-        cell, (E, Bd) = self._cell(), self._system()
-        dtype = compute_dtype(self._like().dtype)
-        e_h, e_m = (None if e is None else e.to(dtype).mT for e in (self.e_h, self.e_m))
+        """Any recurrence, one step after another: outputs (batch, time, hidden), and the state."""
+        like, cell = self._like(), self._cell()
+        dtype = compute_dtype(like.dtype)
+        e_h, e_m = (None if e is None else e.to(dtype) for e in (self.e_h, self.e_m))
+        drop = self.recurrent_dropout if self.training else 0.0
+        memory = Memory(*self._system(), e_h, e_m, self.encoder_activation, drop)
         with no_autocast(x.device):
-            u_x = self._encode(x)
-        before = x.new_zeros(len(x), self.hidden_size) if h is None else output_of(h)
-        keep_h, keep_m = (self._mask(before) if e_h is not None else None, self._mask(m))
-        x = F.pad(x, (0, 1), value=1.0) if isinstance(cell, Tanh) else x
-        outputs = []
-        for u, x_t in zip(u_x.unbind(1), x.unbind(1), strict=True):
-            with no_autocast(x.device):
-                if e_h is not None:
-                    fed = before.to(dtype)
-                    u = torch.addmm(u, fed if keep_h is None else fed * keep_h, e_h)
-                if e_m is not None:
-                    u = torch.addmm(u, m if keep_m is None else m * keep_m, e_m)
-                u = u if self.encoder_activation is None else self.encoder_activation(u)
-                m = torch.addmm(torch.addmm(m, u, Bd.mT), m, E.mT)
-                if isinstance(cell, Tanh):
-                    before, h = cell.step(m, x_t, h)
-            if not isinstance(cell, Tanh):
-                before, h = cell.step(m, x_t, h)
-            outputs.append(before)
-        layer_dtype = self._like().dtype
-        h = h.to(layer_dtype) if isinstance(cell, Tanh) else h
-        return torch.stack(outputs, dim=1).to(layer_dtype), h, m
-
-    def _mask(self, like: Tensor) -> Tensor | None:
-        """Recurrent dropout's mask, the same at all steps; None where nothing is dropped."""
-        if not (self.training and self.recurrent_dropout):
-            return None
-        ones = torch.ones_like(like, dtype=compute_dtype(like.dtype))
-        return F.dropout(ones, self.recurrent_dropout)
+            u = self._encode(x)
+        if isinstance(cell, Module):
+            y, h, m = run_steps(u, x, h, m, memory, cell, self.hidden_size)
+            return y.to(like.dtype), h, m
+        y, h, m = run_steps(u, F.pad(x, (0, 1), value=1.0), h, m, memory, cell, self.hidden_size)
+        return y.to(like.dtype), h.to(like.dtype), m
 
     def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:
         """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""
@@ -325,22 +297,3 @@ class NonlinearLMU(LegendreModule):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_joined": None}
-
-
-def join_channels(E: Tensor, Bd: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Several memories as one system, block by block.
-
-    Shapes: ``E`` (order, order) and ``Bd`` (order,), or with a first axis for the channels; returns
-    (channels * order, channels * order) and (channels * order, channels).
-    """
-    if channels == 1:
-        return E.reshape(E.shape[-2:]), Bd.reshape(-1, 1)
-    d = E.shape[-1]
-    eye = torch.eye(channels, dtype=E.dtype, device=E.device)
-    Es, Bs = E.expand(channels, d, d), Bd.expand(channels, d)
-    joined = (eye[:, None, :, None] * Es[:, :, None, :]).reshape(channels * d, channels * d)
-    return joined, (Bs[:, :, None] * eye[:, None, :]).reshape(channels * d, channels)
-
-
-def _identity(like: Tensor, size: int) -> Tensor:
-    return torch.eye(size, device=like.device, dtype=like.dtype)

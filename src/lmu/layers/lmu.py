@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from lmu.layers._checks import check_input
-from lmu.layers._hidden import TANH, Module
-from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU, join_channels
+from lmu.layers._checks import check_flag, check_input
+from lmu.layers._hidden import TANH, Module, output_of
+from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU
 from lmu.layers._ragged import align_left, align_right, in_segments, unpack
 from lmu.layers.state import State
 from lmu.ops import (
@@ -21,6 +21,8 @@ from lmu.ops import (
     block_length,
     block_powers,
     choose_lmu,
+    final_memory,
+    join_channels,
     lmu_sequence,
     memory,
 )
@@ -44,15 +46,35 @@ class LMU(NonlinearLMU):
 
     Args:
         input_size: Number of input features.
-        hidden_size: Number of hidden units.
+        hidden_size: Number of hidden units; None asks the hidden cell.
         memory_size: Order d of the Legendre memory.
-        theta: Length of the memory's window in time steps.
+        theta: Length of the memory's window in time steps; or a sequence with that of each channel.
         learn_a: Train ``Ad``, the discrete state matrix.
         learn_b: Train ``Bd``, the discrete input vector.
-        learn_theta: Train the length of the window, as the parameter ``log_theta``.
+        learn_theta: Train the length of the window, of each channel where theta is a sequence, as
+            the parameter ``log_theta``.
+        memory_channels: Number of memories, each with an input u of its own.
+        hidden_cell: What reads the memory: ``"tanh"``, the equation above; None, which gives
+            ``[m_t; x_t]`` itself as output; or a module, called with ``[m_t; x_t]`` alone
+            (``nn.Linear``, ``nn.Sequential``) or, if its ``forward`` takes a state too, as
+            ``nn.LSTMCell`` is. Its output is its state, or the state's first tensor.
         hidden_to_memory: Feed the hidden state back into the memory. Without ``e_h`` the memory is
             linear in the input, and a sequence of it is evaluated at once.
         memory_to_memory: Feed the memory back into its input by ``e_m``.
+        input_to_hidden: Let the hidden cell read the input too, and not only the memory.
+        encode_input: False hands the input to the memory as it is, without ``e_x``; there must be
+            as many memory channels as input features.
+        encoder_activation: A function of u, such as ``torch.tanh``; linear if None.
+        memory_bias: Add ``b_u`` to u.
+        hidden_bias: Add ``b_h`` in the default hidden cell.
+        dropout: Probability with which each number of the input is dropped in training, for all
+            that reads it, anew at each step.
+        recurrent_dropout: Probability with which a state is dropped where ``e_h`` and ``e_m`` feed
+            it back, in training, the same states at all steps of a call.
+        initializers: By names of parameters, functions that fill them in place, such as ``{"e_x":
+            nn.init.ones_}``; what they do not name is drawn as usual.
+        return_sequences: Give the hidden states of all steps. False gives the last one, which is
+            far quicker where nothing is fed back and the hidden cell has no state.
         method: How sequences are run, a key of :data:`lmu.ops.LMU_METHODS`; ``"auto"`` chooses, see
             :func:`lmu.ops.choose_lmu`.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
@@ -86,6 +108,7 @@ class LMU(NonlinearLMU):
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
+        return_sequences: bool = True,
         method: str = "auto",
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
@@ -115,6 +138,7 @@ class LMU(NonlinearLMU):
             device=device,
             dtype=dtype,
         )
+        self.return_sequences = check_flag("return_sequences", return_sequences)
         self.method = self._checked_method(method)
 
     def _checked_method(self, method: str) -> str:
@@ -150,8 +174,9 @@ class LMU(NonlinearLMU):
 
         Returns:
             All hidden states (batch, time, hidden_size), zero in padding, or packed as the input
-            was; and the last state ``(h_n, m_n)`` of each sequence. Hidden states have the layer's
-            dtype, ``m_n`` has that dtype but at least float32.
+            was; or with ``return_sequences=False`` the last one (batch, hidden_size). And the last
+            state ``(h_n, m_n)`` of each sequence. Hidden states have the layer's dtype, ``m_n`` has
+            that dtype but at least float32.
 
         Raises:
             TypeError: A dtype is not the layer's (unless under autocast).
@@ -162,15 +187,18 @@ class LMU(NonlinearLMU):
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         if ragged is None:
-            return self._run(signal, state)
-        if state is None and self._fast:
+            y, after = self._run(signal, state)
+        elif state is None and self._fast:
             # Without input the state stays at zero: sequences may as well all end together.
             steps = ragged.lengths
             ones = align_right(ragged.inside.to(signal.dtype), steps)
-            y, state = self._run(align_right(signal, steps), None, ones)
-            return ragged.pack(align_left(y, steps)), state
-        y, state = in_segments(self._run, signal, ragged.lengths, state)
-        return ragged.pack(y), state
+            y, after = self._run(align_right(signal, steps), None, ones)
+            y = align_left(y, steps) if self.return_sequences else y
+        else:
+            y, after = in_segments(self._run, signal, ragged.lengths, state)
+        if not self.return_sequences:
+            return output_of(after[0]).clone(), after
+        return y if ragged is None else ragged.pack(y), after
 
     def _run(
         self, x: Tensor, state: State, ones: Tensor | None = None
@@ -180,7 +208,7 @@ class LMU(NonlinearLMU):
         dtype = self._like().dtype
         x = x.to(compute_dtype(dtype))
         if not self._fast:
-            y, h, m = self._run_general(x, h, m)
+            y, h, m = self._run_general(x, h, m, state is None)
             return y, (h, m)
         weights = self._weights(ones=self._biased)
         with no_autocast(x.device):
@@ -197,12 +225,26 @@ class LMU(NonlinearLMU):
             )
         return output.to(dtype), (h.to(dtype), m)
 
-    def _run_general(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
+    def _run_general(
+        self, x: Tensor, h: State, m: Tensor, from_zero: bool
+    ) -> tuple[Tensor, State, Tensor]:
         """Any other hidden cell or encoder: the memory at once where it can be, or step by step."""
         if self._coupled or self.method == "loop":
             return self._loop(x, h, m)
-        dtype, (c, d) = self._like().dtype, (self.memory_channels, self.memory_size)
-        cell, (Ad, Bd) = self._cell(), (widen(t) for t in self._dynamics())
+        dtype, cell = self._like().dtype, self._cell()
+        last = not self.return_sequences and isinstance(cell, Module) and not cell.recurrent
+        states, m = self._linear_memory(x, None if from_zero else m, last)
+        if isinstance(cell, Module):
+            y, h = cell.sequence(states, x[:, -1:] if last else x, h)
+            return y.to(dtype), h, m
+        with no_autocast(x.device):
+            y, h = cell.sequence(states, F.pad(x, (0, 1), value=1.0), h)
+        return y.to(dtype), h.to(dtype), m
+
+    def _linear_memory(self, x: Tensor, m: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+        """All states (batch, time, order) or the ``last`` (batch, 1, order), and the last again."""
+        c, d = self.memory_channels, self.memory_size
+        Ad, Bd = (widen(t) for t in self._dynamics())
         with no_autocast(x.device):
             u = self._encode(x)
             u = u if self.encoder_activation is None else self.encoder_activation(u)
@@ -211,14 +253,12 @@ class LMU(NonlinearLMU):
             else:  # of a single channel
                 H, Ad = None, Ad.reshape(d, d) + Bd.reshape(d, 1) * widen(self.e_m)
                 Bd = Bd.reshape(d)
-            states, m = memory(u, Ad, Bd, m.unflatten(1, (c, d)), H=H)
-        states, m = states.flatten(2), m.flatten(1)
-        if isinstance(cell, Module):
-            y, h = cell.sequence(states, x, h)
-            return y.to(dtype), h, m
-        with no_autocast(x.device):
-            y, h = cell.sequence(states, F.pad(x, (0, 1), value=1.0), h)
-        return y.to(dtype), h.to(dtype), m
+            m = None if m is None else m.unflatten(1, (c, d))
+            if last:
+                m_n = final_memory(u, Ad, Bd, m, H=H).flatten(1)
+                return m_n.unsqueeze(1), m_n
+            states, m_n = memory(u, Ad, Bd, m, H=H)
+        return states.flatten(2), m_n.flatten(1)
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.

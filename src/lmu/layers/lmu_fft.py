@@ -132,7 +132,10 @@ class LMUFFT(LegendreModule):
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
         factory = {"device": device, "dtype": dtype}
-        self.W_u = nn.Linear(input_size, memory_channels, **factory) if encode_input else None
+        self.W_u: nn.Linear  # None without encode_input; not so in the types, for all the others
+        self.register_module("W_u", None)
+        if encode_input:
+            self.W_u = nn.Linear(input_size, memory_channels, **factory)
         self._state_size = memory_channels * memory_size
         read = self._state_size + input_size * input_to_hidden
         self.W_h = nn.Linear(read, hidden_size, **factory)

@@ -51,7 +51,10 @@ class LMUStack(nn.Module):
         if norm is not None and norm not in NORMS:
             raise ValueError(f"norm must be None or one of {list(NORMS)}, got {norm!r}")
         self.norm, self.residual = norm, check_flag("residual", residual)
-        self.input_size, self.hidden_size = sizes_of(self.layers[0])[0], sizes_of(self.layers[-1])[1]
+        self.input_size, self.hidden_size = (
+            sizes_of(self.layers[0])[0],
+            sizes_of(self.layers[-1])[1],
+        )
         self.return_sequences = gives_sequences(self.layers[-1])
         like = self._like()
         factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}

@@ -1,5 +1,6 @@
 """Pure functions that evaluate Legendre memories; every algorithm is one file."""
 
+from lmu.ops._channels import join_channels
 from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu import LMU_METHODS, choose_lmu, lmu_sequence
 from lmu.ops.lmu_loop import LMUWeights, lmu_step
@@ -23,6 +24,7 @@ __all__ = [
     "choose_lmu",
     "choose_readout",
     "final_memory",
+    "join_channels",
     "lmu_sequence",
     "lmu_step",
     "memory",

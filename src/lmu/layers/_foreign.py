@@ -1,0 +1,64 @@
+"""Checkpoints of other ports: derived matrices that they hold, under names of their own."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_FOREIGN = {"A": "Ad", "B": "Bd"}  # their names of what we call so
+_IGNORED = ("H", "fft_H")
+
+
+def translate(
+    state_dict: dict[str, Any],
+    prefix: str,
+    exact: dict[str, Tensor],
+    parameters: dict[str, nn.Parameter | None],
+    errors: list[str],
+    name: str,
+) -> None:
+    """Take their matrices out of a state_dict: to ours where these are learned, else to compare.
+
+    Args:
+        state_dict: Changed in place.
+        prefix: Of the layer's names.
+        exact: ``Ad`` and ``Bd`` of the layer's theta.
+        parameters: Of the layer; with ``log_theta`` the matrices follow from it, and theirs are not
+            read.
+        errors: Appended to, where a shape does not fit.
+        name: What the layer computes with, for a warning.
+    """
+    for theirs, ours in _FOREIGN.items():
+        value = state_dict.pop(prefix + theirs, None)
+        if value is None:
+            continue
+        right = exact[ours]
+        if value.numel() != right.numel():
+            shape = tuple(value.shape)
+            errors.append(f"{prefix}{theirs} has the shape {shape}, ours is {tuple(right.shape)}")
+        elif "log_theta" in parameters:
+            continue
+        elif ours in parameters:
+            state_dict.setdefault(prefix + ours, value.reshape(right.shape))
+        else:
+            _compare(prefix + theirs, value.reshape(right.shape), right, name)
+    for theirs in _IGNORED:
+        state_dict.pop(prefix + theirs, None)
+
+
+def _compare(key: str, theirs: Tensor, exact: Tensor, name: str) -> None:
+    """Say so if a checkpoint was made with other dynamics than the layer computes with."""
+    if theirs.is_meta:  # no values to compare
+        return
+    # What tells windows apart is how far the matrix is from the identity.
+    identity = torch.eye(exact.shape[-1], dtype=exact.dtype, device=exact.device)
+    scale = (exact - identity if key.endswith("A") else exact).abs().max()
+    difference = (theirs.to("cpu", torch.float64) - exact).abs().max()
+    if not difference < 1e-3 * scale + 1e-6:
+        warnings.warn(
+            f"{key} in the state_dict is not the matrix of {name} (they differ by "
+            f"{difference.item():.2g}); the layer goes on with its own. Was the checkpoint made "
+            "with another theta, or with trained dynamics (learn_a, learn_b)?",
+            stacklevel=2,
+        )

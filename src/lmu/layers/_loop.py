@@ -1,0 +1,66 @@
+"""The nonlinear LMU with any encoder and hidden cell, one step after another."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmu.layers._hidden import Module, Tanh, output_of
+from lmu.layers.state import State
+from lmu.ops._precision import no_autocast
+
+
+class Memory(NamedTuple):
+    """A memory that reads states of the step before; all of the dtype that it is computed in."""
+
+    E: Tensor  # (order, order), Ad - I of all channels as one system
+    Bd: Tensor  # (order, channels)
+    e_h: Tensor | None  # (channels, hidden)
+    e_m: Tensor | None  # (channels, order)
+    activation: Callable[[Tensor], Tensor] | None
+    dropout: float  # probability that a state is dropped where it is fed back
+
+    def masks(self, h: Tensor, m: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What multiplies ``h`` and ``m`` where they are fed back, the same at all steps."""
+        if not self.dropout:
+            return None, None
+        ones = (torch.ones_like(s, dtype=self.E.dtype) for s in (h, m))
+        keep_h, keep_m = (F.dropout(one, self.dropout) for one in ones)
+        return keep_h, keep_m
+
+    def step(
+        self, u: Tensor, h: Tensor, m: Tensor, keep: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor:
+        """The next state (batch, order), from the input's share of u (batch, channels)."""
+        for state, encoder, mask in ((h, self.e_h, keep[0]), (m, self.e_m, keep[1])):
+            if encoder is not None:
+                fed = state.to(u.dtype)
+                u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
+        u = u if self.activation is None else self.activation(u)
+        return torch.addmm(torch.addmm(m, u, self.Bd.mT), m, self.E.mT)
+
+
+def run_steps(
+    u: Tensor, x: Tensor, h: State, m: Tensor, memory: Memory, cell: Tanh | Module, hidden: int
+) -> tuple[Tensor, State, Tensor]:
+    """Outputs of all steps (batch, time, hidden), and the last state of the cell and the memory.
+
+    Only the memory, and the default cell, are kept from autocast: a cell of yours is yours.
+
+    Shapes: ``u`` (batch, time, channels), the input's share of the memory's input; ``x`` (batch,
+    time, input); ``h`` the cell's state or None; ``m`` (batch, order).
+    """
+    before = u.new_zeros(len(u), hidden) if h is None else output_of(h)
+    keep = memory.masks(before, m)
+    outputs = []
+    for u_t, x_t in zip(u.unbind(1), x.unbind(1), strict=True):
+        with no_autocast(u.device):
+            m = memory.step(u_t, before, m, keep)
+            if isinstance(cell, Tanh):
+                before, h = cell.step(m, x_t, h)
+        if isinstance(cell, Module):
+            before, h = cell.step(m, x_t, h)
+        outputs.append(before)
+    return torch.stack(outputs, dim=1), h, m
