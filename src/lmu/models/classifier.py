@@ -1,15 +1,21 @@
 """A classifier of whole sequences."""
 
+from typing import Any
+
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lmu.models._config import describe
+from lmu.models._hub import HubModel
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(nn.Module, HubModel):
     """Classify a sequence by the last hidden state: ``logits = W dropout(h_T) + b``.
 
     Args:
-        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or any module with an integer ``hidden_size``
-            that maps x (batch, time, input_size) to ``(output, h_n)`` or ``(output, (h_n, m_n))``,
-            with h_n (batch, hidden_size).
+        layer: Any layer of lmu, or any module with an integer ``hidden_size`` that maps x (batch,
+            time, input_size) to ``(output, h_n)`` or ``(output, (h_n, ...))``, with h_n (batch,
+            hidden_size), or a tuple that starts with it.
         num_classes: Number of classes, at least 2.
         dropout: Probability that a hidden unit is dropped in training, in [0, 1).
 
@@ -33,19 +39,29 @@ class SequenceClassifier(nn.Module):
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.layer = layer
+        self.layer, self.num_classes = layer, num_classes
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | PackedSequence, lengths: Tensor | None = None) -> Tensor:
         """Logits of each class.
 
         Args:
-            x: Sequences (batch, time, input_size).
+            x: Sequences (batch, time, input_size), or a ``PackedSequence``.
+            lengths: Number of steps of each sequence (batch,); all if None.
 
         Returns:
             Logits (batch, num_classes).
         """
-        _, state = self.layer(x)
-        h_n = state if isinstance(state, Tensor) else state[0]
-        return self.classifier(self.dropout(h_n))
+        _, state = self.layer(x) if lengths is None else self.layer(x, lengths=lengths)
+        while not isinstance(state, Tensor):
+            state = state[0]
+        return self.classifier(self.dropout(state))
+
+    def hub_arguments(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data."""
+        return {
+            "layer": describe(self.layer),
+            "num_classes": self.num_classes,
+            "dropout": self.dropout.p,
+        }

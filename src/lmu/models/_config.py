@@ -1,0 +1,92 @@
+"""Layers as plain data that fits into JSON, and back; nothing in it can run code."""
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+
+OURS = (LMU, LMUCell, LMUFFT, LMUStack, Bidirectional)
+THEIRS = (
+    nn.Linear, nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNorm, nn.RMSNorm, nn.Dropout,
+    nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus,
+)  # fmt: skip
+MODULES = {kind.__name__: kind for kind in OURS} | {f"nn.{kind.__name__}": kind for kind in THEIRS}
+FUNCTIONS = {
+    "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "sin": torch.sin,
+    "gelu": F.gelu, "silu": F.silu, "elu": F.elu, "softplus": F.softplus, "F.relu": F.relu,
+}  # fmt: skip
+
+
+def describe(value: Any) -> Any:
+    """A module, function or argument as plain data.
+
+    Raises:
+        ValueError: It is nothing that :func:`build` could make again.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, nn.Sequential | nn.ModuleList):
+        kind = "nn.Sequential" if isinstance(value, nn.Sequential) else "list"
+        return {"class": kind, "items": [describe(item) for item in value]}
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    for name, function in FUNCTIONS.items():
+        if value is function:
+            return {"function": name}
+    for name, kind in MODULES.items():
+        if type(value) is kind:
+            return {"class": name, **_arguments(value)}
+    raise ValueError(
+        f"{value!r} cannot be described: only layers of lmu, nn.Sequential, "
+        f"{', '.join(name for name in MODULES if name.startswith('nn.'))} and the functions "
+        f"{', '.join(FUNCTIONS)} can; save the state_dict of this model in its stead"
+    )
+
+
+def build(value: Any) -> Any:
+    """Make again what :func:`describe` described; parameters are drawn anew.
+
+    Raises:
+        ValueError: It names nothing that is known here.
+    """
+    if isinstance(value, list):
+        return [build(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "dtype" in value and len(value) == 1:
+        return getattr(torch, value["dtype"])
+    if "function" in value:
+        if value["function"] not in FUNCTIONS:
+            raise ValueError(f"unknown function {value['function']!r}, not one of {[*FUNCTIONS]}")
+        return FUNCTIONS[value["function"]]
+    arguments = {key: build(item) for key, item in value.items() if key != "class"}
+    kind = value.get("class")
+    if kind in {"nn.Sequential", "list"}:
+        return arguments["items"] if kind == "list" else nn.Sequential(*arguments["items"])
+    if kind not in MODULES:
+        raise ValueError(f"unknown class {kind!r}, not one of {[*MODULES]}")
+    return MODULES[kind](**arguments)
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    """What the constructor of a module was given, read from its attributes."""
+    found: dict[str, Any] = {}
+    for name in inspect.signature(type(module)).parameters:
+        if name in {"device", "initializers"}:
+            continue  # where weights are loaded to, and what they are before
+        if name == "dtype":
+            like = next(module.parameters(), None)
+            value = None if like is None else like.dtype
+        else:
+            value = getattr(module, name)
+        # In PyTorch's modules the argument is a flag and the attribute may be the parameter.
+        if name == "bias":
+            value = value is not None and value is not False
+        found[name] = describe(value)
+    return found

@@ -1,0 +1,81 @@
+"""Models on the Hugging Face Hub, where ``huggingface_hub`` is installed."""
+
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lmu._extras import require
+from lmu.models._config import build
+
+
+class _Missing:
+    """Stands in for the mixin, and says what to install."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__()
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Name the missing package."""
+        require("huggingface_hub", "safetensors", extra="hub")
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Name the missing package."""
+        require("huggingface_hub", "safetensors", extra="hub")
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import PyTorchModelHubMixin as Mixin
+else:
+    try:
+        from huggingface_hub import PyTorchModelHubMixin as Mixin
+    except ImportError:
+        Mixin = _Missing
+
+
+class HubModel(
+    Mixin, library_name="torch-lmu", tags=["legendre-memory-unit", "lmu", "time-series"]
+):
+    """Base of models that go to the Hub and come back: weights as safetensors, arguments as JSON.
+
+    ``save_pretrained(folder)``, ``push_to_hub(name)`` and ``from_pretrained(folder or name)`` are
+    those of ``huggingface_hub.PyTorchModelHubMixin``.
+    """
+
+    def hub_arguments(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data."""
+        raise NotImplementedError
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
+        """Write ``config.json`` and ``model.safetensors`` into a folder.
+
+        Args:
+            save_directory: The folder, made if need be.
+            kwargs: Those of the mixin, such as ``push_to_hub=True`` and ``repo_id``.
+
+        Raises:
+            ImportError: ``huggingface_hub`` is not installed.
+            ValueError: A part of the model is no module that is known here.
+        """
+        require("huggingface_hub", "safetensors", extra="hub")
+        kwargs.setdefault("config", self.hub_arguments())
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from safetensors.torch import save_model
+
+        assert isinstance(self, nn.Module)
+        path = save_directory / "model.safetensors"
+        part = path.with_suffix(".part")
+        save_model(self, str(part))
+        os.replace(part, path)  # whole, or not at all
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Any:
+        for name in inspect.signature(cls).parameters:
+            if name in kwargs:
+                kwargs[name] = build(kwargs[name])
+        return super()._from_pretrained(strict=strict, **kwargs)
