@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmu.theory import apply_power, discretize, impulse_response, legt, orbit
+from lmu.theory import apply_power, apply_powers, discretize, impulse_response, legt, orbit
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,12 @@ def test_gradients(length):
     X = torch.stack([Bd, Bd + 1], dim=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, x: orbit(a, x, length), (Ad, X))
     assert torch.autograd.gradcheck(lambda a, x: apply_power(a, x, length), (Ad, X))
+
+
+def test_apply_powers_gives_each_column_its_own():
+    Ad, _ = discretize(*legt(5, 9.0))
+    X = torch.randn(5, 4, dtype=torch.float64)
+    exponents = torch.tensor([0, 1, 6, 37])
+    got = apply_powers(Ad, X, exponents, 37)
+    for k, x, right in zip(exponents.tolist(), X.mT, got.mT, strict=True):
+        torch.testing.assert_close(right, torch.linalg.matrix_power(Ad, k) @ x)
