@@ -40,7 +40,7 @@ def test_draws_into_given_axes_and_takes_channels_of_several_windows():
     first = plot_window(layer, torch.randn(8))
     assert plot_window(layer, torch.randn(8), axes=first) is first
     assert len(first.lines) == 4
-    assert first.lines[0].get_xdata()[-1] == -4.5  # the shortest window
+    assert torch.as_tensor(first.lines[0].get_xdata())[-1] == -4.5  # the shortest window
 
 
 def test_wrong_shapes():
