@@ -109,7 +109,7 @@ def _start(cell: nn.Module, z: Tensor, state: State) -> State:
     if state is not None or not isinstance(cell, nn.RNNCellBase):
         return state
     # Of z, so that torch.func.vmap sees a batch in them: PyTorch's cells work in place.
-    state = z.new_zeros(len(z), cell.hidden_size)
+    state = z.new_zeros(z.shape[0], cell.hidden_size)
     return (state, state) if isinstance(cell, nn.LSTMCell) else state
 
 

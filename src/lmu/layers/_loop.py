@@ -52,7 +52,7 @@ def run_steps(
     Shapes: ``u`` (batch, time, channels), the input's share of the memory's input; ``x`` (batch,
     time, input); ``h`` the cell's state or None; ``m`` (batch, order).
     """
-    before = u.new_zeros(len(u), hidden) if h is None else output_of(h)
+    before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
     keep = memory.masks(before, m)
     outputs = []
     for u_t, x_t in zip(u.unbind(1), x.unbind(1), strict=True):

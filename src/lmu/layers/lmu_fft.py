@@ -286,7 +286,7 @@ class LMUFFT(LegendreModule):
         E, Bd = self._increment(), self._dynamics()[1]
         with no_autocast(x.device):
             if m is None:
-                m = u.new_zeros(len(u), self.memory_channels, self.memory_size, dtype=dtype)
+                m = u.new_zeros(u.shape[0], self.memory_channels, self.memory_size, dtype=dtype)
             m_n = memory_step(u.to(dtype), m, E.to(dtype), Bd.to(dtype))
         h = self._read_out(m_n, x)
         return h, (h, m_n.flatten(1))
@@ -297,7 +297,7 @@ class LMUFFT(LegendreModule):
         """Hidden units of all steps and the last memory state (batch, channels, order)."""
         method = self.method
         if method == "auto":
-            method = self.explain(x.shape[1], len(x), initial_state=m_0 is not None).method
+            method = self.explain(x.shape[1], x.shape[0], initial_state=m_0 is not None).method
         H = None if method == "chunked" else self._impulse_response(x.shape[1])
         if not self.input_to_hidden:
             x = x[..., :0]

@@ -78,7 +78,7 @@ def lmu_sequence(
         transformed = is_transformed() and not torch.compiler.is_compiling()
         channels = len(weights.e_x)
         order, device = m.shape[1] // channels, x.device.type
-        work = Work(x.shape[1], order, h.shape[1], len(x), channels, device)
+        work = Work(x.shape[1], order, h.shape[1], x.shape[0], channels, device)
         method = choose_lmu(work, feedback=feedback, transformed=transformed).method
     if method not in LMU_METHODS:
         raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
