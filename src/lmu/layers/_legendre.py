@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.layers._foreign import translate
-from lmu.ops._autograd import is_transformed
+from lmu.ops._autograd import is_exporting, is_transformed
 from lmu.ops._precision import compute_dtype, power_dtype, widen
 from lmu.theory import (
     decode_window,
@@ -83,7 +83,9 @@ class LegendreModule(nn.Module):
 
     def _current_theta(self) -> Tensor:
         # Above the bound by construction, so that the system stays stable whatever is learned.
-        return self._least_theta + self.log_theta.to(power_dtype(self.log_theta.device)).exp()
+        # And far from where exp() leaves the numbers: training may push as hard as it likes.
+        log_theta = self.log_theta.to(power_dtype(self.log_theta.device)).clamp(-50, 50)
+        return self._least_theta + log_theta.exp()
 
     @property
     def _constant(self) -> bool:
@@ -210,8 +212,10 @@ class LegendreModule(nn.Module):
             self._impulse_response(self.seq_len)
 
     def _impulse_response(self, length: int) -> Tensor | None:
-        """The kept impulse response, made longer if need be; None if the dynamics are learned."""
+        """The kept impulse response, made longer if need be; None if it cannot be kept."""
         if not self._constant:
+            return None
+        if self.H.shape[-1] < length and is_exporting():
             return None
         if self.H.shape[-1] < length:
             # Kept beyond this call, so it must serve training even if this is inference; and for

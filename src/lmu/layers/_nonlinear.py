@@ -23,6 +23,7 @@ from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._loop import Memory, run_steps
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, join_channels, lmu_step
+from lmu.ops._autograd import is_exporting
 from lmu.ops._precision import compute_dtype, no_autocast
 
 Activation = Callable[[Tensor], Tensor]
@@ -193,7 +194,7 @@ class NonlinearLMU(LegendreModule):
 
     def _system(self) -> tuple[Tensor, Tensor]:
         """``Ad - I`` (order, order) and ``Bd`` (order, channels) of all channels as one system."""
-        if not self._constant:
+        if not self._constant or (self._joined is None and is_exporting()):
             return self._join()
         if self._joined is None:
             # Kept beyond this call, so it must serve training even if this is inference.

@@ -26,7 +26,7 @@ from lmu.ops import (
     lmu_sequence,
     memory,
 )
-from lmu.ops._autograd import is_transformed
+from lmu.ops._autograd import is_exporting, is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
 
 Sequences = Tensor | PackedSequence
@@ -295,8 +295,8 @@ class LMU(NonlinearLMU):
         return choose_lmu(work, feedback=self._coupled, transformed=transformed)
 
     def _block_powers(self) -> Powers | None:
-        """The kept powers of constant dynamics, computed at the first call; None if learned."""
-        if not self._constant:
+        """The kept powers of constant dynamics, computed at the first call; None if not kept."""
+        if not self._constant or (self._powers is None and is_exporting()):
             return None
         if self._powers is None:
             # Kept beyond this call, so they must serve training even if this is inference.

@@ -12,6 +12,13 @@ def is_transformed() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def is_exporting() -> bool:
+    """Whether ``torch.export`` looks on, for which nothing may be kept on a module."""
+    # Early PyTorch cannot be asked: there nothing is kept in compiling, which is safe.
+    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return asked()
+
+
 def differentiable_backward(
     run: Callable[..., tuple[Tensor, ...]],
     inputs: Sequence[Tensor],

@@ -49,8 +49,6 @@ def from_config(
 
     It is an :class:`lmu.LMUFFT` where nothing is fed back and the hidden cell is a Dense with a
     bias and relu; for the class ``LMUCell`` an :class:`lmu.LMUCell`; otherwise an :class:`lmu.LMU`.
-    An LMU always gives the outputs of all steps: take ``output[:, -1]`` where KerasLMU has
-    ``return_sequences=False``, as :func:`load_keras` does.
 
     What cannot be the same: a convolution with ``conv_mode="raw"`` cuts off the impulse response,
     ours are exact. Dropout acts in training only, but not just where KerasLMU drops: training goes
@@ -91,11 +89,6 @@ def from_config(
     return layer
 
 
-def returns_sequences(config: Config) -> bool:
-    """Whether a layer gives the outputs of all steps, rather than the last."""
-    return bool(config["config"].get("return_sequences", False))
-
-
 def build(
     config: Config, rows: int | None, input_size: int | None, factory: dict[str, Any]
 ) -> LMU | LMUFFT | LMUCell:
@@ -119,7 +112,7 @@ def build(
             "here it is exact, so that outputs differ by about as much",
             stacklevel=3,
         )
-    o["return_sequences"] = returns_sequences(config)
+    o["return_sequences"] = bool(config["config"].get("return_sequences", False))
     o["input_size"] = i = _input_size(o, rows, input_size, name)
     read_out = o["memory_d"] * o["order"] + (i if o["input_to_hidden"] else 0)
     if config["class_name"] != "LMUCell" and _is_lmu_fft(o, name):
@@ -194,6 +187,8 @@ def _lmu(
     identity = fed_back and not encoded
     if identity:
         cell = cell | {"initializers": cell.get("initializers", {}) | _IDENTITY}
+    if kind is LMU:
+        cell = cell | {"return_sequences": o["return_sequences"]}
     layer = kind(
         o["input_size"],
         memory_size=o["order"],

@@ -1,7 +1,7 @@
 """Whole models out of ``.keras`` files."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,7 @@ from lmu.interop.keras._arguments import activation, name_of, read
 from lmu.interop.keras._files import FilePath, LayerArrays, read_model
 from lmu.interop.keras._hidden import dense
 from lmu.interop.keras._plans import assign, plan_of
-from lmu.interop.keras.config import build, returns_sequences
-from lmu.layers import LMUFFT
+from lmu.interop.keras.config import build
 
 Config = Mapping[str, Any]
 
@@ -20,31 +19,26 @@ Config = Mapping[str, Any]
 class KerasModel(nn.Module):
     """A chain of layers under the names that they have in Keras.
 
-    Of a layer's output and state the output is passed on, and of all steps only the last one where
-    ``last_step`` says so.
+    Of a layer's output and state the output is passed on.
 
     Args:
         layers: Modules by name, in order. A name that PyTorch does not allow is changed a little:
             underscores for dots, or one at its end.
-        last_step: Which of them are to give the output of the last step alone.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], last_step: Collection[str] = ()) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.last_step: frozenset[str] = frozenset()
         for name, module in layers.items():
             allowed = name.replace(".", "_")
             while hasattr(self, allowed):
                 allowed += "_"
             self.add_module(allowed, module)
-            self.last_step |= {allowed} if name in last_step else set()
 
     def forward(self, input: Tensor) -> Tensor:
         """Run (batch, time, input_size) through all layers."""
-        for name, layer in self.named_children():
+        for layer in self.children():
             output = layer(input)
             input = output[0] if isinstance(output, tuple) else output
-            input = input[:, -1] if name in self.last_step else input
         return input
 
 
@@ -80,7 +74,6 @@ def load_keras(
     arrays = {a.key: a for a in found}
     keys = _group_keys(_layers(config))
     layers: dict[str, nn.Module] = {}
-    last_step = set()
     for layer in _chain(config):
         name, kind = name_of(layer), layer["class_name"]
         if kind not in _BUILDERS:
@@ -94,9 +87,7 @@ def load_keras(
             plan = plan_of(module)
             assign(module, plan, plan.match(held.own, held.hidden, str(held)))
         layers[name] = module.requires_grad_(False) if _is_frozen(layer) else module
-        if kind in _RECURRENT and not returns_sequences(layer) and not isinstance(module, LMUFFT):
-            last_step.add(name)
-    return KerasModel(layers, last_step)
+    return KerasModel(layers)
 
 
 def _layers(config: Config) -> list[Config]:

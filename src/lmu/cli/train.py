@@ -1,0 +1,139 @@
+"""``lmu train``."""
+
+import time
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lmu.cli._shared import (
+    DataOption,
+    clear_errors,
+    console,
+    flag,
+    percent,
+    set_on_command_line,
+)
+
+app = typer.Typer(help="Train a model on a task.", no_args_is_help=True)
+
+# Where a run takes place: the settings that may differ when it is resumed or evaluated.
+_PLACE = ("data", "accelerator", "devices", "num_nodes", "strategy")
+
+
+class Model(str, Enum):
+    """Choices of ``--model``."""
+
+    LMUFFT = "lmufft"
+    LMU = "lmu"
+
+
+class Schedule(str, Enum):
+    """Choices of ``--schedule``."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+@app.command()
+def psmnist(
+    context: typer.Context,
+    model: Annotated[Model, typer.Option(help="Which published model.")] = Model.LMUFFT,
+    hidden_size: Annotated[
+        int | None, typer.Option(help="Hidden units. Default: 346 (lmufft), 212 (lmu).")
+    ] = None,
+    memory_size: Annotated[
+        int | None, typer.Option(help="Order of the memory. Default: 468 (lmufft), 256 (lmu).")
+    ] = None,
+    theta: Annotated[float, typer.Option(help="Length of the window in pixels.")] = 784.0,
+    dropout: Annotated[
+        float | None, typer.Option(help="Before the classifier. Default: 0.5 (lmufft), 0 (lmu).")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 15,
+    batch_size: Annotated[int, typer.Option(help="Digits per step and process.")] = 100,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.001 (lmu)."),
+    ] = None,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Course of the learning rate.")
+    ] = Schedule.COSINE,
+    patience: Annotated[
+        int, typer.Option(help="Stop after so many epochs without improvement; 0: never.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    full_train: Annotated[
+        bool,
+        typer.Option(
+            "--full-train",
+            help="Train on all 60,000 digits, as the papers do, and test the last epoch's weights.",
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Use at most so many digits of each part, for a quick trial.")
+    ] = None,
+    data: DataOption = None,
+    permutation: Annotated[
+        str | None, typer.Option(help="File with the order of the 784 pixels: text, .npy or .pt.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many, or which (0,1), per machine.")] = "auto",
+    num_nodes: Annotated[int, typer.Option(help="Number of machines.")] = 1,
+    strategy: Annotated[str, typer.Option(help="How processes work together.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
+    output: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path(
+        "runs/psmnist"
+    ),
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Continue an interrupted run: its folder, or a checkpoint in it."),
+    ] = None,
+) -> None:
+    """Train on permuted sequential MNIST and test the model that validates best."""
+    with clear_errors(context):
+        from lmu.tasks.psmnist import PRESETS
+        from lmu.training.config import RunConfig
+        from lmu.training.run import resume_config, train
+
+        given = {field.name: context.params[field.name] for field in fields(RunConfig)}
+        given |= {"model": model.value, "schedule": schedule.value}
+        if learning_rate is None:
+            given["learning_rate"] = PRESETS[model.value].learning_rate
+        checkpoint = None
+        if resume is None:
+            config = RunConfig(**given)
+        else:
+            changed = set_on_command_line(context) - {"resume"}
+            if changed - set(_PLACE):
+                names = ", ".join(sorted(flag(name) for name in changed - set(_PLACE)))
+                raise typer.BadParameter(
+                    f"a resumed run keeps its settings: drop {names}", param_hint="--resume"
+                )
+            checkpoint, config = resume_config(resume, **{name: given[name] for name in changed})
+        start = time.perf_counter()
+        result = train(config, output=output, resume=checkpoint, console=console)
+        if result.metrics:
+            _show_result(result.folder, result.metrics, time.perf_counter() - start)
+
+
+def _show_result(folder: Path, metrics: dict[str, Any], seconds: float) -> None:
+    chosen = metrics["chosen"]
+    table = Table(show_header=False, title="permuted sequential MNIST")
+    accuracy = f"[bold]{percent(metrics['test_accuracy'])}[/bold]"
+    table.add_row("test accuracy", f"{accuracy} of {metrics['test_digits']} digits")
+    if "val_accuracy" in metrics:
+        table.add_row("validation accuracy", percent(metrics["val_accuracy"]))
+    table.add_row("tested weights", f"{chosen['checkpoint']}, of epoch {chosen['epoch']}")
+    table.add_row("parameters", f"{metrics['parameters']:,}")
+    epochs = metrics["seconds_per_epoch"]
+    table.add_row("time", f"{seconds:.1f} s, {sum(epochs) / len(epochs):.2f} s per epoch")
+    console.print(table)
+    from lmu.training.report import PICTURES
+
+    console.print("Pictures:", highlight=False)
+    for name in PICTURES:
+        console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
+    console.print(f"Test again: lmu eval {folder}", highlight=False, soft_wrap=True)

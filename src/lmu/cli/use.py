@@ -1,0 +1,71 @@
+"""``lmu eval`` and ``lmu predict``: what a checkpoint is good for."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmu.cli._shared import (
+    AcceleratorOption,
+    CheckpointArgument,
+    DataOption,
+    clear_errors,
+    console,
+    percent,
+)
+
+
+def evaluate_command(
+    context: typer.Context,
+    checkpoint: CheckpointArgument,
+    data: DataOption = None,
+    accelerator: AcceleratorOption = None,
+) -> None:
+    """Test a checkpoint again: the accuracy is that of its run, to the last digit."""
+    with clear_errors(context):
+        from lmu.training.run import evaluate
+
+        loaded, metrics = evaluate(
+            checkpoint, data=data, accelerator=accelerator, devices="1", num_nodes=1
+        )
+        assert metrics.confusion is not None
+        right, total = int(metrics.confusion.trace()), int(metrics.confusion.sum())
+        console.print(f"checkpoint     {loaded.path}", highlight=False, soft_wrap=True)
+        console.print(f"test accuracy  {percent(metrics.accuracy)} ({right} of {total})")
+        console.print(f"test loss      {metrics.loss:.4f}")
+
+
+def predict(
+    context: typer.Context,
+    checkpoint: CheckpointArgument,
+    count: Annotated[int, typer.Option(help="How many test digits.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which ones: a seed for the choice.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a picture (PNG) instead of showing them here.")
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Show test digits and what a checkpoint takes them for."""
+    if output is not None and output.suffix.lower() != ".png":
+        message = f"the picture is a PNG: its name must end in .png, got {output}"
+        raise typer.BadParameter(message, param_hint="--output")
+    with clear_errors(context):
+        from lmu.training.predict import draw_predictions, predict_digits, render_digit
+
+        predictions = predict_digits(checkpoint, count=count, seed=seed, data=data)
+        if output is not None:
+            try:
+                draw_predictions(output, predictions)
+            except OSError as error:
+                message = f"{output} cannot be written: {error.strerror}"
+                raise typer.BadParameter(message, param_hint="--output") from error
+            console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+            return
+        for prediction in predictions:
+            console.print(render_digit(prediction.image))
+            verdict = "[green]right" if prediction.right else f"[red]it is {prediction.label}"
+            console.print(
+                f"test digit {prediction.index}: [bold]{prediction.answer}[/bold] "
+                f"({prediction.probability:.1%}), {verdict}",
+                highlight=False,
+            )

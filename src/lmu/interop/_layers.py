@@ -1,0 +1,170 @@
+"""What an exported graph needs to know of a trained layer: its numbers, in float64."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmu import LMU, LMUFFT, __version__
+from lmu.models import SequenceClassifier
+from lmu.ops._precision import compute_dtype, widen
+
+Activation = Callable[[Tensor], Tensor]
+_CELLS = (nn.RNNCell, nn.GRUCell)  # whose state is their output
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A layer taken apart, on the CPU.
+
+    ``u_t = f(x_t e_x + h_{t-1} e_h + m_{t-1} e_m + b_u)``, ``m_t = m_{t-1} + m_{t-1} E + u_t B``
+    for each channel, ``h_t = g(x_t W_x + h_{t-1} W_h + m_t W_m + b_h)``; and with a classifier
+    ``y_t = h_t W_y + b_y``.
+
+    Attributes:
+        weights: These matrices, (inputs, outputs) each, and vectors; those that a layer lacks are
+            absent. ``E`` is (order, order) and ``B`` (order,), with a leading axis for the channels
+            where their windows differ.
+        encoder: f.
+        hidden: g, where the hidden cell is dense.
+        cell: Where it is not: a module that is given ``[m_t; x_t]``, or None for that itself.
+        recurrent: Whether ``cell`` also takes its last output.
+        joins_input: Whether ``cell`` is given x as well.
+    """
+
+    layer: LMU | LMUFFT
+    weights: dict[str, Tensor]
+    encoder: Activation | None
+    hidden: Activation | None
+    cell: nn.Module | None = None
+    recurrent: bool = False
+    joins_input: bool = True
+    last_only: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the arithmetic: the layer's, but at least float32."""
+        return compute_dtype(self.layer._like().dtype)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the memory is a linear filter of u, and the read-out has no state."""
+        feedback = {"e_h", "e_m", "W_h"} & self.weights.keys()
+        return not feedback and self.hidden is not None
+
+
+def take_apart(model: nn.Module) -> Parts:
+    """Read a layer, or a classifier over one.
+
+    Args:
+        model: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, or a
+            :class:`lmu.models.SequenceClassifier` over one of them.
+
+    Raises:
+        TypeError: The model is of another kind.
+        ValueError: The layer has a hidden cell that cannot be exported.
+    """
+    layer = model.layer if isinstance(model, SequenceClassifier) else model
+    if not isinstance(layer, LMU | LMUFFT):
+        name = type(layer).__name__
+        raise TypeError(f"LMU, LMUFFT and SequenceClassifier over them are exported, got {name}")
+    with torch.no_grad():
+        parts = _lmu(layer) if isinstance(layer, LMU) else _fft(layer)
+        if isinstance(model, SequenceClassifier):
+            parts.weights.update(_dense(model.classifier, "W_y", "b_y"))
+            return Parts(**{**vars(parts), "last_only": True})
+    return parts
+
+
+def describe(model: nn.Module, form: str) -> dict[str, str]:
+    """What a reader of the file may want to know, as texts."""
+    layer: Any = model.layer if isinstance(model, SequenceClassifier) else model
+    name = type(layer).__name__
+    theta = layer.theta if isinstance(layer.theta, tuple) else (layer.theta,)
+    facts = {
+        "producer": f"torch-lmu {__version__}",
+        "model": f"SequenceClassifier({name})" if layer is not model else name,
+        "form": form,
+        "input_size": layer.input_size,
+        "hidden_size": layer.hidden_size,
+        "memory_size": layer.memory_size,
+        "memory_channels": layer.memory_channels,
+        "theta": " ".join(f"{value:g}" for value in theta),
+        "discretizer": layer.discretizer,
+    }
+    if isinstance(model, SequenceClassifier):
+        facts["num_classes"] = model.classifier.out_features
+    return {f"lmu.{key}": str(value) for key, value in facts.items()}
+
+
+def _lmu(layer: Any) -> Parts:
+    cell, recurrent = getattr(layer, "hidden_cell", "tanh"), False
+    if isinstance(cell, nn.Module):
+        cell, recurrent = _exportable(cell)
+    names = ("e_x", "e_h", "e_m", "W_x", "W_h", "W_m")
+    weights = {name: p.mT for name in names if (p := getattr(layer, name, None)) is not None}
+    for name in ("b_u", "b_h"):
+        if (bias := getattr(layer, name, None)) is not None:
+            weights[name] = bias
+    dense = isinstance(cell, str)
+    if dense and "W_x" not in weights:
+        weights["W_x"] = layer.W_h.new_zeros(layer.input_size, layer.hidden_size)
+    return Parts(
+        layer,
+        _wide(weights) | _dynamics(layer),
+        encoder=getattr(layer, "encoder_activation", None),
+        hidden=torch.tanh if dense else None,
+        cell=None if dense else cell,
+        recurrent=recurrent,
+        joins_input=getattr(layer, "input_to_hidden", True),
+    )
+
+
+def _exportable(cell: nn.Module) -> tuple[nn.Module, bool]:
+    from lmu.layers._hidden import is_recurrent
+
+    recurrent = is_recurrent(cell)
+    if recurrent and type(cell) not in _CELLS:
+        raise ValueError(
+            f"a hidden cell of the type {type(cell).__name__} cannot be exported, as its state is "
+            "not one tensor: use nn.GRUCell, nn.RNNCell, or a module without a state"
+        )
+    return copy.deepcopy(cell).to("cpu").eval(), recurrent
+
+
+def _fft(layer: LMUFFT) -> Parts:
+    weights: dict[str, Tensor] = {}
+    if layer.W_u is not None:
+        weights |= _dense(layer.W_u, "e_x", "b_u")
+    read = _dense(layer.W_h, "W", "b_h")
+    size = layer.memory_channels * layer.memory_size
+    W = read.pop("W")
+    weights |= read | {"W_m": W[:size]}
+    weights["W_x"] = W[size:] if len(W) > size else W.new_zeros(layer.input_size, W.shape[1])
+    return Parts(
+        layer,
+        weights | _dynamics(layer),
+        encoder=getattr(layer, "encoder_activation", torch.relu),
+        hidden=torch.relu,
+        last_only=not layer.return_sequences,
+    )
+
+
+def _dense(linear: nn.Linear, weight: str, bias: str) -> dict[str, Tensor]:
+    found = {weight: linear.weight.mT}
+    if linear.bias is not None:
+        found[bias] = linear.bias
+    return _wide(found)
+
+
+def _dynamics(layer: LMU | LMUFFT) -> dict[str, Tensor]:
+    """``E``, transposed, and ``B``: the present ones, where they are learned."""
+    Ad, Bd = (widen(t.detach().to("cpu")) for t in layer._dynamics())
+    return {"E": (Ad - torch.eye(layer.memory_size, dtype=Ad.dtype)).mT, "B": Bd}
+
+
+def _wide(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: widen(t.detach().to("cpu")) for name, t in tensors.items()}

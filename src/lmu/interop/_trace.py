@@ -1,0 +1,97 @@
+"""Tracing a graph for any batch size and any length, as both file formats need it."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from lmu.interop._graph import build_graph
+from lmu.interop._layers import take_apart
+from lmu.interop._loops import Loop
+
+Shape = tuple[str, ...]
+
+# No two sizes of the traced example may be equal by chance: PyTorch would take them for one.
+_BATCH, _LENGTH = 7, 97
+
+
+def trace(
+    model: nn.Module, form: str, loop: Loop, device: torch.device | str | None = None
+) -> ExportedProgram:
+    """Trace a model's step or sequence with ``torch.export``; batch and time stay variable.
+
+    The graph is made for ``device``, or for the model's if None.
+
+    Raises:
+        TypeError: The model is of a kind that cannot be exported.
+        ValueError: The form is unknown, or the layer's hidden cell cannot be exported.
+    """
+    graph = build_graph(model, form, loop)
+    device = graph.parts.layer._like().device if device is None else device
+    inputs, _ = signature(model, form)
+    sizes = {"batch": _BATCH, "time": _LENGTH}
+    example = {
+        name: torch.zeros([sizes.get(axis) or int(axis) for axis in shape], dtype=graph.parts.dtype)
+        for name, shape in inputs.items()
+    }
+    axes = {name: Dim(name, min=1) for name in sizes}
+    with torch.no_grad():
+        return torch.export.export(
+            graph.to(device),
+            (),
+            {name: value.to(device) for name, value in example.items()},
+            dynamic_shapes={
+                name: {i: axes[axis] for i, axis in enumerate(shape) if axis in axes}
+                for name, shape in inputs.items()
+            },
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+
+
+def signature(model: nn.Module, form: str) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The inputs and outputs of a model's graph; axes are numbers, ``"batch"`` or ``"time"``."""
+    parts = take_apart(model)
+    layer = parts.layer
+    time = ("time",) if form == "sequence" else ()
+    h = ("batch", str(layer.hidden_size))
+    m = ("batch", str(layer.memory_channels * layer.memory_size))
+    y = ("batch", *(() if parts.last_only else time), h[1])
+    if "W_y" in parts.weights:
+        y = ("batch", str(parts.weights["W_y"].shape[1]))
+    x = {"x": ("batch", *time, str(layer.input_size))}
+    return x if time else x | {"h": h, "m": m}, {"y": y, "h_n": h, "m_n": m}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what PyTorch's exporters say to each other: deprecations, absent packages."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript", "root")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, which takes its place when all has been written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: writers look at it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""NIR, the Neuromorphic Intermediate Representation: the memory of a layer as a graph of it.
+
+NIR describes systems in continuous time, of linear maps, integrators and spiking neurons. The
+memory is such a system; the smooth nonlinearities around it (tanh, relu) have no node in NIR, so a
+layer's encoder and read-out stay behind.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lmu._extras import require
+from lmu.interop._trace import whole_file
+from lmu.layers._legendre import LegendreModule
+from lmu.theory import legt
+
+
+def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
+    r"""Write the memory of a layer as a NIR graph: :math:`\dot m = A m + B u`.
+
+    The nodes are ``input`` (u, a value for each memory channel), ``B`` and ``A`` (``nir.Linear``),
+    ``memory`` (``nir.I``, an integrator) and ``output`` (m); the edge from ``A`` back to ``memory``
+    closes the loop. Per channel, A is (order, order) and B (order, 1), in float64; channels are
+    blocks on a diagonal. A window that is learned has its present length.
+
+    An input that is constant during each step gives, at the ends of steps, the very states of a
+    layer with ``discretizer="zoh"``; other discretizers approximate the same system.
+
+    Only the memory is written. ``tanh`` and ``relu`` have no node in NIR: what encodes the input
+    (``e_x``, ``e_h``, ``e_m``; ``W_u``), feeds back into the memory, or reads it (``W_h``, ...) is
+    for the reader of the file to add.
+
+    Args:
+        layer: :class:`lmu.LMU`, :class:`lmu.LMUCell` or :class:`lmu.LMUFFT`.
+        path: The file (HDF5), which is written whole or not at all.
+        dt: Seconds that a time step of the layer takes: NIR counts time in seconds.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: The package of the extra ``nir`` is missing.
+        TypeError: The layer is of another kind, such as a whole model.
+        ValueError: Its discrete matrices are learned (``learn_a``, ``learn_b``), so that they come
+            from no continuous system; or ``dt`` is not positive.
+
+    Source: Voelker et al., NeurIPS 2019, equations 1 and 2.
+    """
+    require("nir", extra="nir")
+    import nir
+    import numpy as np
+
+    A, B = _continuous(layer)
+    if not 0 < dt < float("inf"):
+        raise ValueError(f"dt must be a positive number of seconds, got {dt}")
+    size, channels = B.shape
+    nodes = {
+        "input": nir.Input({"input": np.array([channels])}),
+        "B": nir.Linear((B / dt).numpy()),
+        "A": nir.Linear((A / dt).numpy()),
+        "memory": nir.I(np.ones(size)),
+        "output": nir.Output({"output": np.array([size])}),
+    }
+    edges = [
+        ("input", "B"),
+        ("B", "memory"),
+        ("memory", "A"),
+        ("A", "memory"),
+        ("memory", "output"),
+    ]
+    with whole_file(Path(path)) as temporary:
+        nir.write(temporary, nir.NIRGraph(nodes, edges))
+    return Path(path)
+
+
+def _continuous(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """``A`` and ``B`` per time step, of all channels as one system."""
+    if not isinstance(layer, LegendreModule):
+        raise TypeError(
+            f"export_nir writes the memory of an LMU, LMUCell or LMUFFT, got "
+            f"{type(layer).__name__}: pass the layer of a model, such as model.layer"
+        )
+    if layer.learn_a or layer.learn_b:
+        raise ValueError(
+            "learn_a and learn_b train the discrete matrices freely, and NIR wants a continuous "
+            "system: train the window instead (learn_theta=True)"
+        )
+    theta = layer.theta
+    thetas = theta if isinstance(theta, tuple) else (theta,) * layer.memory_channels
+    systems = [legt(layer.memory_size, value) for value in thetas]
+    A = torch.block_diag(*(A for A, _ in systems))
+    return A, torch.block_diag(*(B[:, None] for _, B in systems))
