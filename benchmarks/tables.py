@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "engine.md")
+PAGES = (README, ROOT / "docs" / "engine.md", ROOT / "docs" / "export.md")
 
 
 def where(machine: dict) -> str:
@@ -157,7 +157,55 @@ def accuracy() -> str:
     return "\n".join(rows)
 
 
+def exported() -> dict:
+    """The committed results of exported models."""
+    return json.loads((ROOT / "results" / "export.json").read_text())
+
+
+def export_step() -> str:
+    """A row per layer: a step by each runtime."""
+    layers = exported()["step"]
+    names = list(next(iter(layers.values()))["times"])
+    rows = [f"| layer | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    for layer, figures in layers.items():
+        cells = [duration(figures["times"][name]["seconds"]) for name in names]
+        rows.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def export_sequence() -> str:
+    """A row per layer: a sequence by each runtime, and the errors."""
+    layers = exported()["sequence"]
+    first = next(iter(layers.values()))
+    names, steps = list(first["times"]), list(first["errors"])
+    heads = [*names, *(f"error after {step}: ours, onnxruntime" for step in steps)]
+    rows = [f"| layer | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
+    for layer, figures in layers.items():
+        cells = [duration(figures["times"][name]["seconds"]) for name in names]
+        for step in steps:
+            errors = figures["errors"][step]
+            cells.append(f"{errors['layer']:.0e}, {errors['onnxruntime']:.0e}")
+        rows.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def export_int8() -> str:
+    """A row per psMNIST model and way to store its step."""
+    rows = ["| model | stored as | size | right of the test digits |", "|---|---|--:|--:|"]
+    for model, figures in exported()["psmnist"].items():
+        config = figures["config"]
+        name = f"{model} {config['hidden_size']}/{config['memory_size']}"
+        for kind, found in figures["steps"].items():
+            size = f"{found['bytes'] / 1e6:.2f} MB" if "bytes" in found else ""
+            stored = "PyTorch, not exported" if kind == "layer" else kind
+            rows.append(f"| {name} | {stored} | {size} | {found['right']:,} |")
+    return "\n".join(rows)
+
+
 TABLES = {
+    "export-step": export_step,
+    "export-sequence": export_sequence,
+    "export-int8": export_int8,
     "speed": speed,
     "scaling": scaling,
     "overhead": overhead,

@@ -67,6 +67,7 @@ RECURRENT: dict[str, Build] = {
     ),
     "lmu, linear cell": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.Linear(9, 7, **kw), **kw),
     "lmu, gru": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.GRUCell(9, 7, **kw), **kw),
+    "lmu, last": lambda **kw: LMU(3, 7, 6, 12.0, return_sequences=False, **kw),
     "lmu, classifier": lambda **kw: classifier(LMU(3, 7, 6, 12.0), **kw),
 }  # fmt: skip
 ALL = FFT | RECURRENT

@@ -120,6 +120,7 @@ def _lmu(layer: Any) -> Parts:
         cell=None if dense else cell,
         recurrent=recurrent,
         joins_input=getattr(layer, "input_to_hidden", True),
+        last_only=not layer.return_sequences,
     )
 
 

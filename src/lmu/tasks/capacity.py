@@ -1,0 +1,108 @@
+"""The capacity task: tell from the present state what the input was, up to a whole window ago."""
+
+import torch
+from torch import Tensor, nn
+
+from lmu import LMU
+
+CUTOFF = 10.0  # cycles in a window: 10 Hz with a window of a second
+
+
+def band_limited_noise(
+    length: int, theta: float, *, seed: int, cutoff: float = CUTOFF, batch: int = 1
+) -> Tensor:
+    """White noise without frequencies above ``cutoff`` cycles in ``theta`` steps.
+
+    Args:
+        length: Number of steps.
+        theta: Length of the window in steps.
+        seed: Of the amplitudes and phases.
+        cutoff: Highest frequency, in cycles per window.
+        batch: Number of independent signals.
+
+    Returns:
+        Signals (batch, length) with a root mean square of 1.
+
+    Raises:
+        ValueError: The signal is too short to hold a single frequency.
+    """
+    bins = int(cutoff * length / theta)
+    if bins < 1:
+        raise ValueError(
+            f"{length} steps hold no frequency up to {cutoff:g} cycles in {theta:g} steps: "
+            "make the signal longer"
+        )
+    g = torch.Generator().manual_seed(seed)
+    spectrum = torch.zeros(batch, length // 2 + 1, dtype=torch.complex128)
+    last = min(bins, length // 2)
+    spectrum[:, 1 : last + 1] = torch.randn(batch, last, dtype=torch.complex128, generator=g)
+    signal = torch.fft.irfft(spectrum, length)
+    return signal / signal.square().mean(dim=1, keepdim=True).sqrt()
+
+
+def memory_alone(theta: float, order: int, **kwargs: torch.dtype) -> LMU:
+    """The Legendre memory of the signal itself: no parameter to be trained."""
+    return LMU(
+        1,
+        None,
+        order,
+        theta,
+        hidden_cell=None,
+        hidden_to_memory=False,
+        memory_to_memory=False,
+        input_to_hidden=False,
+        encode_input=False,
+        return_sequences=False,
+        **kwargs,
+    )
+
+
+@torch.no_grad()
+def decoding_error(layer: LMU, signal: Tensor, delays: Tensor, *, reads: int = 200) -> Tensor:
+    """Error of the input read out of the memory, by delay.
+
+    Args:
+        layer: :func:`memory_alone`.
+        signal: Inputs (batch, time), longer than two windows; the first window is not read out.
+        delays: Whole steps ago (points,), below the window.
+        reads: At how many moments, evenly apart, each signal's memory is read.
+
+    Returns:
+        Root mean square of the error over that of the signal, for each delay (points,).
+
+    Raises:
+        ValueError: The signal is too short.
+
+    Source: Voelker et al., NeurIPS 2019, section 3.1 and equation 3.
+    """
+    window = int(layer.theta) if isinstance(layer.theta, float) else 0
+    length = signal.shape[1]
+    if length <= 2 * window:
+        raise ValueError(f"the signal must be longer than {2 * window} steps, got {length}")
+    ends = torch.linspace(window + 1, length, reads).long().unique()
+    state, start, total = None, 0, torch.zeros(len(delays), dtype=torch.float64)
+    for end in ends.tolist():
+        _, state = layer(signal[:, start:end, None], state)
+        held = layer.decode(state[1], delays)[..., 0]
+        total += (held - signal[:, end - 1 - delays]).double().square().sum(0)
+        start = end
+    power = signal[:, window:].double().square().mean()
+    return (total / (len(ends) * len(signal)) / power).sqrt()
+
+
+class DelayLine(nn.Module):
+    """An LSTM that is trained to give its input at several delays.
+
+    Args:
+        hidden_size: Number of units.
+        delays: Number of outputs.
+    """
+
+    def __init__(self, hidden_size: int, delays: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(1, hidden_size, batch_first=True)
+        self.linear = nn.Linear(hidden_size, delays)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimates at all steps (batch, time, delays) from inputs (batch, time, 1)."""
+        return self.linear(self.lstm(x)[0])
