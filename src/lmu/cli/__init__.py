@@ -1,11 +1,11 @@
-"""The command line: ``lmu train``, ``eval``, ``predict``, ``export`` and ``explain``."""
+"""The command line: ``lmu train``, ``eval``, ``predict``, ``export``, ``explain`` and the rest."""
 
 from typing import Annotated
 
 import typer
 
 import lmu
-from lmu.cli import train
+from lmu.cli import reproduce, train
 from lmu.cli._shared import console
 from lmu.cli.explain import explain
 from lmu.cli.export import export_command
@@ -21,6 +21,7 @@ app.command("eval")(evaluate_command)
 app.command()(predict)
 app.command("export")(export_command)
 app.command()(explain)
+app.add_typer(reproduce.app, name="reproduce")
 
 
 @app.callback(invoke_without_command=True)

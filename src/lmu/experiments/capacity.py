@@ -14,6 +14,7 @@ from torch import Tensor
 from lmu.experiments.record import write_record
 from lmu.tasks.capacity import DelayLine, band_limited_noise, decoding_error, memory_alone
 from lmu.training.pictures import write_figure
+from lmu.training.run import quiet_lightning
 
 
 @dataclass(frozen=True)
@@ -148,25 +149,30 @@ class DelayModule(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _lstm_row(settings: Settings, window: int, signal: Tensor) -> dict[str, Any]:
-    seed_everything(settings.seed, verbose=False)
-    delays = _delays(settings, window)
-    model = DelayLine(settings.lstm_units, settings.points)
-    module = DelayModule(model, window, delays, settings.seed)
-    trainer = Trainer(
+def _trainer(seconds: float) -> Trainer:
+    return Trainer(
         accelerator="cpu",
         max_steps=-1,
         max_epochs=1,
-        max_time={"seconds": settings.lstm_seconds},
+        max_time={"seconds": seconds},
         gradient_clip_val=1.0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    start = time.perf_counter()
-    trainer.fit(module)
-    seconds = time.perf_counter() - start
+
+
+def _lstm_row(settings: Settings, window: int, signal: Tensor) -> dict[str, Any]:
+    seed_everything(settings.seed, verbose=False)
+    delays = _delays(settings, window)
+    model = DelayLine(settings.lstm_units, settings.points)
+    module = DelayModule(model, window, delays, settings.seed)
+    with quiet_lightning():
+        trainer = _trainer(settings.lstm_seconds)
+        start = time.perf_counter()
+        trainer.fit(module)
+        seconds = time.perf_counter() - start
     with torch.no_grad():
         wrong = module.model(signal[..., None])[:, window:] - module.targets(signal)
     error = (wrong.square().mean(dim=(0, 1)) / signal.square().mean()).sqrt()

@@ -40,7 +40,7 @@ def band_limited_noise(
     return signal / signal.square().mean(dim=1, keepdim=True).sqrt()
 
 
-def memory_alone(theta: float, order: int, **kwargs: torch.dtype) -> LMU:
+def memory_alone(theta: float, order: int, *, dtype: torch.dtype | None = None) -> LMU:
     """The Legendre memory of the signal itself: no parameter to be trained."""
     return LMU(
         1,
@@ -53,7 +53,7 @@ def memory_alone(theta: float, order: int, **kwargs: torch.dtype) -> LMU:
         input_to_hidden=False,
         encode_input=False,
         return_sequences=False,
-        **kwargs,
+        dtype=dtype,
     )
 
 

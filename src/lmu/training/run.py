@@ -106,7 +106,7 @@ def train(
     history = History(folder / "history.csv")
     progress = [] if console is None else [EpochProgress(console, history)]
     stopping = _early_stopping(config)
-    with _quiet_lightning(), _removed_if_empty(folder):
+    with quiet_lightning(), _removed_if_empty(folder):
         trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
         _check_digits(config, trainer.world_size)
         if trainer.is_global_zero:
@@ -156,7 +156,7 @@ def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metric
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
     config = _changed(loaded.config, changes)
     task = PsMNIST(loaded.permutation, config.data, config.full_train, config.limit)
-    with _quiet_lightning():
+    with quiet_lightning():
         module = build_module(config)
         module.load_state_dict(loaded.state_dict)
         trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, config, loaded.permutation)])
@@ -295,7 +295,7 @@ def _interruptible(trainer: Trainer, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's tips and notes off the terminal; its warnings stay."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
