@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def _trainer(seconds: float) -> Trainer:
         accelerator="cpu",
         max_steps=-1,
         max_epochs=1,
-        max_time={"seconds": seconds},
+        max_time=timedelta(seconds=seconds),
         gradient_clip_val=1.0,
         logger=False,
         enable_checkpointing=False,
