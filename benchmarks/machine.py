@@ -8,22 +8,14 @@ from pathlib import Path
 
 import torch
 
+from lmu.experiments.record import processor
 from lmu.training.report import git_commit
-
-
-def cpu() -> str:
-    """The processor's name."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def machine() -> dict:
     """Processor, versions, commit and date."""
     return {
-        "cpu": cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
