@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lmu import LMU, LMUCell, Stream, detach_state
 from lmu.theory import discretize, legt
@@ -153,7 +153,7 @@ def test_biases_and_channels_by_every_method(method, channels):
         hidden_to_memory=feedback, memory_to_memory=feedback,
     )  # fmt: skip
     check(layer)
-    assert layer.explain(500).method == ("blocks" if feedback else "parallel")
+    assert layer.explain(500).method == method
 
 
 def test_fast_paths_stay_in_use():
@@ -203,6 +203,138 @@ def test_hooks_of_a_hidden_cell_are_called_at_every_step():
     assert len(calls) >= 6
 
 
+@pytest.mark.parametrize("open_", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "state", "kind", "message"),
+    [
+        (
+            "lstm",
+            (torch.zeros(1, 4), torch.zeros(3, 4)),
+            ValueError,
+            r"h must have the shape \(3, 4",
+        ),
+        (
+            "lstm",
+            torch.zeros(3, 4),
+            TypeError,
+            r"must be \(\(h, c\), m\), as the hidden cell is an",
+        ),
+        ("gru", torch.zeros(1, 4), ValueError, r"h must have the shape \(3, 4\), got \(1, 4\)"),
+        ("gru", (torch.zeros(3, 4),) * 2, TypeError, "h must be a torch.Tensor, got tuple"),
+        ("mlp", torch.zeros(3, 5), ValueError, r"h must have the shape \(3, 4\)"),
+        ("own", (torch.zeros(2, 4),) * 2, ValueError, "must be of 3 sequences"),
+    ],
+)
+def test_state_of_a_cell_must_fit(cell, state, kind, message, open_):
+    """PyTorch's kernels check nothing: a state of another batch size would be read beyond."""
+    layer = build(cell, hidden_to_memory=not open_)
+    state = tree_map(lambda s: s.to(F64), state)
+    with pytest.raises(kind, match=message):
+        layer(torch.randn(3, 6, 2, dtype=F64), (state, torch.zeros(3, 5, dtype=F64)))
+
+
+def test_what_tells_that_a_cell_has_a_state():
+    torch._dynamo.reset()
+    x = torch.randn(2, 9, 2, dtype=F64)
+    cell = nn.GRUCell(7, 4, dtype=F64)
+    right = LMU(2, None, 5, 12.0, hidden_cell=cell, dtype=F64)
+    compiled = torch.compile(cell, backend="eager")
+    layer = LMU(2, 4, 5, 12.0, hidden_cell=compiled, dtype=F64)  # pyright: ignore[reportArgumentType]
+    layer.load_state_dict(right.state_dict(), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), right(x))
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = cell
+
+        def forward(self, *arguments: Any) -> Any:
+            return self.inner(*arguments)
+
+    with pytest.raises(TypeError, match="do not tell whether it takes a state: set its attribute"):
+        LMU(2, 4, 5, 12.0, hidden_cell=Wrapped(), dtype=F64)
+    wrapped: Any = Wrapped()
+    wrapped.recurrent = True
+    layer = LMU(2, 4, 5, 12.0, hidden_cell=wrapped, dtype=F64)
+    layer.load_state_dict(right.state_dict(), strict=False)
+    torch.testing.assert_close(layer(x), right(x))
+
+    class Scaled(nn.Linear):
+        def forward(self, input: Tensor, scale: float = 2.0) -> Tensor:
+            return scale * super().forward(input)
+
+    check(LMU(2, None, 5, 12.0, hidden_cell=Scaled(7, 4, dtype=F64), dtype=F64))
+
+
+def test_batch_normalization_in_a_cell_does_not_see_padding():
+    def fresh() -> LMU:
+        torch.manual_seed(0)
+        cell = nn.Sequential(nn.Linear(7, 4, dtype=F64), nn.BatchNorm1d(4, dtype=F64))
+        return LMU(
+            2, 4, 5, 12.0, hidden_cell=cell, hidden_to_memory=False, memory_to_memory=False,
+            dtype=F64,
+        )  # fmt: skip
+
+    x = torch.randn(2, 9, 2, dtype=F64)
+    y, (h, _) = fresh()(x, lengths=[9, 4])
+    longer = nn.functional.pad(x, (0, 0, 0, 30), value=float("nan"))
+    again, (h_again, _) = fresh()(longer, lengths=[9, 4])
+    torch.testing.assert_close((again[:, :9], h_again), (y, h))
+    flat = torch.cat([y[0], y[1, :4]])
+    torch.testing.assert_close(flat.mean(0), torch.zeros(4, dtype=F64))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "mlp", "tanh"])
+def test_ragged_batches_compile_as_one_graph(cell):
+    torch._dynamo.reset()
+    layer = build(cell)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x, lengths = torch.randn(3, 9, 2, dtype=F64), torch.tensor([9, 3, 5])
+    state = detach_state(layer(x)[1])
+    for given in (None, state):
+        torch.testing.assert_close(
+            compiled(x, given, lengths=lengths), layer(x, given, lengths=lengths)
+        )
+
+
+def test_stream_of_a_cell_that_learns_its_first_state():
+    class Started(nn.Module):
+        hidden_size = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(7, 4, dtype=F64)
+            self.first = nn.Parameter(torch.randn(4, dtype=F64))
+
+        def forward(self, z: Tensor, h: Tensor | None = None) -> Tensor:
+            return self.cell(z, self.first.expand(len(z), 4) if h is None else h)
+
+    layer = LMU(2, 4, 5, 12.0, hidden_cell=Started(), hidden_to_memory=False, dtype=F64)
+    x = torch.randn(3, 12, 2, dtype=F64)
+    stream = Stream(layer, 3)
+    got = torch.stack([stream(x_t) for x_t in x.unbind(1)], dim=1)
+    torch.testing.assert_close((got, stream.state), layer(x))
+    stream.reset([0, 2])  # pyright: ignore[reportArgumentType]
+    fresh, going = layer(x)[0], layer(x, layer(x)[1])[0]
+    got = torch.stack([stream(x_t) for x_t in x.unbind(1)], dim=1)
+    torch.testing.assert_close(got, torch.stack([fresh[0], going[1], fresh[2]]))
+
+
+def test_narrow_cells_under_autocast_give_what_can_be_fed_back():
+    for cell in (nn.LSTMCell(7, 4), nn.RNNCell(7, 4), nn.Linear(7, 4)):
+        for feedback in (False, True):
+            layer = LMU(2, 4, 5, 12.0, hidden_cell=cell, hidden_to_memory=feedback)
+            x = torch.randn(3, 9, 2)
+            with torch.autocast("cpu", torch.bfloat16):
+                y, state = layer(x)
+                layer.return_sequences = False
+                last, _ = layer(x)
+            assert y.dtype == last.dtype == torch.float32
+            again = layer(x, state)
+            assert all(leaf.isfinite().all() for leaf in tree_leaves(again))
+
+
 def test_dropout_is_of_the_whole_input_and_off_in_evaluation():
     layer = build("tanh", dropout=0.5)
     plain = build("tanh")
@@ -228,6 +360,27 @@ def test_recurrent_dropout_drops_what_is_fed_back():
     for encoder in (layer.e_h, layer.e_m, plain.e_h, plain.e_m):
         nn.init.zeros_(encoder)
     torch.testing.assert_close(layer(x), plain(x))  # nothing else is dropped
+
+
+def test_recurrent_dropout_without_feedback_of_h():
+    layer = build("tanh", recurrent_dropout=0.5, hidden_to_memory=False)
+    x = torch.randn(2, 30, 2, dtype=F64)
+    assert layer.explain(500).method == "loop"
+    assert not torch.equal(layer(x)[0], layer(x)[0])
+    assert layer.eval().explain(500).method == "parallel"
+    torch.testing.assert_close(layer(x), build("tanh", hidden_to_memory=False)(x))
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm"])
+def test_recurrent_dropout_is_the_same_at_all_steps_of_a_ragged_batch(cell):
+    layer = build(cell, recurrent_dropout=0.5)
+    x = torch.randn(3, 30, 2, dtype=F64)
+    torch.manual_seed(4)
+    whole = layer(x)[0]
+    torch.manual_seed(4)
+    ragged = layer(x, lengths=[30, 11, 20])[0]
+    for i, n in enumerate([30, 11, 20]):
+        torch.testing.assert_close(ragged[i, :n], whole[i, :n])
 
 
 def test_initializers_come_last_and_must_name_parameters():
@@ -274,6 +427,14 @@ WRONG: list[tuple[dict[str, Any], type, str]] = [
     ({"hidden_size": None}, ValueError, "hidden_size must be given"),
     ({"hidden_cell": nn.Linear(7, 4), "hidden_bias": True}, ValueError, "give your own module"),
     ({"encode_input": False}, ValueError, "must be input_size=2 memory_channels, got 1"),
+    ({"hidden_cell": nn.GRU(7, 4)}, TypeError, "pass nn.GRUCell, not nn.GRU"),
+    (
+        {"hidden_cell": nn.GRUCell(7, 4), "dtype": F64},
+        ValueError,
+        "is torch.float32 on cpu but the",
+    ),
+    ({"encoder_activation": "tanh"}, TypeError, "must be a function such as torch.tanh, or None"),
+    ({"initializers": nn.init.ones_}, TypeError, "must map names of parameters to functions"),
     ({"dropout": 1.0}, ValueError, r"dropout must lie in \[0, 1\), got 1.0"),
     ({"recurrent_dropout": "a"}, TypeError, "recurrent_dropout must be a number, got 'a'"),
     (
@@ -296,3 +457,9 @@ WRONG: list[tuple[dict[str, Any], type, str]] = [
 def test_wrong_arguments(arguments, kind, message):
     with pytest.raises(kind, match=message):
         LMU(**({"input_size": 2, "hidden_size": 4, "memory_size": 5, "theta": 12.0} | arguments))
+
+
+def test_hidden_size_is_compared_with_what_a_cell_gives():
+    layer = LMU(2, 4, 5, 12.0, hidden_cell=nn.Sequential(nn.Linear(7, 5)), hidden_to_memory=False)
+    with pytest.raises(ValueError, match="gives 5 features, and hidden_size is 4"):
+        layer(torch.randn(1, 3, 2))

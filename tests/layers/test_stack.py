@@ -124,7 +124,7 @@ def test_module_manners(kind):
 def test_wrong_arguments():
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"layers": []}, ValueError, "at least one layer"),
-        ({"layers": [nn.Linear(3, 4)]}, TypeError, "with an input_size, got Linear"),
+        ({"layers": [nn.Linear(3, 4)]}, TypeError, "such as lmu.LMU or lmu.LMUFFT, got Linear"),
         (
             {"layers": [LMU(3, 4, 2, 5), LMU(5, 4, 2, 5)]},
             ValueError,

@@ -1,5 +1,6 @@
 """Streams against the layer over the whole sequence."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -180,3 +181,24 @@ def test_wrong_arguments():
         stream(torch.zeros(2, 3).double())
     with pytest.raises(ValueError, match=r"m must have the shape \(2, 6\), got \(2, 7\)"):
         stream.state = torch.zeros(2, 7), torch.zeros(2, 7)
+
+
+@layers
+def test_a_stream_survives_pickling_inference_mode_and_a_change_of_dtype(name):
+    layer = build(name)
+    x = torch.randn(2, 30, 3)
+    right = whole(layer, x)[0]
+    with torch.inference_mode():
+        stream = Stream(layer, 2)
+        first = run(stream, x[:, :7])
+    second = run(stream, x[:, 7:13])
+    twin = pickle.loads(pickle.dumps(stream))
+    third = run(stream, x[:, 13:])
+    torch.testing.assert_close(torch.cat([first, second, third], 1), right, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(twin, x[:, 13:]), third)
+    twin.layer.double()
+    twin.refresh()
+    assert twin(x[:, 0].double()).dtype == F64
+    twin.state = None
+    got = run(twin, x[:, :5].double()).float()
+    torch.testing.assert_close(got, right[:, :5], rtol=1e-4, atol=1e-5)

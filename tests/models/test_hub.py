@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from lmu import LMU, LMUFFT, Bidirectional, LMUStack
 from lmu.models import SequenceClassifier
-from lmu.models._config import build, describe
+from lmu.models._config import THEIRS, build, describe
 
 LAYERS = {
     "LMU": lambda: LMU(3, 7, 6, 12.5, learn_theta=True, memory_bias=True, discretizer="bilinear"),
@@ -46,9 +47,8 @@ def trained(name: str) -> SequenceClassifier:
 
 
 def call(model: Any) -> torch.Tensor:
-    dtype = next(model.layer.parameters()).dtype
-    x = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
-    return model.to(dtype)(x)
+    x = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(1))
+    return model(x.to(next(model.layer.parameters()).dtype))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -73,6 +73,35 @@ def test_description_fits_into_json_and_builds_the_layer(name):
     assert repr(twin) == repr(layer)
     assert describe(twin) == data
     twin.load_state_dict(layer.state_dict())
+
+
+@pytest.mark.parametrize("kind", THEIRS, ids=lambda kind: kind.__name__)
+def test_every_known_module_is_built_again(kind):
+    arguments = {nn.RNNCell: (3, 4), nn.GRUCell: (3, 4), nn.LSTMCell: (3, 4), nn.Linear: (3, 4)}
+    sized = {nn.LayerNorm: (4,), nn.RMSNorm: (4,), nn.BatchNorm1d: (4,)}
+    module = kind(*(arguments | sized).get(kind, ()))
+    twin = build(json.loads(json.dumps(describe(module))))
+    assert type(twin) is kind
+    assert repr(twin) == repr(module)
+
+
+def test_what_has_names_or_a_forward_of_its_own_is_not_taken_for_a_plain_sequence():
+    class Squared(nn.Sequential):
+        def forward(self, input):
+            return super().forward(input) ** 2
+
+    named = nn.Sequential(OrderedDict(read=nn.Linear(9, 7)))
+    for cell in (Squared(nn.Linear(9, 7)), named):
+        with pytest.raises(ValueError, match="cannot be described"):
+            describe(cell)
+
+
+def test_a_model_in_another_dtype(tmp_path):
+    model = SequenceClassifier(LAYERS["LMU"](), 5).double().eval()
+    model.save_pretrained(tmp_path)
+    loaded = SequenceClassifier.from_pretrained(str(tmp_path)).eval()
+    assert {p.dtype for p in loaded.parameters()} == {torch.float64}
+    torch.testing.assert_close(call(loaded), call(model), rtol=0, atol=0)
 
 
 def test_copies_and_pickles():

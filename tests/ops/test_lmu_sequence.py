@@ -150,6 +150,25 @@ def test_second_derivative(method):
     assert torch.autograd.gradgradcheck(call, inputs)
 
 
+@methods
+@pytest.mark.parametrize(
+    "sizes", [(3, 40, 2, 5, 4), (12, 36, 2, 4, 5), (2, 33, 1, 5, 3, 2)], ids=str
+)
+def test_gradients_with_a_graph_of_their_own(method, sizes):
+    # Batches of the size of a block, and others: what broadcasts by chance must not pass for right.
+    x, h, m, w = arguments(*sizes)
+    inputs = [t.requires_grad_() for t in (x, h, m, *w)]
+    results = []
+    for call in (run(method), equations):
+        y, h_n, m_n = call(x, h, m, w)
+        total = y.square().sum() + h_n.sum() + m_n.square().sum()
+        first = torch.autograd.grad(total, inputs, create_graph=True)
+        norm = torch.stack([g.square().sum() for g in first]).sum()
+        second = torch.autograd.grad(norm, inputs)
+        results.append((first, second))
+    torch.testing.assert_close(*results)
+
+
 @without_feedback
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 4), (3, 61, 1, 4, 9)], ids=str)
 def test_without_feedback_of_h(method, sizes):

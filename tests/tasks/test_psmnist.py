@@ -44,7 +44,7 @@ def test_lmu_starts_as_a_bare_memory_that_reads_the_pixels() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(ValueError, match="lmufft, lmu, got 'lstm'"):
+    with pytest.raises(ValueError, match="lmufft, lmu, deep, got 'lstm'"):
         build_model("lstm", hidden_size=1, memory_size=1, theta=1.0, dropout=0.0)
 
 

@@ -8,7 +8,7 @@ from lmu.training.config import ConfigError, RunConfig
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("model", "lstm", "lmufft, lmu, got 'lstm'"),
+        ("model", "lstm", "lmufft, lmu, deep, got 'lstm'"),
         ("schedule", "step", "constant, cosine, got 'step'"),
         ("hidden_size", 0, "at least 1, got 0"),
         ("memory_size", -1, "at least 1, got -1"),
@@ -23,6 +23,9 @@ from lmu.training.config import ConfigError, RunConfig
         ("learning_rate", math.inf, "positive number, got inf"),
         ("dropout", 1.0, r"\[0, 1\), got 1.0"),
         ("dropout", -0.5, r"\[0, 1\), got -0.5"),
+        ("input_dropout", 1.5, r"\[0, 1\), got 1.5"),
+        ("label_smoothing", math.nan, r"\[0, 1\), got nan"),
+        ("weight_decay", -0.1, "at least 0, got -0.1"),
         ("seed", -1, "got -1"),
         ("seed", 2**32, "got 4294967296"),
     ],

@@ -29,6 +29,7 @@ class Model(str, Enum):
 
     LMUFFT = "lmufft"
     LMU = "lmu"
+    DEEP = "deep"
 
 
 class Schedule(str, Enum):
@@ -41,23 +42,29 @@ class Schedule(str, Enum):
 @app.command()
 def psmnist(
     context: typer.Context,
-    model: Annotated[Model, typer.Option(help="Which published model.")] = Model.LMUFFT,
+    model: Annotated[
+        Model, typer.Option(help="lmufft, lmu: published. deep: ours.")
+    ] = Model.LMUFFT,
     hidden_size: Annotated[
-        int | None, typer.Option(help="Hidden units. Default: 346 (lmufft), 212 (lmu).")
+        int | None, typer.Option(help="Hidden units. Default: 346 (lmufft), 212 (lmu), 512 (deep).")
     ] = None,
     memory_size: Annotated[
-        int | None, typer.Option(help="Order of the memory. Default: 468 (lmufft), 256 (lmu).")
+        int | None,
+        typer.Option(help="Order of the memory. Default: 468 (lmufft), 256 (lmu), 784 (deep)."),
     ] = None,
     theta: Annotated[float, typer.Option(help="Length of the window in pixels.")] = 784.0,
     dropout: Annotated[
-        float | None, typer.Option(help="Before the classifier. Default: 0.5 (lmufft), 0 (lmu).")
+        float | None, typer.Option(help="Before the classifier. Default: 0.5, but 0 for lmu.")
     ] = None,
+    input_dropout: Annotated[float, typer.Option(help="Of pixels.")] = 0.0,
     epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 15,
     batch_size: Annotated[int, typer.Option(help="Digits per step and process.")] = 100,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.001 (lmu)."),
+        typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.001 (lmu), 0.002 (deep)."),
     ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of matrices, as in AdamW.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Of the training loss.")] = 0.0,
     schedule: Annotated[
         Schedule, typer.Option(help="Course of the learning rate.")
     ] = Schedule.COSINE,

@@ -1,5 +1,6 @@
 """How a layer is called by what is built of layers."""
 
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ def hidden_of(state: State) -> Tensor:
 
 def check_layer(name: str, layer: object) -> nn.Module:
     """Return ``layer`` if it is one of ours, or is called alike."""
-    if not isinstance(layer, nn.Module):
-        raise TypeError(f"{name} must be a layer such as lmu.LMU, got {layer!r}")
+    if not isinstance(layer, nn.Module) or "lengths" not in signature(layer.forward).parameters:
+        raise TypeError(f"{name} must be a layer such as lmu.LMU or lmu.LMUFFT, got {layer!r}")
     for size in ("input_size", "hidden_size"):
         if not hasattr(layer, size):
             raise TypeError(

@@ -1,5 +1,6 @@
 """What layers say about wrong arguments: what came, what was expected, how to mend it."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -51,15 +52,57 @@ def check_hidden_cell(cell: object, hidden_size: int | None, read: int) -> int:
         if size is None:
             raise ValueError("hidden_size must be given: the hidden cell does not tell its own")
         return size
-    check_size("hidden_size", hidden_size)
+    hidden_size = check_size("hidden_size", hidden_size)
     if size is not None and hidden_size != size:
         raise ValueError(f"hidden_size must be {size}, that of the hidden cell, got {hidden_size}")
     return hidden_size
 
 
-def check_thetas(theta: object, channels: int) -> list[Any]:
+def check_parts(cell: nn.Module, like: Tensor) -> None:
+    """Check that a hidden cell is of the layer's dtype and device."""
+    for name, parameter in cell.named_parameters():
+        if (parameter.dtype, parameter.device) != (like.dtype, like.device):
+            raise ValueError(
+                f"{name} of the hidden cell is {parameter.dtype} on {parameter.device} but the "
+                f"layer {like.dtype} on {like.device}: build both with the same dtype and device"
+            )
+
+
+def check_function(name: str, value: Any) -> Any:
+    """Return ``value`` if it can be called, or is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function such as torch.tanh, or None, got {value!r}")
+    return value
+
+
+def check_cell_state(
+    state: Any, cell: Any, recurrent: bool, shape: tuple[int, int], like: Tensor
+) -> None:
+    """Check the state of a hidden cell: PyTorch's kernels would read beyond one of a wrong size."""
+    if isinstance(cell, nn.LSTMCell):
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise TypeError(
+                "the state must be ((h, c), m), as the hidden cell is an LSTMCell, "
+                f"got {type(state).__name__} in the first place"
+            )
+        for name, part in zip("hc", state, strict=True):
+            check_state(name, part, shape, like)
+    elif not recurrent or isinstance(cell, nn.RNNCellBase):
+        check_state("h", state, shape, like)
+    else:  # of the user's own making: the batch at least must fit
+        for part in state if isinstance(state, tuple | list) else (state,):
+            if isinstance(part, Tensor) and part.shape[:1] != shape[:1]:
+                raise ValueError(
+                    f"the state of the hidden cell must be of {shape[0]} sequences, "
+                    f"got {tuple(part.shape)}"
+                )
+
+
+def check_thetas(theta: Any, channels: int) -> list[Any]:
     """Return the window of each channel; one that all channels share stands alone."""
-    if not isinstance(theta, list | tuple):
+    if hasattr(theta, "tolist"):  # an array or a tensor
+        theta = theta.tolist()
+    if not isinstance(theta, Sequence) or isinstance(theta, str):
         return [theta]  # type: ignore[list-item]  # a number, or refused where it is used
     if len(theta) != channels:
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmu.layers.state import State
+from lmu.layers.state import State, map_state
 from lmu.ops._autograd import is_transformed
 from lmu.ops.lmu_parallel import recurrence
 
@@ -26,10 +26,12 @@ class Tanh(NamedTuple):
         h = torch.addmm(self._given(m, x), h, self.W_h.mT).tanh()
         return h, h
 
-    def sequence(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
-        """Outputs of all steps and the last state, where the memory is known beforehand."""
+    def sequence(
+        self, m: Tensor, x: Tensor, h: State, alive: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As :meth:`Module.sequence`."""
         y = recurrence(self._given(m, x), h, self.W_h)
-        return y, y[:, -1].clone()
+        return y, last_alive(y, alive)
 
     def _given(self, m: Tensor, x: Tensor) -> Tensor:
         return F.linear(m, self.W_m) + F.linear(x, self.W_x)
@@ -39,54 +41,116 @@ class Module(NamedTuple):
     """A module of the user's, or None, that reads ``[m_t; x_t]`` or ``m_t`` alone."""
 
     cell: nn.Module | None
+    recurrent: bool  # whether it has a state of its own
     reads_input: bool
+    hidden_size: int
     dtype: torch.dtype
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether the cell has a state of its own."""
-        return self.cell is not None and is_recurrent(self.cell)
 
     def step(self, m: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Output and state of one step, from the memory, the input and the state before."""
         z = self._join(m, x)
-        if self.cell is None:
-            return z, z
-        if not is_recurrent(self.cell):
-            h = self.cell(z)
-            return h, h
-        state = self.cell(z, _start(self.cell, z, state))
-        return output_of(state), state
+        if self.recurrent:
+            state = self._kept(self._call(z, _start(self.cell, z, state)))
+            return self._checked(output_of(state)), state
+        y = self._checked(z if self.cell is None else self._call(z))
+        return y, y
 
-    def sequence(self, m: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Outputs of all steps and the last state, where the memory is known beforehand."""
+    def sequence(
+        self, m: Tensor, x: Tensor, state: State, alive: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Outputs of all steps and the last state, where the memory is known beforehand.
+
+        Where ``alive`` (batch, time, 1) is False there is padding: outputs mean nothing there, and
+        the state is that before it.
+        """
         z = self._join(m, x)
-        if self.cell is None:
-            return z, z[:, -1].clone()
-        if not is_recurrent(self.cell):
-            # Flat, so that a normalization sees features last, as it does step by step.
-            y = self.cell(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-            return y, y[:, -1].clone()
-        if _has_kernel(self.cell):
+        if self.recurrent:
+            return self._recurrence(z, state, alive)
+        y = self._checked(z if self.cell is None else self._all_steps(z, alive))
+        return y, last_alive(y, alive)
+
+    def _all_steps(self, z: Tensor, alive: Tensor | None) -> Tensor:
+        # Flat, so that a normalization sees features last, as it does step by step; and one over
+        # the batch must not see padding.
+        if alive is None or not _mixes_rows(self.cell):
+            return self._call(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        found = self._call(z[alive.squeeze(2)])
+        return found.new_zeros(*z.shape[:2], found.shape[-1]).masked_scatter(alive, found)
+
+    def _recurrence(self, z: Tensor, state: State, alive: Tensor | None) -> tuple[Tensor, State]:
+        state = _start(self.cell, z, state)
+        if alive is None and _has_kernel(self.cell, z):
             return _run_kernel(self.cell, z, state)
-        outputs, state = [], _start(self.cell, z, state)
-        for z_t in z.unbind(1):
-            state = self.cell(z_t, state)
-            outputs.append(output_of(state))
+        outputs = []
+        for t, z_t in enumerate(z.unbind(1)):
+            state = freeze(self._kept(self._call(z_t, state)), state, alive, t)
+            outputs.append(self._checked(output_of(state)))
         return torch.stack(outputs, dim=1), state
+
+    def _call(self, *arguments: Any) -> Any:
+        assert self.cell is not None
+        return self.cell(*arguments)
 
     def _join(self, m: Tensor, x: Tensor) -> Tensor:
         m = m.to(self.dtype)
         return torch.cat([m, x.to(self.dtype)], dim=-1) if self.reads_input else m
 
+    def _checked(self, y: Tensor) -> Tensor:
+        if y.shape[-1] != self.hidden_size:
+            raise ValueError(
+                f"the hidden cell gives {y.shape[-1]} features, and hidden_size is "
+                f"{self.hidden_size}: make them equal"
+            )
+        return y.to(self.dtype)  # under autocast a cell may give a narrower one
 
-def is_recurrent(cell: nn.Module) -> bool:
-    """Whether a cell is called with a state, as ``nn.RNNCell`` is, and not only with its input."""
-    if isinstance(cell, nn.RNNCellBase):
-        return True
+    def _kept(self, state: State) -> State:
+        return map_state(lambda s: s.to(self.dtype) if s.is_floating_point() else s, state)
+
+
+def last_alive(y: Tensor, alive: Tensor | None) -> Tensor:
+    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size)."""
+    if alive is None:
+        return y[:, -1].clone()
+    return y.take_along_dim(alive.sum(1, keepdim=True) - 1, dim=1).squeeze(1)
+
+
+def freeze(state: State, before: State, alive: Tensor | None, t: int) -> State:
+    """The new state where step ``t`` is no padding, and the one before where it is."""
+    if alive is None or t == 0:  # a sequence has one step at least
+        return state
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(alive[:, t].view(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return map_state(choose, state, before)
+
+
+def is_recurrent(cell: nn.Module | None) -> bool:
+    """Whether a cell is called with a state, as ``nn.RNNCell`` is, and not only with its input.
+
+    Its attribute ``recurrent`` says so, where it has one that is True or False; else the arguments
+    of its ``forward``.
+
+    Raises:
+        TypeError: They do not tell, or the module runs over sequences.
+    """
+    cell = getattr(cell, "_orig_mod", cell)  # of torch.compile
+    if cell is None or isinstance(cell, nn.RNNCellBase):
+        return cell is not None
+    if isinstance(cell, nn.RNNBase):
+        name = type(cell).__name__
+        raise TypeError(f"hidden_cell must go step by step: pass nn.{name}Cell, not nn.{name}")
+    if isinstance(told := getattr(cell, "recurrent", None), bool):
+        return told
+    arguments = list(inspect.signature(cell.forward).parameters.values())
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    arguments = inspect.signature(cell.forward).parameters.values()
-    return sum(argument.kind in kinds for argument in arguments) >= 2
+    if not arguments or any(argument.kind not in kinds for argument in arguments):
+        raise TypeError(
+            f"the arguments of {type(cell).__name__}.forward do not tell whether it takes a state: "
+            "set its attribute recurrent to True or False"
+        )
+    second = arguments[1].default if len(arguments) > 1 else 0
+    return second is None or second is inspect.Parameter.empty
 
 
 def output_of(state: State) -> Tensor:
@@ -104,7 +168,13 @@ def size_of(cell: nn.Module | None, memory: int) -> int | None:
     return None
 
 
-def _start(cell: nn.Module, z: Tensor, state: State) -> State:
+def _mixes_rows(cell: nn.Module | None) -> bool:
+    """Whether a row of the output depends on other rows."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return cell is not None and any(isinstance(module, kind) for module in cell.modules())
+
+
+def _start(cell: nn.Module | None, z: Tensor, state: State) -> State:
     """The given state, or zeros where they are what a cell starts from."""
     if state is not None or not isinstance(cell, nn.RNNCellBase):
         return state
@@ -113,18 +183,22 @@ def _start(cell: nn.Module, z: Tensor, state: State) -> State:
     return (state, state) if isinstance(cell, nn.LSTMCell) else state
 
 
-def _has_kernel(cell: nn.Module) -> bool:
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _has_kernel(cell: nn.Module | None, z: Tensor) -> bool:
     """Whether PyTorch runs this very cell over a sequence in one call."""
-    plain = type(cell) in {nn.RNNCell, nn.GRUCell, nn.LSTMCell}
+    if type(cell) not in {nn.RNNCell, nn.GRUCell, nn.LSTMCell} or "forward" in vars(cell):
+        return False
     # A hook must be called at every step: pruning makes weights in one.
-    return plain and not (cell._forward_hooks or cell._forward_pre_hooks or is_transformed())
+    hooked = any(getattr(cell, name) for name in _HOOKS)
+    return not (hooked or is_transformed() or torch.is_autocast_enabled(z.device.type))
 
 
 def _run_kernel(cell: Any, z: Tensor, state: State) -> tuple[Tensor, State]:
     weights = [cell.weight_ih, cell.weight_hh]
     weights += [cell.bias_ih, cell.bias_hh] if cell.bias else []
     rest = (weights, cell.bias, 1, 0.0, cell.training, False, True)
-    state = _start(cell, z, state)
     if isinstance(cell, nn.LSTMCell):
         y, h, c = torch.lstm(z, tuple(s[None] for s in state), *rest)
         return y, (h[0], c[0])

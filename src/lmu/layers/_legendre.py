@@ -64,7 +64,7 @@ class LegendreModule(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             systems = [discretize(*legt(memory_size, value), discretizer) for value in thetas]
             Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
-        if not isinstance(theta, list | tuple):
+        if isinstance(theta, float | int) or not hasattr(theta, "__len__"):
             Ad, Bd = Ad[0], Bd[0]
         self._exact: dict[str, Tensor] = {"Ad": Ad, "Bd": Bd}
         self._theta = tuple(float(v) for v in thetas) if Ad.ndim == 3 else float(thetas[0])
@@ -284,6 +284,8 @@ def initialize(
         ValueError: The layer has no such parameter.
     """
     parameters = dict(layer.named_parameters())
+    if not isinstance(initializers, Mapping | None):
+        raise TypeError(f"initializers must map names of parameters to functions: {initializers!r}")
     for name, function in (initializers or {}).items():
         if name not in parameters:
             raise ValueError(

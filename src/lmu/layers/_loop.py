@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmu.layers._hidden import Module, Tanh, output_of
+from lmu.layers._hidden import Module, Tanh, freeze, output_of
 from lmu.layers.state import State
 from lmu.ops._precision import no_autocast
 
@@ -43,24 +43,34 @@ class Memory(NamedTuple):
 
 
 def run_steps(
-    u: Tensor, x: Tensor, h: State, m: Tensor, memory: Memory, cell: Tanh | Module, hidden: int
+    u: Tensor,
+    x: Tensor,
+    h: State,
+    m: Tensor,
+    memory: Memory,
+    cell: Tanh | Module,
+    hidden: int,
+    alive: Tensor | None = None,
 ) -> tuple[Tensor, State, Tensor]:
     """Outputs of all steps (batch, time, hidden), and the last state of the cell and the memory.
 
     Only the memory, and the default cell, are kept from autocast: a cell of yours is yours.
 
     Shapes: ``u`` (batch, time, channels), the input's share of the memory's input; ``x`` (batch,
-    time, input); ``h`` the cell's state or None; ``m`` (batch, order).
+    time, input); ``h`` the cell's state or None; ``m`` (batch, order). Where ``alive`` (batch,
+    time, 1) is False there is padding: outputs mean nothing there, and states stay as they are.
     """
     before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
     keep = memory.masks(before, m)
     outputs = []
-    for u_t, x_t in zip(u.unbind(1), x.unbind(1), strict=True):
+    for t, (u_t, x_t) in enumerate(zip(u.unbind(1), x.unbind(1), strict=True)):
+        h_before = h
         with no_autocast(u.device):
-            m = memory.step(u_t, before, m, keep)
+            m = freeze(memory.step(u_t, before, m, keep), m, alive, t)
             if isinstance(cell, Tanh):
                 before, h = cell.step(m, x_t, h)
         if isinstance(cell, Module):
             before, h = cell.step(m, x_t, h)
+        h = freeze(h, h_before, alive, t)
         outputs.append(before)
     return torch.stack(outputs, dim=1), h, m

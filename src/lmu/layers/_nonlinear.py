@@ -9,16 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu.layers._checks import (
+    check_cell_state,
     check_dtype,
     check_flag,
+    check_function,
     check_hidden_cell,
     check_input,
     check_pair,
+    check_parts,
     check_probability,
     check_size,
     check_state,
 )
-from lmu.layers._hidden import TANH, Module, Tanh
+from lmu.layers._hidden import TANH, Module, Tanh, is_recurrent
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._loop import Memory, run_steps
 from lmu.layers.state import State
@@ -82,16 +85,19 @@ class NonlinearLMU(LegendreModule):
         self.encode_input = check_flag("encode_input", encode_input)
         self.memory_bias = check_flag("memory_bias", memory_bias)
         self.hidden_bias = check_flag("hidden_bias", hidden_bias)
-        self.encoder_activation = encoder_activation
+        self.encoder_activation = check_function("encoder_activation", encoder_activation)
         self.dropout = check_probability("dropout", dropout)
         self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
         self._state_size = memory_channels * memory_size
         read = self._state_size + input_size * input_to_hidden
         self.hidden_size = check_hidden_cell(hidden_cell, hidden_size, read)
         self.hidden_cell = hidden_cell
+        self._recurrent = isinstance(hidden_cell, nn.Module) and is_recurrent(hidden_cell)
         self.initializers = initializers
         self._check_connections()
         self._add_parameters({"device": device, "dtype": check_dtype(dtype)})
+        if isinstance(hidden_cell, nn.Module):
+            check_parts(hidden_cell, self._like())
         self._reset_own_parameters()
 
     def _check_connections(self) -> None:
@@ -136,8 +142,8 @@ class NonlinearLMU(LegendreModule):
 
         Biases start at zero. A hidden cell of yours draws its own anew; ``initializers`` come last.
         """
-        if isinstance(self.hidden_cell, nn.Module):
-            for module in self.hidden_cell.modules():
+        for own in (self.hidden_cell, self.encoder_activation):
+            for module in own.modules() if isinstance(own, nn.Module) else ():
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
         self._reset_own_parameters()
@@ -179,8 +185,7 @@ class NonlinearLMU(LegendreModule):
     @property
     def _fast(self) -> bool:
         """Whether the recurrence is the published one, which blocks of time can run."""
-        drops = self.recurrent_dropout > 0 and self.training
-        return self.hidden_cell == TANH and self._linear_encoder and not drops
+        return self.hidden_cell == TANH and self._linear_encoder and not self._drops
 
     @property
     def _linear_encoder(self) -> bool:
@@ -189,8 +194,13 @@ class NonlinearLMU(LegendreModule):
     @property
     def _coupled(self) -> bool:
         """Whether the memory's input depends on states in a way that must go step by step."""
-        several = self.memory_channels > 1 or not self._linear_encoder
-        return self.hidden_to_memory or (self.memory_to_memory and several)
+        bent = self.memory_channels > 1 or not self._linear_encoder or self._drops
+        return self.hidden_to_memory or (self.memory_to_memory and bent)
+
+    @property
+    def _drops(self) -> bool:
+        """Whether states are dropped where they are fed back."""
+        return self.recurrent_dropout > 0 and self.training
 
     def _system(self) -> tuple[Tensor, Tensor]:
         """``Ad - I`` (order, order) and ``Bd`` (order, channels) of all channels as one system."""
@@ -235,7 +245,13 @@ class NonlinearLMU(LegendreModule):
         """The hidden cell of the general recurrence."""
         if self.hidden_cell != TANH:
             assert not isinstance(self.hidden_cell, str)
-            return Module(self.hidden_cell, self.input_to_hidden, self._like().dtype)
+            return Module(
+                self.hidden_cell,
+                self._recurrent,
+                self.input_to_hidden,
+                self.hidden_size,
+                self._like().dtype,
+            )
         weights = self._weights(ones=True)
         return Tanh(weights.W_x, weights.W_h, weights.W_m)
 
@@ -261,19 +277,21 @@ class NonlinearLMU(LegendreModule):
             y = h = h.to(self._like().dtype)
         return y.clone(), (h, m)  # writing to the output must not change the state
 
-    def _loop(self, x: Tensor, h: State, m: Tensor) -> tuple[Tensor, State, Tensor]:
+    def _loop(
+        self, x: Tensor, h: State, m: Tensor, alive: Tensor | None = None
+    ) -> tuple[Tensor, State, Tensor]:
         """Any recurrence, one step after another: outputs (batch, time, hidden), and the state."""
         like, cell = self._like(), self._cell()
         dtype = compute_dtype(like.dtype)
         e_h, e_m = (None if e is None else e.to(dtype) for e in (self.e_h, self.e_m))
-        drop = self.recurrent_dropout if self.training else 0.0
+        drop = self.recurrent_dropout if self._drops else 0.0
         memory = Memory(*self._system(), e_h, e_m, self.encoder_activation, drop)
         with no_autocast(x.device):
             u = self._encode(x)
         if isinstance(cell, Module):
-            y, h, m = run_steps(u, x, h, m, memory, cell, self.hidden_size)
-            return y.to(like.dtype), h, m
-        y, h, m = run_steps(u, F.pad(x, (0, 1), value=1.0), h, m, memory, cell, self.hidden_size)
+            return run_steps(u, x, h, m, memory, cell, self.hidden_size, alive)
+        x = F.pad(x, (0, 1), value=1.0)
+        y, h, m = run_steps(u, x, h, m, memory, cell, self.hidden_size, alive)
         return y.to(like.dtype), h.to(like.dtype), m
 
     def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:
@@ -288,9 +306,11 @@ class NonlinearLMU(LegendreModule):
         check_pair(state)
         h, m = state
         check_state("m", m, (batch, self._state_size), like)
-        if not module:
-            check_state("h", h, (batch, self.hidden_size), like)
-        return h if module else h.to(dtype), m.to(dtype)
+        if module:
+            check_cell_state(h, self.hidden_cell, self._recurrent, (batch, self.hidden_size), like)
+            return h, m.to(dtype)
+        check_state("h", h, (batch, self.hidden_size), like)
+        return h.to(dtype), m.to(dtype)
 
     def _make_buffers(self, device: torch.device) -> None:
         self._joined: tuple[Tensor, Tensor] | None = None

@@ -1,15 +1,10 @@
 """Sequences of several lengths in one batch: padding neither influences results nor gradients."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-
-from lmu.layers.state import State, map_state
-
-Run = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
 class Ragged(NamedTuple):
@@ -56,10 +51,16 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
         return padded, Ragged(padded, steps.to(padded.device), x)
     if lengths is None or not isinstance(x, Tensor):
         return x, None
-    lengths = torch.as_tensor(lengths, device=x.device)
+    try:
+        lengths = torch.as_tensor(lengths, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lengths must be integers, got {lengths!r}") from error
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
-    if x.ndim < 2 or lengths.shape != x.shape[:1]:
+    lengths = lengths.long()
+    if x.ndim != 3:
+        return x, None  # which the layer refuses
+    if lengths.shape != x.shape[:1]:
         raise ValueError(
             f"lengths must hold one number for each of the {len(x)} sequences, "
             f"got the shape {tuple(lengths.shape)}"
@@ -70,7 +71,6 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
             f"lengths must lie within 1 and {x.shape[1]}, the steps of the input, "
             f"got {lengths.min().item()} to {lengths.max().item()}"
         )
-    lengths = lengths.long()
     # Chosen, not multiplied: padding may be NaN, and then neither is its gradient to be.
     padded = torch.where(inside(lengths, x.shape[1]), x, x.new_zeros(()))
     return padded, Ragged(padded, lengths, None)
@@ -108,33 +108,3 @@ def _shift(x: Tensor, by: Tensor) -> Tensor:
     valid = (source >= 0) & (source < x.shape[1])
     y = x.take_along_dim(source.clamp(0, x.shape[1] - 1).unsqueeze(2), dim=1)
     return torch.where(valid.unsqueeze(2), y, y.new_zeros(()))
-
-
-def in_segments(run: Run, x: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
-    """Run over a ragged batch in pieces of time, each with the sequences that reach its end.
-
-    Args:
-        run: Maps (batch, time, ...) and a state to the outputs (batch, time, size) and a state.
-        x: Padded input (batch, time, ...).
-        lengths: (batch,).
-        state: Before the first step, or None.
-
-    Returns:
-        Outputs, zero in the padding, and the state of each sequence at its end.
-    """
-    order = lengths.argsort(descending=True, stable=True)
-    ends = lengths[order].tolist()
-    x, state = x[order], map_state(lambda s: s[order], state)
-    outputs, finished, start = [], [], 0
-    for stop in sorted(set(ends)):
-        alive = sum(end >= stop for end in ends)
-        going = sum(end > stop for end in ends)
-        y, state = run(x[:alive, start:stop], state)
-        outputs.append(torch.nn.functional.pad(y, (0, 0, 0, 0, 0, len(x) - alive)))
-        finished.append(map_state(lambda s, going=going: s[going:], state))
-        state = map_state(lambda s, going=going: s[:going], state)
-        start = stop
-    y = torch.nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, x.shape[1] - start))
-    back = order.argsort()
-    ended = map_state(lambda *parts: torch.cat(parts[::-1])[back], *finished)
-    return y[back], ended

@@ -71,7 +71,7 @@ class Bidirectional(nn.Module):
         check_input(signal, ("batch", "time"), self.input_size, self._like())
         if state is not None:
             check_pair(state)
-        before = (None, None) if state is None else state[1]
+        before = (None, None) if state is None or state[1] is None else state[1]
         steps = None if ragged is None else ragged.lengths
         ahead, end = call(self.forward_layer, signal, before[0], steps)
         turned = signal.flip(1) if steps is None else reverse(signal, steps)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from lmu.layers._checks import check_flag, check_input
-from lmu.layers._hidden import TANH, Module, output_of
+from lmu.layers._hidden import TANH, Module, last_alive, output_of
 from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU
-from lmu.layers._ragged import align_left, align_right, in_segments, unpack
+from lmu.layers._ragged import Ragged, align_left, align_right, unpack
 from lmu.layers.state import State
 from lmu.ops import (
     LMU_METHODS,
@@ -144,11 +144,11 @@ class LMU(NonlinearLMU):
     def _checked_method(self, method: str) -> str:
         if method not in {"auto", *LMU_METHODS}:
             raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
-        if method == "parallel" and self._coupled:
+        if method == "parallel" and (self._coupled or self.recurrent_dropout):
             raise ValueError(
-                "method 'parallel' needs hidden_to_memory=False, and with several memory channels "
-                "or an encoder_activation also memory_to_memory=False: what is fed back goes step "
-                "by step"
+                "method 'parallel' needs hidden_to_memory=False, and with several memory channels, "
+                "an encoder_activation or recurrent_dropout also memory_to_memory=False: what is "
+                "fed back goes step by step"
             )
         general = not self._fast or self.recurrent_dropout
         if method in {"blocks", "triton"} and general:
@@ -186,19 +186,24 @@ class LMU(NonlinearLMU):
         check_input(signal, ("batch", "time"), self.input_size, self._like())
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
-        if ragged is None:
-            y, after = self._run(signal, state)
-        elif state is None and self._fast:
-            # Without input the state stays at zero: sequences may as well all end together.
-            steps = ragged.lengths
-            ones = align_right(ragged.inside.to(signal.dtype), steps)
-            y, after = self._run(align_right(signal, steps), None, ones)
-            y = align_left(y, steps) if self.return_sequences else y
-        else:
-            y, after = in_segments(self._run, signal, ragged.lengths, state)
+            ragged = ragged and ragged._replace(x=signal)
+        y, after = self._run(signal, state) if ragged is None else self._run_ragged(ragged, state)
         if not self.return_sequences:
             return output_of(after[0]).clone(), after
         return y if ragged is None else ragged.pack(y), after
+
+    def _run_ragged(self, ragged: Ragged, state: State) -> tuple[Tensor, tuple[State, Tensor]]:
+        """Outputs, zero in padding, and the state of each sequence at its end."""
+        x, steps, alive = ragged.x, ragged.lengths, ragged.inside
+        if state is None and self._fast:
+            # Without input the state stays at zero: sequences may as well all end together.
+            ones = align_right(alive.to(x.dtype), steps)
+            y, after = self._run(align_right(x, steps), None, ones)
+            return align_left(y, steps), after
+        h, m = self._checked_state(x.shape[0], state)
+        x = x.to(compute_dtype(self._like().dtype))
+        y, h, m = self._run_general(x, h, m, state is None, alive)
+        return torch.where(alive, y, y.new_zeros(())), (h, m)
 
     def _run(
         self, x: Tensor, state: State, ones: Tensor | None = None
@@ -226,19 +231,24 @@ class LMU(NonlinearLMU):
         return output.to(dtype), (h.to(dtype), m)
 
     def _run_general(
-        self, x: Tensor, h: State, m: Tensor, from_zero: bool
+        self, x: Tensor, h: State, m: Tensor, from_zero: bool, alive: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
-        """Any other hidden cell or encoder: the memory at once where it can be, or step by step."""
+        """Any hidden cell or encoder: the memory at once where it can be, or step by step.
+
+        Where ``alive`` (batch, time, 1) is False there is padding, see :func:`run_steps`.
+        """
         if self._coupled or self.method == "loop":
-            return self._loop(x, h, m)
+            return self._loop(x, h, m, alive)
         dtype, cell = self._like().dtype, self._cell()
         last = not self.return_sequences and isinstance(cell, Module) and not cell.recurrent
+        last = last and alive is None
         states, m = self._linear_memory(x, None if from_zero else m, last)
+        m = m if alive is None else last_alive(states, alive)
         if isinstance(cell, Module):
-            y, h = cell.sequence(states, x[:, -1:] if last else x, h)
-            return y.to(dtype), h, m
+            y, h = cell.sequence(states, x[:, -1:] if last else x, h, alive)
+            return y, h, m
         with no_autocast(x.device):
-            y, h = cell.sequence(states, F.pad(x, (0, 1), value=1.0), h)
+            y, h = cell.sequence(states, F.pad(x, (0, 1), value=1.0), h, alive)
         return y.to(dtype), h.to(dtype), m
 
     def _linear_memory(self, x: Tensor, m: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
@@ -278,12 +288,21 @@ class LMU(NonlinearLMU):
 
     def explain(self, length: int, batch_size: int = 1) -> Choice:
         """Say how sequences of so many steps would be run, why, and at what cost."""
+        if self.method != "auto":
+            work = self._work(length, batch_size)
+            cost = work.lmu_cost(self.method) if self._fast else None
+            return Choice(self.method, "asked for by name", cost)
         if not self._fast:
             if self._coupled:
                 reason = "the hidden cell, or what is fed back, goes step by step"
                 return Choice("loop", reason)
             return Choice("parallel", "the memory is linear: all its states at once, then the cell")
-        work = Work(
+        transformed = is_transformed() and not torch.compiler.is_compiling()
+        work = self._work(length, batch_size)
+        return choose_lmu(work, feedback=self._coupled, transformed=transformed)
+
+    def _work(self, length: int, batch_size: int) -> Work:
+        return Work(
             length,
             self.memory_size,
             self.hidden_size,
@@ -291,8 +310,12 @@ class LMU(NonlinearLMU):
             self.memory_channels,
             self._like().device.type,
         )
-        transformed = is_transformed() and not torch.compiler.is_compiling()
-        return choose_lmu(work, feedback=self._coupled, transformed=transformed)
+
+    def extra_repr(self) -> str:
+        """The arguments that the layer was built with, without what has its default value."""
+        text = super().extra_repr()
+        text += "" if self.return_sequences else ", return_sequences=False"
+        return text if self.method == "auto" else f"{text}, method={self.method!r}"
 
     def _block_powers(self) -> Powers | None:
         """The kept powers of constant dynamics, computed at the first call; None if not kept."""

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu.layers._checks import (
     check_dtype,
     check_flag,
+    check_function,
     check_input,
     check_pair,
     check_probability,
@@ -128,7 +129,7 @@ class LMUFFT(LegendreModule):
                 "encode_input=False hands the input to the memory as it is, so that there must be "
                 f"input_size={input_size} memory_channels, got {memory_channels}"
             )
-        self.encoder_activation = encoder_activation
+        self.encoder_activation = check_function("encoder_activation", encoder_activation)
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
         factory = {"device": device, "dtype": dtype}
@@ -167,6 +168,7 @@ class LMUFFT(LegendreModule):
         )
         for name in ("input_to_hidden", "encode_input", "return_sequences"):
             text += "" if getattr(self, name) else f", {name}=False"
+        text += f", method={self.method!r}" if self.method != "auto" else ""
         if self.encoder_activation is not torch.relu:
             name = getattr(self.encoder_activation, "__name__", repr(self.encoder_activation))
             text += f", encoder_activation={name}"
@@ -314,6 +316,8 @@ class LMUFFT(LegendreModule):
             initial_state: Whether the call is given a state.
         """
         work = self._work(length, batch_size)
+        if self.return_sequences and self.method != "auto":
+            return work.choice(self.method, "asked for by name")
         if not self.return_sequences:
             return choose(work, all_states=False, initial_state=initial_state)
         return choose_readout(work, initial_state=initial_state, transformed=is_transformed())

@@ -1,14 +1,14 @@
 """Streams: a layer that keeps its own state and steps as fast as the machine allows."""
 
 import copy
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from lmu.layers._checks import check_input, check_size
-from lmu.layers._hidden import TANH
+from lmu.layers._hidden import TANH, output_of
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.stack import LMUStack
@@ -64,6 +64,12 @@ class Stream:
         x = x.detach() if x.requires_grad else x
         if torch.is_autocast_enabled(self._device.type):
             with no_autocast(self._device):
+                return self._step(x)
+        return self._step(x)
+
+    def _step(self, x: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled():  # what is kept must serve outside of it too
+            with torch.inference_mode(False), torch.no_grad():
                 return self._engine.step(x)
         return self._engine.step(x)
 
@@ -78,7 +84,7 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        with torch.no_grad(), no_autocast(self._device):
+        with torch.inference_mode(False), torch.no_grad(), no_autocast(self._device):
             self._engine.start(state)
 
     def reset(self, streams: Rows | None = None) -> None:
@@ -90,14 +96,23 @@ class Stream:
         """Read the layer's weights again; the state stays."""
         state = self.state
         self._engine = self._build()
-        self.state = state
+        dtype = compute_dtype(self._dtype)
+        self.state = map_state(lambda s: s.to(self._device, dtype), state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layer": self.layer, "batch_size": self.batch_size, "state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.layer, self.batch_size = state["layer"], state["batch_size"]
+        self._engine = self._build()
+        self.state = state["state"]
 
     def _build(self) -> "_Engine":
         layer = self.layer
         weight = layer._like()
         self._shape = torch.Size([self.batch_size, layer.input_size])
         self._device, self._dtype = weight.device, weight.dtype
-        with torch.no_grad(), no_autocast(weight.device):
+        with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
             if isinstance(layer, LMUFFT):
                 return _FFT(layer, self.batch_size)
             if isinstance(layer, LMU) and layer.hidden_cell == TANH and layer._linear_encoder:
@@ -121,41 +136,65 @@ class _Engine(Protocol):
 
 
 class _Steps:
-    """Any layer, by its own steps; a state of zeros is that of no past."""
+    """Any layer, by its own steps; a stream without a past is stepped without a state."""
 
     def __init__(self, layer: LMU | LMUStack, batch: int) -> None:
         self.layer = copy.deepcopy(layer).eval()
         like = layer._like()
-        _, like_states = self.layer.step(like.new_zeros(batch, layer.input_size), None)
-        self.now = map_state(torch.zeros_like, like_states)
+        _, example = self.layer.step(like.new_zeros(batch, layer.input_size), None)
+        self.zeros = map_state(torch.zeros_like, example)
+        self.start(None)
 
     def start(self, state: State) -> None:
-        def fit(zero: Tensor, given: Tensor) -> Tensor:
-            if zero.shape != given.shape:
-                raise ValueError(
-                    f"the state must have the shapes of the stream's, {tuple(zero.shape)}, "
-                    f"got {tuple(given.shape)}"
-                )
-            return given.to(zero, copy=True)
+        self.now, self.fresh = self.zeros, torch.ones(self._batch, dtype=torch.bool)
+        if state is not None:
+            self.now = self._fit(self.zeros, state)
+            self.fresh = torch.zeros_like(self.fresh)
+        self.all_old = not self.fresh.any()
 
-        self.now = map_state(fit, self.now, state)
+    @property
+    def _batch(self) -> int:
+        return len(output_of(self.zeros))
+
+    def _fit(self, zeros: State, state: State) -> State:
+        if isinstance(zeros, tuple):
+            if not isinstance(state, tuple | list) or len(state) != len(zeros):
+                raise TypeError(f"the state must be a tuple of {len(zeros)}, as the stream's is")
+            return tuple(self._fit(z, s) for z, s in zip(zeros, state, strict=True))
+        if not isinstance(state, Tensor) or state.shape != zeros.shape:
+            raise ValueError(f"a part of the state must have the shape {tuple(zeros.shape)}")
+        return state.to(zeros, copy=True)
 
     def step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            y, self.now = self.layer.step(x, self.now)
+            if self.all_old:
+                y, self.now = self.layer.step(x, self.now)
+                return y
+            rows = self.fresh.to(x.device)
+            first = self.layer.step(x, None)
+            later = self.layer.step(x, self.now)
+            self.all_old = True
+            self.fresh = torch.zeros_like(self.fresh)
+
+        def choose(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(rows.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+        y, self.now = map_state(choose, first, later)
         return y
 
     def state(self) -> State:
         return map_state(torch.clone, self.now)
 
     def reset(self, rows: Rows) -> None:
-        # A layer's state may share memory with what it gave out.
-        self.now = self.state()
-        map_state(lambda s: s.index_fill_(0, _indices(s, rows), 0), self.now)
+        self.fresh[rows if not isinstance(rows, Tensor) else rows.cpu()] = True
+        self.all_old = not self.fresh.any()
+        # What a state shows of a stream that has no past; a layer's may share memory with others.
+        mask = self.fresh.to(output_of(self.zeros).device)
 
+        def clear(s: Tensor) -> Tensor:
+            return torch.where(mask.view(-1, *[1] * (s.ndim - 1)), torch.zeros_like(s), s)
 
-def _indices(state: Tensor, rows: Rows) -> Tensor:
-    return torch.arange(len(state), device=state.device)[rows].reshape(-1)
+        self.now = map_state(clear, self.now)
 
 
 class _LMU:

@@ -11,13 +11,15 @@ from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
 
 OURS = (LMU, LMUCell, LMUFFT, LMUStack, Bidirectional)
 THEIRS = (
-    nn.Linear, nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNorm, nn.RMSNorm, nn.Dropout,
-    nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus,
+    nn.Linear, nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d,
+    nn.Dropout, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU,
+    nn.PReLU, nn.Softplus,
 )  # fmt: skip
 MODULES = {kind.__name__: kind for kind in OURS} | {f"nn.{kind.__name__}": kind for kind in THEIRS}
 FUNCTIONS = {
     "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "sin": torch.sin,
     "gelu": F.gelu, "silu": F.silu, "elu": F.elu, "softplus": F.softplus, "F.relu": F.relu,
+    "F.tanh": F.tanh, "F.sigmoid": F.sigmoid,
 }  # fmt: skip
 
 
@@ -31,8 +33,8 @@ def describe(value: Any) -> Any:
         return value
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, nn.Sequential | nn.ModuleList):
-        kind = "nn.Sequential" if isinstance(value, nn.Sequential) else "list"
+    if type(value) in {nn.Sequential, nn.ModuleList} and _numbered(value):
+        kind = "nn.Sequential" if type(value) is nn.Sequential else "list"
         return {"class": kind, "items": [describe(item) for item in value]}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
@@ -74,17 +76,27 @@ def build(value: Any) -> Any:
     return MODULES[kind](**arguments)
 
 
+def _numbered(modules: Any) -> bool:
+    """Whether the parts go by their places, and not by names."""
+    return [name for name, _ in modules.named_children()] == [str(i) for i in range(len(modules))]
+
+
+def _dtype(module: Any) -> torch.dtype | None:
+    if hasattr(module, "_like"):
+        return module._like().dtype
+    like = next(module.parameters(), None)
+    return None if like is None else like.dtype
+
+
 def _arguments(module: nn.Module) -> dict[str, Any]:
     """What the constructor of a module was given, read from its attributes."""
     found: dict[str, Any] = {}
-    for name in inspect.signature(type(module)).parameters:
+    for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in {"device", "initializers"}:
             continue  # where weights are loaded to, and what they are before
-        if name == "dtype":
-            like = next(module.parameters(), None)
-            value = None if like is None else like.dtype
-        else:
-            value = getattr(module, name)
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            continue  # of modules without arguments, such as nn.Tanh
+        value = _dtype(module) if name == "dtype" else getattr(module, name)
         # In PyTorch's modules the argument is a flag and the attribute may be the parameter.
         if name == "bias":
             value = value is not None and value is not False

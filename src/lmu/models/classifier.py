@@ -41,9 +41,11 @@ class SequenceClassifier(nn.Module, HubModel):
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.layer, self.num_classes = layer, num_classes
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, num_classes)
+        like = getattr(layer, "_like", lambda: next(layer.parameters(), None))()
+        factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        self.classifier = nn.Linear(hidden_size, num_classes, **factory)
 
-    def forward(self, x: Tensor | PackedSequence, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | PackedSequence, lengths: Any = None) -> Tensor:
         """Logits of each class.
 
         Args:

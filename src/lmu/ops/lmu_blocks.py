@@ -101,7 +101,8 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
     outputs = []
     for x_b in x.split(steps, dim=1):
         size = x_b.shape[1]
-        given = x_b @ o.X + m @ o.W.mT + (m @ o.D[:size].mT @ o.W.mT).transpose(0, 1)
+        before = m @ o.W.mT + m @ o.D[:size].mT @ o.W.mT  # (steps, batch, width)
+        given = x_b @ o.X + before.transpose(0, 1)
         slot = torch.nn.functional.pad(h, (0, len(o.M) - n))
         for base in given.unbind(1):
             total = base + slot @ o.M

@@ -30,11 +30,22 @@ class Preset:
 
 # Chilkuri & Eliasmith, ICML 2021 (166,092 parameters); Voelker et al., 2019 (102,027 parameters).
 # The learning rate of the first was chosen among 3e-3, 5e-3 and 8e-3 on validation digits, 3 seeds.
-PRESETS = {"lmufft": Preset(346, 468, 0.5, 8e-3), "lmu": Preset(212, 256, 0.0, 1e-3)}
+# Ours: as many polynomials as pixels, read by two layers with batch normalization.
+PRESETS = {
+    "lmufft": Preset(346, 468, 0.5, 8e-3),
+    "lmu": Preset(212, 256, 0.0, 1e-3),
+    "deep": Preset(512, 784, 0.5, 2e-3),
+}
 
 
 def build_model(
-    model: str, *, hidden_size: int, memory_size: int, theta: float, dropout: float
+    model: str,
+    *,
+    hidden_size: int,
+    memory_size: int,
+    theta: float,
+    dropout: float,
+    input_dropout: float = 0.0,
 ) -> SequenceClassifier:
     """A classifier of pixel sequences (batch, 784, 1) into 10 digits.
 
@@ -43,20 +54,60 @@ def build_model(
         hidden_size: Number of hidden units.
         memory_size: Order of the memory.
         theta: Length of the memory's window, in pixels.
-        dropout: Probability that a hidden unit is dropped before the classifier.
+        dropout: Probability that a hidden unit is dropped before the classifier, and in ``"deep"``
+            before its second layer.
+        input_dropout: Probability that a pixel is dropped.
 
     Raises:
         ValueError: The model is unknown, or an argument is out of range.
     """
     layer: nn.Module
     if model == "lmufft":
-        layer = LMUFFT(1, hidden_size, memory_size, PIXELS, theta, return_sequences=False)
+        layer = LMUFFT(
+            1,
+            hidden_size,
+            memory_size,
+            PIXELS,
+            theta,
+            return_sequences=False,
+            dropout=input_dropout,
+        )
     elif model == "lmu":
-        layer = LMU(1, hidden_size, memory_size, theta)
+        layer = LMU(1, hidden_size, memory_size, theta, dropout=input_dropout)
         _initialize_as_published(layer)
+    elif model == "deep":
+        layer = _deep(hidden_size, memory_size, theta, dropout, input_dropout)
     else:
         raise ValueError(f"model must be one of {', '.join(PRESETS)}, got {model!r}")
     return SequenceClassifier(layer, CLASSES, dropout)
+
+
+def _deep(
+    hidden_size: int, memory_size: int, theta: float, dropout: float, input_dropout: float
+) -> LMU:
+    """The window's polynomials as they are at the end, read by two layers."""
+    read_out = nn.Sequential(
+        nn.Linear(memory_size, hidden_size),
+        nn.BatchNorm1d(hidden_size),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_size, hidden_size),
+        nn.BatchNorm1d(hidden_size),
+        nn.ReLU(),
+    )
+    return LMU(
+        1,
+        hidden_size,
+        memory_size,
+        theta,
+        hidden_cell=read_out,
+        hidden_to_memory=False,
+        memory_to_memory=False,
+        input_to_hidden=False,
+        encode_input=False,
+        dropout=input_dropout,
+        return_sequences=False,
+    )
 
 
 def _initialize_as_published(layer: LMU) -> None:

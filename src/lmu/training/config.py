@@ -26,14 +26,17 @@ class RunConfig:
     """Settings of a run on permuted sequential MNIST.
 
     Attributes:
-        model: ``"lmufft"`` or ``"lmu"``.
+        model: ``"lmufft"`` or ``"lmu"``, the published ones, or ``"deep"``.
         hidden_size: Number of hidden units; that of the published model if None.
         memory_size: Order of the memory; that of the published model if None.
         theta: Length of the window, in pixels.
-        dropout: Before the classifier, in [0, 1); 0.5 for lmufft and 0 for lmu if None.
+        dropout: Before the classifier, in [0, 1); 0 for lmu and 0.5 for the others if None.
+        input_dropout: Of pixels, in [0, 1).
         epochs: Passes over the training part.
         batch_size: Digits per step and process.
         learning_rate: Of Adam.
+        weight_decay: Of matrices, decoupled from the gradient, at least 0.
+        label_smoothing: Share of the target that is spread over all classes in training, in [0, 1).
         schedule: Course of the learning rate, ``"cosine"`` or ``"constant"``.
         patience: Stop after so many epochs without a better validation accuracy; 0 never stops.
         seed: Seed of weights, order of the digits and dropout, from 0 to 2^32 - 1.
@@ -56,9 +59,12 @@ class RunConfig:
     memory_size: int | None = None
     theta: float = 784.0
     dropout: float | None = None
+    input_dropout: float = 0.0
     epochs: int = 15
     batch_size: int = 100
     learning_rate: float = PRESETS["lmufft"].learning_rate
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
     schedule: Schedule = "cosine"
     patience: int = 0
     seed: int = 0
@@ -82,8 +88,12 @@ class RunConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, f"must be a positive number, got {value}")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ConfigError("dropout", f"must lie in [0, 1), got {self.dropout}")
+        for name in ("dropout", "input_dropout", "label_smoothing"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ConfigError(name, f"must lie in [0, 1), got {value}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError("weight_decay", f"must be at least 0, got {self.weight_decay}")
         check_seed(self.seed)
         if self.full_train and self.patience:
             raise ConfigError(
@@ -99,6 +109,7 @@ class RunConfig:
             "memory_size": preset.memory_size if self.memory_size is None else self.memory_size,
             "theta": self.theta,
             "dropout": preset.dropout if self.dropout is None else self.dropout,
+            "input_dropout": self.input_dropout,
         }
 
 

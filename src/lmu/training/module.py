@@ -47,6 +47,8 @@ class ClassificationModule(LightningModule):
         learning_rate: Of Adam.
         schedule: ``"constant"``, or ``"cosine"``: falls to zero over ``epochs``, epoch by epoch.
         epochs: Epochs that the schedule spans.
+        weight_decay: Of matrices, decoupled from the gradient.
+        label_smoothing: Share of the target that is spread over all classes in training.
         seed: Seed of the run, from which dropout's randomness is derived for each epoch.
     """
 
@@ -59,6 +61,8 @@ class ClassificationModule(LightningModule):
         schedule: Schedule,
         epochs: int,
         seed: int,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -67,6 +71,8 @@ class ClassificationModule(LightningModule):
         self.schedule = schedule
         self.epochs = epochs
         self.seed = seed
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
         self.evaluation: Metrics | None = None
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._confusion = torch.zeros(())
@@ -75,7 +81,14 @@ class ClassificationModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, in one kernel where PyTorch has it, and the schedule."""
         fused = self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=fused)
+        # Biases, encoders and normalizations are few numbers that no decay should hold down.
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
         if self.schedule == "constant":
             return optimizer
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
@@ -90,7 +103,7 @@ class ClassificationModule(LightningModule):
         """Mean cross-entropy of a batch."""
         x, y = batch
         logits = self.model(x)
-        loss = F.cross_entropy(logits, y)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._steps.append((loss.detach(), logits.detach(), y))
         return loss
 

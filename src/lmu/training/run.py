@@ -181,6 +181,8 @@ def build_module(config: RunConfig) -> ClassificationModule:
         schedule=config.schedule,
         epochs=config.epochs,
         seed=config.seed,
+        weight_decay=config.weight_decay,
+        label_smoothing=config.label_smoothing,
     )
 
 
