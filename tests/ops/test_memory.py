@@ -22,6 +22,9 @@ def test_choice_names_a_method_and_a_reason():
     assert choose(Work(1, 64), all_states=True).method == "recurrent"
     assert choose(Work(100, 64), all_states=True, initial_state=True).method == "chunked"
     assert choose(Work(10**6, 64), all_states=True).method == "chunked"
+    assert choose(Work(100, 64, batch=9), all_states=True).method == "fft"
+    traced = choose(Work(100, 64, batch=9), all_states=True, transformed=True)
+    assert traced.method == "chunked"
     for length in (1, 2, 500, 10**6):
         for order in (1, 64, 1024):
             for all_states in (False, True):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lmu.layers.state import State, map_state
 from lmu.ops._autograd import is_transformed
+from lmu.ops._precision import is_autocast
 from lmu.ops.lmu_parallel import recurrence
 
 TANH = "tanh"  # the name of the default cell, whose weights are the layer's own
@@ -192,7 +193,7 @@ def _has_kernel(cell: nn.Module | None, z: Tensor) -> bool:
         return False
     # A hook must be called at every step: pruning makes weights in one.
     hooked = any(getattr(cell, name) for name in _HOOKS)
-    return not (hooked or is_transformed() or torch.is_autocast_enabled(z.device.type))
+    return not (hooked or is_transformed() or is_autocast(z.device))
 
 
 def _run_kernel(cell: Any, z: Tensor, state: State) -> tuple[Tensor, State]:

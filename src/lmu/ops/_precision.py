@@ -18,11 +18,14 @@ def power_dtype(device: torch.device) -> torch.dtype:
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which nothing is narrowed."""
-    if not torch.amp.is_autocast_available(device.type):  # as on the meta device
-        return nullcontext()
-    if not torch.is_autocast_enabled(device.type):  # entering the context takes microseconds
+    if not is_autocast(device):  # entering the context takes microseconds
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Whether tensors of the device are narrowed; never on those, such as meta, that lack it."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmu.ops._autograd import is_transformed
 from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast
 from lmu.ops.choice import Choice, Work, compare
@@ -37,7 +38,9 @@ METHODS: dict[str, Method] = {
 }
 
 
-def choose(work: Work, *, all_states: bool, initial_state: bool = False) -> Choice:
+def choose(
+    work: Work, *, all_states: bool, initial_state: bool = False, transformed: bool = False
+) -> Choice:
     """Pick the method of a memory: a pure function, the same everywhere."""
     if not all_states:
         return work.choice("final", "only the last state is wanted: one matrix product gives it")
@@ -45,6 +48,8 @@ def choose(work: Work, *, all_states: bool, initial_state: bool = False) -> Choi
         return work.choice("recurrent", "a single step needs no transform")
     if initial_state:
         return work.choice("chunked", "an initial state is one more row of a chunk's product")
+    if transformed:
+        return work.choice("chunked", "compilers and torch.func see plain products in it")
     fft, chunked = work.states_seconds("fft"), work.states_seconds("chunked")
     if fft <= chunked:
         return work.choice("fft", f"all states: {compare(fft, chunked)} in chunks")
@@ -85,7 +90,12 @@ def memory(
     """
     check_memory(u, Ad, Bd, m_0, H)
     if method == "auto":
-        method = choose(work_of(u, Bd), all_states=True, initial_state=m_0 is not None).method
+        method = choose(
+            work_of(u, Bd),
+            all_states=True,
+            initial_state=m_0 is not None,
+            transformed=is_transformed(),
+        ).method
     name = method
     if not _lookup(name).all_states:
         raise ValueError(
