@@ -100,7 +100,10 @@ def psmnist_runs() -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-PROTOCOL = ("model", "epochs", "learning_rate", "schedule", "batch_size", "full_train", "precision")
+PROTOCOL = (
+    *("model", "epochs", "learning_rate", "schedule", "batch_size", "full_train", "precision"),
+    *("weight_decay", "label_smoothing", "input_dropout"),
+)
 
 
 def psmnist() -> str:
@@ -109,21 +112,27 @@ def psmnist() -> str:
     for run in psmnist_runs():
         if run["config"]["limit"] is not None:
             raise ValueError("a committed run saw only a part of the digits")
-        key = (*(run["config"][name] for name in PROTOCOL), run["machine"]["torch_threads"])
+        settings = [run["config"].get(name, 0.0) for name in PROTOCOL]
+        key = (*settings, run["machine"]["torch_threads"])
         groups.setdefault(key, []).append(run)
     rows = [
         "| model | parameters | recipe | seeds | test accuracy | seconds per epoch (threads) |",
         "|---|--:|---|--:|--:|--:|",
     ]
     largest_first = sorted(groups.items(), key=lambda item: -item[1][0]["parameters"])
-    for (model, epochs, rate, schedule, _, full_train, _, threads), group in largest_first:
+    for key, group in largest_first:
+        model, epochs, rate, schedule, batch, full_train, _, *rest = key
+        *extras, threads = rest
+        recipe = f"{epochs} epochs of batches of {batch}, Adam {rate:g}, {schedule}"
+        for name, value in zip(PROTOCOL[-3:], extras, strict=True):
+            recipe += f", {name.replace('_', ' ')} {value:g}" if value else ""
         accuracy = [100 * run["test_accuracy"] for run in group]
         spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
         pace = statistics.median(s for run in group for s in run["seconds_per_epoch"])
         digits = "60,000" if full_train else "55,000"
         rows.append(
             f"| {model} | {group[0]['parameters']:,} "
-            f"| {digits} digits, {epochs} epochs, Adam {rate:g}, {schedule} | {len(group)} "
+            f"| {digits} digits, {recipe} | {len(group)} "
             f"| {statistics.mean(accuracy):.2f} %{spread} | {pace:.1f} ({threads}) |"
         )
     return "\n".join(rows)
