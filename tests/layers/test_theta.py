@@ -156,3 +156,18 @@ def test_wrong_arguments():
         built("LMUFFT", (1.0, -1.0), memory_channels=2)
     with pytest.raises(TypeError, match="learn_theta must be True or False, got 1"):
         built("LMUFFT", 14.0, learn_theta=1)
+
+
+@pytest.mark.parametrize(
+    "given", [torch.tensor([9.0, 5.0]), (9, 5), range(9, 4, -4), [9.0, 5.0]], ids=str
+)
+def test_windows_of_channels_as_any_sequence(given):
+    layer = LMU(1, 3, 4, given, memory_channels=2)
+    assert layer.theta == (9.0, 5.0)
+    assert layer.Ad.shape == (2, 4, 4)
+
+
+def test_a_window_that_is_a_tensor_without_axes():
+    layer = LMU(1, 3, 4, torch.tensor(9.0), memory_channels=2)  # pyright: ignore[reportArgumentType]
+    assert layer.theta == 9.0
+    assert layer.Ad.shape == (4, 4)

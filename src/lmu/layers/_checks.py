@@ -98,18 +98,18 @@ def check_cell_state(
                 )
 
 
-def check_thetas(theta: Any, channels: int) -> list[Any]:
-    """Return the window of each channel; one that all channels share stands alone."""
+def check_thetas(theta: Any, channels: int) -> tuple[list[Any], bool]:
+    """Return the window of each channel, or one that all share and True."""
     if hasattr(theta, "tolist"):  # an array or a tensor
         theta = theta.tolist()
     if not isinstance(theta, Sequence) or isinstance(theta, str):
-        return [theta]  # type: ignore[list-item]  # a number, or refused where it is used
+        return [theta], True  # a number, or refused where it is used
     if len(theta) != channels:
         raise ValueError(
             f"theta must be one number or one for each of the {channels} memory channels, "
             f"got {len(theta)} numbers"
         )
-    return list(theta)
+    return list(theta), False
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:

@@ -60,11 +60,11 @@ class LegendreModule(nn.Module):
                 "learn_theta trains the matrices through theta and learn_a, learn_b train them "
                 "freely: choose one of the two"
             )
-        thetas = check_thetas(theta, memory_channels)
+        thetas, shared = check_thetas(theta, memory_channels)
         with torch.inference_mode(False), torch.no_grad():
             systems = [discretize(*legt(memory_size, value), discretizer) for value in thetas]
             Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
-        if isinstance(theta, float | int) or not hasattr(theta, "__len__"):
+        if shared:
             Ad, Bd = Ad[0], Bd[0]
         self._exact: dict[str, Tensor] = {"Ad": Ad, "Bd": Bd}
         self._theta = tuple(float(v) for v in thetas) if Ad.ndim == 3 else float(thetas[0])
