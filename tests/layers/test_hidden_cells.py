@@ -463,3 +463,12 @@ def test_hidden_size_is_compared_with_what_a_cell_gives():
     layer = LMU(2, 4, 5, 12.0, hidden_cell=nn.Sequential(nn.Linear(7, 5)), hidden_to_memory=False)
     with pytest.raises(ValueError, match="gives 5 features, and hidden_size is 4"):
         layer(torch.randn(1, 3, 2))
+
+
+def test_forced_blocks_refuse_what_they_cannot_run():
+    layer = build("tanh", method="blocks")
+    x = torch.randn(2, 9, 2, dtype=F64)
+    y, state = layer(x, lengths=[9, 4])
+    torch.testing.assert_close(y[1, :4], layer(x[1:, :4])[0][0])
+    with pytest.raises(ValueError, match="'blocks' cannot go on from a state with sequences"):
+        layer(x, state, lengths=[9, 4])

@@ -200,6 +200,11 @@ class LMU(NonlinearLMU):
             ones = align_right(alive.to(x.dtype), steps)
             y, after = self._run(align_right(x, steps), None, ones)
             return align_left(y, steps), after
+        if self.method in {"blocks", "triton"}:
+            raise ValueError(
+                f"method {self.method!r} cannot go on from a state with sequences of several "
+                "lengths: choose 'auto' or 'loop'"
+            )
         h, m = self._checked_state(x.shape[0], state)
         x = x.to(compute_dtype(self._like().dtype))
         y, h, m = self._run_general(x, h, m, state is None, alive)
