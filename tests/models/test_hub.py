@@ -110,6 +110,11 @@ def test_copies_and_pickles():
         torch.testing.assert_close(call(twin), call(model), rtol=0, atol=0)
 
 
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
+        SequenceClassifier.from_pretrained(tmp_path / "nowhere")
+
+
 def test_weights_that_are_missing_are_not_passed_over(tmp_path):
     from safetensors.torch import load_file, save_file
 

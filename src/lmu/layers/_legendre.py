@@ -161,6 +161,8 @@ class LegendreModule(nn.Module):
         if delays is None:
             delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
         steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+        if steps.ndim != 1:
+            raise ValueError(f"delays must have the shape (points,), got {tuple(steps.shape)}")
         if steps.numel() and not (-0.5 <= steps.min() <= steps.max() <= min(windows) - 0.5):
             raise ValueError(
                 f"delays must lie within -0.5 and {min(windows) - 0.5:g} steps, the window, got "

@@ -74,6 +74,26 @@ class HubModel(
         os.replace(part, path)  # whole, or not at all
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """Build a model from a folder or from the Hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder that ``save_pretrained`` wrote, or a name on
+                the Hub, ``"owner/name"``.
+            kwargs: Those of the mixin, such as ``revision``.
+
+        Raises:
+            FileNotFoundError: A path, not a name, is no folder.
+            ImportError: ``huggingface_hub`` is not installed.
+        """
+        require("huggingface_hub", "safetensors", extra="hub")
+        where = Path(pretrained_model_name_or_path)
+        is_name = not where.is_absolute() and len(where.parts) <= 2
+        if not where.is_dir() and not is_name:
+            raise FileNotFoundError(f"no such folder: {where}")
+        return super().from_pretrained(str(where), **kwargs)
+
+    @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Any:
         for name in inspect.signature(cls).parameters:
             if name in kwargs:
