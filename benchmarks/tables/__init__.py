@@ -1,0 +1,36 @@
+"""The tables of README and docs, from committed results: ``python -m benchmarks.tables``."""
+
+import re
+
+from benchmarks.tables import export, psmnist, speed
+from benchmarks.tables._shared import ROOT
+
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+
+TABLES = {
+    "export-step": export.step,
+    "export-sequence": export.sequence,
+    "export-int8": export.int8,
+    "speed": speed.speed,
+    "scaling": speed.scaling,
+    "overhead": speed.overhead,
+    "accuracy": speed.accuracy,
+    "psmnist": psmnist.runs,
+    "lmu-curve": psmnist.lmu_curve,
+}
+
+
+def render(text: str) -> str:
+    """The text with what stands between its table marks written anew."""
+    for name, table in TABLES.items():
+        mark = f"<!-- table: {name} -->"
+        if mark not in text:
+            continue
+        text = re.sub(
+            f"{mark}.*?<!-- end -->",
+            lambda _, mark=mark, table=table: f"{mark}\n{table()}\n<!-- end -->",
+            text,
+            flags=re.DOTALL,
+        )
+    return text
