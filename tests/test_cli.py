@@ -87,7 +87,7 @@ def test_predict_writes_a_picture(run_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("--model", "lstm", "'lstm'"),
+        ("--model", "cnn", "'cnn'"),
         ("--schedule", "step", "'step'"),
         ("--hidden-size", "0", "at least 1, got 0"),
         ("--memory-size", "0", "at least 1, got 0"),

@@ -32,6 +32,23 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model(x), model(x))
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_of_pytorch(kind) -> None:
+    torch.manual_seed(0)
+    model = SequenceClassifier(kind(2, 5, num_layers=2, batch_first=True), 3)
+    x, lengths = torch.randn(4, 6, 2), [6, 3, 1, 5]
+    output, _ = model.layer(x)
+    last = torch.stack([output[i, n - 1] for i, n in enumerate(lengths)])
+    torch.testing.assert_close(model(x), model.classifier(output[:, -1]))
+    torch.testing.assert_close(model(x, lengths), model.classifier(last))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"batch_first": True, "bidirectional": True}])
+def test_what_is_refused_of_pytorch(arguments) -> None:
+    with pytest.raises(ValueError, match="GRU must have batch_first=True and bidirectional=False"):
+        SequenceClassifier(nn.GRU(2, 5, **arguments), 3)
+
+
 @pytest.mark.parametrize(
     ("layer", "classes", "dropout", "error", "says"),
     [

@@ -43,9 +43,34 @@ def test_lmu_starts_as_a_bare_memory_that_reads_the_pixels() -> None:
     torch.testing.assert_close(h_n, torch.tanh(m @ layer.W_m.T))
 
 
-def test_unknown_model() -> None:
-    with pytest.raises(ValueError, match="lmufft, lmu, deep, got 'lstm'"):
-        build_model("lstm", hidden_size=1, memory_size=1, theta=1.0, dropout=0.0)
+@pytest.mark.parametrize(
+    ("model", "arguments", "says"),
+    [
+        ("cnn", {}, "lmufft, lmu, deep, lstm, gru, got 'cnn'"),
+        ("lstm", {}, "lstm has no memory_size"),
+        ("gru", {"memory_size": None, "input_dropout": 0.1}, "no input dropout"),
+        ("lmu", {"memory_size": None}, "lmu needs a memory_size"),
+        ("lmufft", {"layers": 3}, "for deep, not for lmufft"),
+        ("lmu", {"hidden_noise": 0.3}, "for deep, not for lmu"),
+    ],
+)
+def test_wrong_models(model: str, arguments: dict[str, Any], says: str) -> None:
+    given: dict[str, Any] = {"hidden_size": 1, "memory_size": 1, "theta": 1.0, "dropout": 0.0}
+    with pytest.raises(ValueError, match=says):
+        build_model(model, **given | arguments)
+
+
+def test_the_deep_model_is_a_fixed_transform_and_layers_that_read_it() -> None:
+    arguments: dict[str, Any] = {"hidden_size": 6, "memory_size": 9, "theta": 40.0, "dropout": 0.5}
+    model = build_model("deep", layers=3, hidden_noise=0.3, **arguments)
+    kinds = [type(part).__name__ for part in model.layer.hidden_cell]  # pyright: ignore
+    layer = ["Linear", "BatchNorm1d", "GaussianNoise", "ReLU", "Dropout"]
+    assert kinds == (3 * layer)[:-1]
+    torch.manual_seed(0)
+    x = torch.rand(2, 40, 1)
+    model.eval()
+    m = memory(x, model.layer.Ad, model.layer.Bd)[1].squeeze(1)  # pyright: ignore
+    torch.testing.assert_close(model(x), model.classifier(model.layer.hidden_cell(m)))  # pyright: ignore
 
 
 def test_default_permutation() -> None:

@@ -8,7 +8,7 @@ from lmu.training.config import ConfigError, RunConfig
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("model", "lstm", "lmufft, lmu, deep, got 'lstm'"),
+        ("model", "cnn", "lmufft, lmu, deep, lstm, gru, got 'cnn'"),
         ("schedule", "step", "constant, cosine, got 'step'"),
         ("hidden_size", 0, "at least 1, got 0"),
         ("memory_size", -1, "at least 1, got -1"),
@@ -26,6 +26,11 @@ from lmu.training.config import ConfigError, RunConfig
         ("input_dropout", 1.5, r"\[0, 1\), got 1.5"),
         ("label_smoothing", math.nan, r"\[0, 1\), got nan"),
         ("weight_decay", -0.1, "at least 0, got -0.1"),
+        ("input_noise", -0.1, "at least 0, got -0.1"),
+        ("hidden_noise", math.nan, "at least 0, got nan"),
+        ("layers", 0, "at least 1, got 0"),
+        ("gradient_clip", 0.0, "positive number, got 0.0"),
+        ("max_seconds", -1.0, "positive number, got -1.0"),
         ("seed", -1, "got -1"),
         ("seed", 2**32, "got 4294967296"),
     ],

@@ -25,6 +25,7 @@ from lmu.training.report import PICTURES
 from lmu.training.run import (
     RunInterruptedError,
     RunResult,
+    build_module,
     evaluate,
     resume_config,
     train,
@@ -312,6 +313,27 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, finished: Run
     torch.save(content, tmp_path / "new.ckpt")
     with pytest.raises(CheckpointError, match="format 99"):
         load_checkpoint(tmp_path / "new.ckpt")
+
+
+def test_time_is_up_in_the_middle_of_an_epoch(output: Path) -> None:
+    settings: dict[str, Any] = {"hidden_size": 4, "batch_size": 2, "limit": 200}
+    config = RunConfig("gru", epochs=9, max_seconds=0.1, accelerator="cpu", **settings)
+    result = train(config, output=output)
+    (row,) = result.metrics["history"]
+    steps = torch.load(result.folder / LAST, weights_only=True)["global_step"]
+    assert 0 < steps < 100
+    assert row["seconds"] >= 0.1
+    assert not (result.folder / "window.png").exists()  # it has no memory to draw
+    assert result.metrics["test_digits"] == 200
+
+
+def test_noise_is_added_in_training_only(small: dict[str, Any]) -> None:
+    plain = build_module(RunConfig(**small))
+    noisy = build_module(RunConfig(input_noise=0.5, **small))
+    x = torch.zeros(3, 784, 1)
+    assert torch.equal(plain.noise(x), x)
+    assert abs(noisy.noise(x).std() - 0.5) < 0.05
+    assert torch.equal(noisy.eval().noise(x), x)
 
 
 def test_early_stopping_is_off_by_default(small: dict[str, Any], output: Path) -> None:

@@ -49,7 +49,7 @@ def _given_lightning(context: typer.Context) -> str | None:
 def _given_checkpoint(context: typer.Context) -> str | None:
     if "checkpoint" in context.params:
         return "checkpoint"
-    return "--resume" if context.params["resume"] else None
+    return "--resume" if context.params.get("resume") else None
 
 
 @contextmanager

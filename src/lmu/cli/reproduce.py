@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lmu.cli._shared import console
+from lmu.cli._shared import DataOption, clear_errors, console
 
 app = typer.Typer(help="Run an experiment of the papers and leave its figures in a file.")
 
@@ -14,6 +14,39 @@ app = typer.Typer(help="Run an experiment of the papers and leave its figures in
 @app.callback()
 def _root() -> None:
     """Keep the name of the experiment a command of its own."""
+
+
+@app.command()
+def psmnist(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="lmufft, lmu, deep, small, lstm, gru. Default: all, in hours."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each model. Default: its recipe's, 1 to 5.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder; each run leaves <model>-seed<n>.json in it.")
+    ] = Path("runs/psmnist-table"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few digits, one epoch, one seed.")
+    ] = False,
+    data: DataOption = None,
+) -> None:
+    """Every model of the psMNIST table with its recipe. What is there already is not repeated."""
+    with clear_errors(context):
+        from lmu.experiments.psmnist import RECIPES, run
+        from lmu.training.run import RunInterruptedError
+
+        changes: dict[str, Any] = {"limit": 300, "epochs": 1, "max_seconds": 20} if quick else {}
+        names = models or list(RECIPES)
+        seeds = 1 if quick and seeds is None else seeds
+        try:
+            run(names, output, seeds=seeds, console=console, data=data, **changes)
+        except RunInterruptedError as error:
+            console.print("Interrupted: the same command goes on from here.", highlight=False)
+            raise typer.Exit(error.exit_code) from error
 
 
 @app.command()

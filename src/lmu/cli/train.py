@@ -30,6 +30,8 @@ class Model(str, Enum):
     LMUFFT = "lmufft"
     LMU = "lmu"
     DEEP = "deep"
+    LSTM = "lstm"
+    GRU = "gru"
 
 
 class Schedule(str, Enum):
@@ -43,25 +45,41 @@ class Schedule(str, Enum):
 def psmnist(
     context: typer.Context,
     model: Annotated[
-        Model, typer.Option(help="lmufft, lmu: published. deep: ours.")
+        Model,
+        typer.Option(help="lmufft, lmu: published. deep: ours. lstm, gru: for comparison."),
     ] = Model.LMUFFT,
     hidden_size: Annotated[
-        int | None, typer.Option(help="Hidden units. Default: 346 (lmufft), 212 (lmu), 512 (deep).")
+        int | None,
+        typer.Option(help="Hidden units. Default: 346 (lmufft), 212 (lmu), 512 (deep), ..."),
     ] = None,
     memory_size: Annotated[
         int | None,
         typer.Option(help="Order of the memory. Default: 468 (lmufft), 256 (lmu), 784 (deep)."),
     ] = None,
+    layers: Annotated[int, typer.Option(help="Hidden layers of deep.")] = 2,
     theta: Annotated[float, typer.Option(help="Length of the window in pixels.")] = 784.0,
     dropout: Annotated[
-        float | None, typer.Option(help="Before the classifier. Default: 0.5, but 0 for lmu.")
+        float | None,
+        typer.Option(help="Before the classifier. Default: 0.5 (lmufft, deep), 0 (the others)."),
     ] = None,
     input_dropout: Annotated[float, typer.Option(help="Of pixels.")] = 0.0,
+    input_noise: Annotated[
+        float, typer.Option(help="Added to pixels in training: its standard deviation.")
+    ] = 0.0,
+    hidden_noise: Annotated[
+        float, typer.Option(help="Likewise in deep, after each normalization.")
+    ] = 0.0,
     epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 15,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Stop training after so long, whatever --epochs says.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Digits per step and process.")] = 100,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.001 (lmu), 0.002 (deep)."),
+        typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.002 (deep), 0.001."),
+    ] = None,
+    gradient_clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient. Default: any.")
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of matrices, as in AdamW.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Of the training loss.")] = 0.0,
@@ -141,6 +159,6 @@ def _show_result(folder: Path, metrics: dict[str, Any], seconds: float) -> None:
     from lmu.training.report import PICTURES
 
     console.print("Pictures:", highlight=False)
-    for name in PICTURES:
+    for name in (name for name in PICTURES if (folder / name).exists()):
         console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
     console.print(f"Test again: lmu eval {folder}", highlight=False, soft_wrap=True)

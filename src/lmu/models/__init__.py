@@ -1,5 +1,6 @@
 """Ready models built of the layers."""
 
 from lmu.models.classifier import SequenceClassifier
+from lmu.models.noise import GaussianNoise
 
-__all__ = ["SequenceClassifier"]
+__all__ = ["GaussianNoise", "SequenceClassifier"]

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu.models.noise import GaussianNoise
 
-OURS = (LMU, LMUCell, LMUFFT, LMUStack, Bidirectional)
+OURS = (LMU, LMUCell, LMUFFT, LMUStack, Bidirectional, GaussianNoise)
 THEIRS = (
     nn.Linear, nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d,
     nn.Dropout, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU,

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lmu.models._config import describe
 from lmu.models._hub import HubModel
@@ -15,14 +16,16 @@ class SequenceClassifier(nn.Module, HubModel):
     Args:
         layer: Any layer of lmu, or any module with an integer ``hidden_size`` that maps x (batch,
             time, input_size) to ``(output, h_n)`` or ``(output, (h_n, ...))``, with h_n (batch,
-            hidden_size), or a tuple that starts with it.
+            hidden_size), or a tuple that starts with it. Also ``nn.LSTM``, ``nn.GRU`` and
+            ``nn.RNN`` with ``batch_first=True`` and one direction, whose last layer is read.
         num_classes: Number of classes, at least 2.
         dropout: Probability that a hidden unit is dropped in training, in [0, 1).
 
     Raises:
         TypeError: The layer is not a module with an integer ``hidden_size``, or ``num_classes`` is
             not an integer.
-        ValueError: ``num_classes`` or ``dropout`` is out of range.
+        ValueError: ``num_classes`` or ``dropout`` is out of range, or a PyTorch layer is not
+            batch-first or has two directions.
     """
 
     def __init__(self, layer: nn.Module, num_classes: int, dropout: float = 0.0) -> None:
@@ -32,6 +35,11 @@ class SequenceClassifier(nn.Module, HubModel):
             raise TypeError(
                 f"layer must be a module with an integer hidden_size, such as LMU or LMUFFT, "
                 f"got {type(layer).__name__}"
+            )
+        if isinstance(layer, nn.RNNBase) and (layer.bidirectional or not layer.batch_first):
+            raise ValueError(
+                f"{type(layer).__name__} must have batch_first=True and bidirectional=False, "
+                f"got {layer.batch_first} and {layer.bidirectional}"
             )
         if not isinstance(num_classes, int) or isinstance(num_classes, bool):
             raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
@@ -55,10 +63,20 @@ class SequenceClassifier(nn.Module, HubModel):
         Returns:
             Logits (batch, num_classes).
         """
+        return self.classifier(self.dropout(self._last(x, lengths)))
+
+    def _last(self, x: Tensor | PackedSequence, lengths: Any) -> Tensor:
+        """The last hidden state (batch, hidden_size)."""
+        theirs = isinstance(self.layer, nn.RNNBase)
+        if theirs and lengths is not None:
+            assert isinstance(x, Tensor)
+            lengths = torch.as_tensor(lengths).cpu()
+            x = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            lengths = None
         _, state = self.layer(x) if lengths is None else self.layer(x, lengths=lengths)
         while not isinstance(state, Tensor):
             state = state[0]
-        return self.classifier(self.dropout(state))
+        return state[-1] if theirs else state  # theirs is (layers, batch, hidden_size)
 
     def hub_arguments(self) -> dict[str, Any]:
         """The constructor's arguments as plain data."""

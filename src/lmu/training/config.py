@@ -26,15 +26,21 @@ class RunConfig:
     """Settings of a run on permuted sequential MNIST.
 
     Attributes:
-        model: ``"lmufft"`` or ``"lmu"``, the published ones, or ``"deep"``.
+        model: ``"lmufft"`` or ``"lmu"``, the published ones, ``"deep"``, ours, or for comparison
+            ``"lstm"`` or ``"gru"``.
         hidden_size: Number of hidden units; that of the published model if None.
         memory_size: Order of the memory; that of the published model if None.
+        layers: Hidden layers of the deep model.
         theta: Length of the window, in pixels.
         dropout: Before the classifier, in [0, 1); 0 for lmu and 0.5 for the others if None.
         input_dropout: Of pixels, in [0, 1).
+        input_noise: Standard deviation of what is added to pixels in training, at least 0.
+        hidden_noise: Likewise, in the deep model after each batch normalization.
         epochs: Passes over the training part.
+        max_seconds: Stop training after so much time, in the middle of an epoch if need be.
         batch_size: Digits per step and process.
         learning_rate: Of Adam.
+        gradient_clip: Largest norm of the gradient, which is scaled down to it; None: any.
         weight_decay: Of matrices, decoupled from the gradient, at least 0.
         label_smoothing: Share of the target that is spread over all classes in training, in [0, 1).
         schedule: Course of the learning rate, ``"cosine"`` or ``"constant"``.
@@ -57,12 +63,17 @@ class RunConfig:
     model: str = "lmufft"
     hidden_size: int | None = None
     memory_size: int | None = None
+    layers: int = 2
     theta: float = 784.0
     dropout: float | None = None
     input_dropout: float = 0.0
+    input_noise: float = 0.0
+    hidden_noise: float = 0.0
     epochs: int = 15
+    max_seconds: float | None = None
     batch_size: int = 100
     learning_rate: float = PRESETS["lmufft"].learning_rate
+    gradient_clip: float | None = None
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     schedule: Schedule = "cosine"
@@ -81,7 +92,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
-        for name in ("hidden_size", "memory_size", "epochs", "batch_size", "limit", "num_nodes"):
+        for name in (
+            "hidden_size",
+            "memory_size",
+            "epochs",
+            "batch_size",
+            "limit",
+            "num_nodes",
+            "layers",
+        ):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("patience", self.patience, 0)
         for name in ("theta", "learning_rate"):
@@ -92,8 +111,13 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ConfigError(name, f"must lie in [0, 1), got {value}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError("weight_decay", f"must be at least 0, got {self.weight_decay}")
+        for name in ("weight_decay", "input_noise", "hidden_noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(name, f"must be at least 0, got {getattr(self, name)}")
+        for name in ("max_seconds", "gradient_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(name, f"must be a positive number, got {value}")
         check_seed(self.seed)
         if self.full_train and self.patience:
             raise ConfigError(
@@ -108,8 +132,10 @@ class RunConfig:
             "hidden_size": preset.hidden_size if self.hidden_size is None else self.hidden_size,
             "memory_size": preset.memory_size if self.memory_size is None else self.memory_size,
             "theta": self.theta,
+            "layers": self.layers,
             "dropout": preset.dropout if self.dropout is None else self.dropout,
             "input_dropout": self.input_dropout,
+            "hidden_noise": self.hidden_noise,
         }
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmu.models import GaussianNoise
 from lmu.training.seeds import derive_seed
 
 Schedule = Literal["constant", "cosine"]
@@ -49,6 +50,7 @@ class ClassificationModule(LightningModule):
         epochs: Epochs that the schedule spans.
         weight_decay: Of matrices, decoupled from the gradient.
         label_smoothing: Share of the target that is spread over all classes in training.
+        input_noise: Standard deviation of what is added to the inputs in training.
         seed: Seed of the run, from which dropout's randomness is derived for each epoch.
     """
 
@@ -63,6 +65,7 @@ class ClassificationModule(LightningModule):
         seed: int,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -73,6 +76,7 @@ class ClassificationModule(LightningModule):
         self.seed = seed
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.noise = GaussianNoise(input_noise)
         self.evaluation: Metrics | None = None
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._confusion = torch.zeros(())
@@ -102,7 +106,7 @@ class ClassificationModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch."""
         x, y = batch
-        logits = self.model(x)
+        logits = self.model(self.noise(x))
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._steps.append((loss.detach(), logits.detach(), y))
         return loss

@@ -51,10 +51,11 @@ def write_report(
     """
     assert test.confusion is not None
     arguments = config.model_arguments()
-    x, _ = task.test_part()
     write_figure(folder / "curves.png", draw_curves(rows))
-    window = draw_window(x[0], task, arguments["memory_size"], arguments["theta"])
-    write_figure(folder / "window.png", window)
+    if arguments["memory_size"] is not None:
+        x, _ = task.test_part()
+        window = draw_window(x[0], task, arguments["memory_size"], arguments["theta"])
+        write_figure(folder / "window.png", window)
     write_figure(folder / "confusion.png", draw_confusion(test.confusion))
     metrics = {
         "test_accuracy": test.accuracy,
@@ -63,7 +64,7 @@ def write_report(
         **_selection(rows, chosen),
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "seed": config.seed,
-        "config": _shareable(config) | arguments,
+        "config": shareable(config) | arguments,
         "seconds_per_epoch": [row["seconds"] for row in rows],
         "history": rows,
         "validation_digits": 0
@@ -109,7 +110,7 @@ def git_commit() -> str | None:
     return result.stdout.strip() or None
 
 
-def _shareable(config: RunConfig) -> dict[str, Any]:
+def shareable(config: RunConfig) -> dict[str, Any]:
     """The settings without what only tells where files lie on this machine."""
     settings = asdict(config)
     del settings["data"]

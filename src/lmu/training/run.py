@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,7 @@ def build_module(config: RunConfig) -> ClassificationModule:
         seed=config.seed,
         weight_decay=config.weight_decay,
         label_smoothing=config.label_smoothing,
+        input_noise=config.input_noise,
     )
 
 
@@ -202,6 +203,8 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             strategy=config.strategy,
             precision=config.precision,  # pyright: ignore[reportArgumentType]
             max_epochs=config.epochs,
+            max_time=None if config.max_seconds is None else timedelta(seconds=config.max_seconds),
+            gradient_clip_val=config.gradient_clip,
             callbacks=list(callbacks),
             logger=False,  # History writes the CSV: whole, and kept over a resume
             limit_val_batches=0 if config.full_train else None,

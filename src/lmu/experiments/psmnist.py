@@ -1,0 +1,117 @@
+"""The table of permuted sequential MNIST: every model with its recipe, over seeds."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lmu.tasks.psmnist import PRESETS
+from lmu.training.checkpoint import LAST
+from lmu.training.config import ConfigError, RunConfig
+from lmu.training.files import write_json
+from lmu.training.report import shareable
+from lmu.training.run import resume_config, train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, and how often.
+
+    Attributes:
+        config: The settings; the seed is that of the run.
+        seeds: Number of runs.
+    """
+
+    config: RunConfig
+    seeds: int
+
+
+def _recipe(seeds: int, model: str, **settings: Any) -> Recipe:
+    settings.setdefault("learning_rate", PRESETS[model].learning_rate)
+    return Recipe(RunConfig(model=model, **settings), seeds)
+
+
+# Chosen on validation digits; docs/reproductions.md says what else was tried.
+RECIPES = {
+    "lmufft": _recipe(5, "lmufft"),
+    "lmu": _recipe(1, "lmu", epochs=12, gradient_clip=1.0),
+    "deep": _recipe(5, "deep", epochs=60, batch_size=200, input_noise=0.3, hidden_noise=0.3),
+    "small": _recipe(5, "deep", hidden_size=198, epochs=60, batch_size=200),
+    "lstm": _recipe(1, "lstm", epochs=100, max_seconds=600, schedule="constant"),
+    "gru": _recipe(1, "gru", epochs=100, max_seconds=600, schedule="constant"),
+}
+
+
+def run(
+    names: list[str],
+    output: Path,
+    *,
+    seeds: int | None = None,
+    console: Console | None = None,
+    **changes: Any,
+) -> None:
+    """Train each model over its seeds, and leave ``<name>-seed<n>.json`` for each run.
+
+    A run that has left its file with the same settings is not repeated, and an interrupted one is
+    continued: its folder, with checkpoints and pictures, is ``output/runs/<name>-seed<n>``.
+
+    Args:
+        names: Keys of :data:`RECIPES`.
+        output: Folder of the files.
+        seeds: Number of seeds of each model; that of its recipe if None.
+        console: Where progress is shown; nowhere if None.
+        changes: Fields of :class:`~lmu.training.config.RunConfig` that shall differ from the
+            recipes, such as where the data are.
+
+    Raises:
+        ConfigError: A name is unknown, or a setting is out of range.
+        DataError: The data are missing or damaged.
+        RunInterruptedError: Ctrl-C or a request to terminate.
+        TrainingDivergedError: A loss is not finite.
+    """
+    for name in names:
+        if name not in RECIPES:
+            raise ConfigError("model", f"must be one of {', '.join(RECIPES)}, got {name!r}")
+    for name, config in _runs(names, seeds, changes):
+        target = output / f"{name}.json"
+        if _is_done(target, config):
+            _say(console, f"{name}: there already, in {target}")
+            continue
+        _say(console, f"{name}")
+        metrics = _train(config, output / "runs" / name, console)
+        if metrics:  # in the first process
+            write_json(target, metrics)
+            _say(console, f"{name}: test accuracy {100 * metrics['test_accuracy']:.2f} %")
+
+
+def _runs(
+    names: list[str], seeds: int | None, changes: dict[str, Any]
+) -> Iterator[tuple[str, RunConfig]]:
+    for name in names:
+        recipe = RECIPES[name]
+        for seed in range(recipe.seeds if seeds is None else seeds):
+            yield f"{name}-seed{seed}", replace(recipe.config, seed=seed, **changes)
+
+
+def _train(config: RunConfig, folder: Path, console: Console | None) -> dict[str, Any]:
+    """Train, or continue what is in the folder if its settings are the same."""
+    interrupted = sorted(folder.glob(f"*/{LAST}"))
+    if interrupted:
+        checkpoint, found = resume_config(interrupted[-1].parent)
+        if found == config:
+            return train(config, resume=checkpoint, console=console).metrics
+    return train(config, output=folder, console=console).metrics
+
+
+def _is_done(path: Path, config: RunConfig) -> bool:
+    if not path.is_file():
+        return False
+    return json.loads(path.read_text())["config"] == shareable(config) | config.model_arguments()
+
+
+def _say(console: Console | None, line: str) -> None:
+    if console is not None:
+        console.print(line, highlight=False, soft_wrap=True)

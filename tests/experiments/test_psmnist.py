@@ -1,0 +1,94 @@
+import json
+
+import pytest
+from lightning.pytorch import Callback
+from typer.testing import CliRunner
+
+from lmu.cli import app
+from lmu.experiments import psmnist
+from lmu.experiments.psmnist import RECIPES, Recipe, run
+from lmu.tasks.psmnist import build_model
+from lmu.training.config import ConfigError, RunConfig
+from lmu.training.run import RunInterruptedError
+
+TINY = RunConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
+
+
+class StopAt(Callback):
+    """Ctrl-C at the start of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A recipe that takes a second."""
+    monkeypatch.setitem(RECIPES, "lmufft", Recipe(TINY, 2))
+
+
+def test_sizes_are_those_of_the_table():
+    sizes = {}
+    for name, recipe in RECIPES.items():
+        model = build_model(**recipe.config.model_arguments())
+        sizes[name] = sum(p.numel() for p in model.parameters())
+    assert sizes["lmufft"] == 166_092
+    assert sizes["lmu"] == 102_027
+    assert 190_000 < sizes["small"] <= 200_000
+    assert all(abs(sizes[name] / sizes["lmufft"] - 1) < 0.01 for name in ("lstm", "gru"))
+    assert all(recipe.seeds == 5 for name, recipe in RECIPES.items() if name in ("lmufft", "deep"))
+    assert not any(recipe.config.full_train for recipe in RECIPES.values())
+
+
+def test_each_seed_leaves_a_file_and_is_not_repeated(tiny, tmp_path, monkeypatch):
+    run(["lmufft"], tmp_path)
+    results = [json.loads((tmp_path / f"lmufft-seed{n}.json").read_text()) for n in range(2)]
+    assert [r["seed"] for r in results] == [0, 1]
+    assert results[0]["train_loss"] != results[1]["train_loss"]
+    monkeypatch.setattr(psmnist, "train", lambda *_, **__: pytest.fail("it trains again"))
+    run(["lmufft"], tmp_path)
+
+
+def test_other_settings_are_run_again(tiny, tmp_path):
+    run(["lmufft"], tmp_path, seeds=1)
+    run(["lmufft"], tmp_path, seeds=1, epochs=1)
+    metrics = json.loads((tmp_path / "lmufft-seed0.json").read_text())
+    assert len(metrics["history"]) == 1
+
+
+def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
+    def stopped(config, **arguments):
+        return train(config, callbacks=[StopAt(1)], **arguments)
+
+    train = psmnist.train
+    with monkeypatch.context() as patch:
+        patch.setattr(psmnist, "train", stopped)
+        with pytest.raises(RunInterruptedError):
+            run(["lmufft"], tmp_path, seeds=1)
+    assert not list(tmp_path.glob("*.json"))
+    run(["lmufft"], tmp_path, seeds=1)
+    assert len(list((tmp_path / "runs/lmufft-seed0").glob("*"))) == 1  # the folder is the same
+    metrics = json.loads((tmp_path / "lmufft-seed0.json").read_text())
+    assert [row["epoch"] for row in metrics["history"]] == [1, 2]
+
+
+def test_an_unknown_model(tmp_path):
+    with pytest.raises(ConfigError, match=r"one of lmufft, .* got 'cnn'"):
+        run(["cnn"], tmp_path)
+
+
+def test_command(tmp_path):
+    command = ["reproduce", "psmnist", "lmufft", "small", "--quick", "--output", str(tmp_path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "small-seed0: test accuracy" in result.output
+    metrics = json.loads((tmp_path / "small-seed0.json").read_text())
+    assert metrics["parameters"] == 197_614
+    assert "there already" in CliRunner().invoke(app, command).output
+    wrong = CliRunner().invoke(app, ["reproduce", "psmnist", "cnn"])
+    assert wrong.exit_code == 2
+    assert "cnn" in wrong.output
