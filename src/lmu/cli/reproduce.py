@@ -72,3 +72,25 @@ def capacity(
         )
     run(settings, output, lambda line: console.print(line, highlight=False))
     console.print(f"wrote {output} and {output.with_suffix('.png').name}", highlight=False)
+
+
+@app.command()
+def speed_up(
+    output: Annotated[Path, typer.Option(help="The JSON file.")] = Path(
+        "runs/speed-up/speed-up.json"
+    ),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each model is timed.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Short sequences, one round.")] = False,
+) -> None:
+    """How much faster the parallel LMU trains than recurrences, at the size of psMNIST."""
+    from lmu.experiments.speed_up import Settings, run
+
+    settings = Settings(rounds=rounds, device=device)
+    if quick:
+        settings = replace(settings, batch_size=4, length=50, rounds=1)
+    try:
+        run(settings, output, lambda line: console.print(line, highlight=False))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from error
+    console.print(f"wrote {output}", highlight=False)
