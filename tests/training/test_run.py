@@ -336,6 +336,13 @@ def test_noise_is_added_in_training_only(small: dict[str, Any]) -> None:
     assert torch.equal(noisy.eval().noise(x), x)
 
 
+def test_denormal_numbers_are_zero_in_training_only() -> None:
+    tiny = torch.tensor([1e-30])
+    with run.flushed_denormals():
+        assert (tiny * 1e-10).item() == 0
+    assert (tiny * 1e-10).item() > 0
+
+
 def test_early_stopping_is_off_by_default(small: dict[str, Any], output: Path) -> None:
     found = []
 

@@ -16,6 +16,7 @@ from lmu import LMU, LMUFFT
 from lmu.experiments.record import write_record
 from lmu.models import SequenceClassifier
 from lmu.tasks.psmnist import CLASSES, PIXELS, PRESETS
+from lmu.training.run import flushed_denormals
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
     torch.manual_seed(settings.seed)
     order = random.Random(settings.seed)
     steps = {name: _training_step(build, settings) for name, build in LAYERS.items()}
-    for step, _ in steps.values():
-        step()  # warm
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(settings.rounds):
-        for name in order.sample(list(steps), len(steps)):
-            times[name].append(_seconds(steps[name][0], settings.device))
-        say(f"round {number + 1} of {settings.rounds}")
+    with flushed_denormals():
+        for step, _ in steps.values():
+            step()  # warm
+        for number in range(settings.rounds):
+            for name in order.sample(list(steps), len(steps)):
+                times[name].append(_seconds(steps[name][0], settings.device))
+            say(f"round {number + 1} of {settings.rounds}")
     ours = statistics.median(times[next(iter(times))])
     rows = [_row(name, times[name], ours, steps[name][1], settings) for name in steps]
     for row in rows:

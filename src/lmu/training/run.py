@@ -106,7 +106,7 @@ def train(
     history = History(folder / "history.csv")
     progress = [] if console is None else [EpochProgress(console, history)]
     stopping = _early_stopping(config)
-    with quiet_lightning(), _removed_if_empty(folder):
+    with quiet_lightning(), flushed_denormals(), _removed_if_empty(folder):
         trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
         _check_digits(config, trainer.world_size)
         if trainer.is_global_zero:
@@ -297,6 +297,19 @@ def _interruptible(trainer: Trainer, folder: Path) -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
         exit_code = 143 if isinstance(error, SIGTERMException) else 130
         raise RunInterruptedError(folder, exit_code) from error
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Let numbers below 1e-38 be zero, which CPUs else compute ten times slower.
+
+    The gradient of a recurrent layer's last output dies out into them over hundreds of steps.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextmanager
