@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lmu import LMU, LMUFFT, LMUCell
+from lmu.ops import memory
 from lmu.theory import discretize, legt
 
 F64 = torch.float64
@@ -195,3 +196,22 @@ def test_initial_values():
     assert not layer.e_m.any()
     for kernel in (layer.W_x, layer.W_h, layer.W_m):
         assert kernel.std().item() == pytest.approx((2 / sum(kernel.shape)) ** 0.5, rel=0.1)
+
+
+def test_an_input_that_is_not_encoded_goes_to_the_memory_as_it_is():
+    x = torch.randn(2, 9, 1, dtype=torch.float64)
+    layers = [
+        LMUFFT(1, 4, 6, 9, 9.0, dtype=torch.float64, encode_input=False),
+        LMU(1, 4, 6, 9.0, dtype=torch.float64, encode_input=False, hidden_to_memory=False),
+    ]
+    expected = memory(x, layers[0].Ad, layers[0].Bd)[1].squeeze(1)
+    for layer in layers:
+        layer.return_sequences = False
+        arguments = {"return_state": True} if isinstance(layer, LMUFFT) else {}
+        torch.testing.assert_close(layer(x, **arguments)[1][1], expected)
+    relu = LMUFFT(
+        1, 4, 6, 9, 9.0, dtype=torch.float64, encode_input=False, encoder_activation=torch.relu
+    )
+    torch.testing.assert_close(
+        relu(x, return_state=True)[1][1], memory(x.relu(), relu.Ad, relu.Bd)[1].squeeze(1)
+    )

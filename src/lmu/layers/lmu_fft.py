@@ -63,7 +63,8 @@ class LMUFFT(LegendreModule):
         input_to_hidden: Let the hidden units read the input too, and not only the memory.
         encode_input: False hands the input to the memory as it is, without ``W_u``; there must be
             as many memory channels as input features.
-        encoder_activation: What replaces the relu of u; None leaves it linear.
+        encoder_activation: What is applied to u, or None; ``"auto"`` is the relu of an encoded
+            input, and nothing with ``encode_input=False``.
         dropout: Probability with which each number of the input is dropped in training, for all
             that reads it, anew at each step.
         initializers: By names of parameters, functions that fill them in place, such as
@@ -102,7 +103,7 @@ class LMUFFT(LegendreModule):
         learn_theta: bool = False,
         input_to_hidden: bool = True,
         encode_input: bool = True,
-        encoder_activation: Callable[[Tensor], Tensor] | None = torch.relu,
+        encoder_activation: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
         dropout: float = 0.0,
         initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
         return_sequences: bool = True,
@@ -129,6 +130,8 @@ class LMUFFT(LegendreModule):
                 "encode_input=False hands the input to the memory as it is, so that there must be "
                 f"input_size={input_size} memory_channels, got {memory_channels}"
             )
+        if encoder_activation == "auto":
+            encoder_activation = torch.relu if encode_input else None
         self.encoder_activation = check_function("encoder_activation", encoder_activation)
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
