@@ -6,48 +6,59 @@ import statistics
 from benchmarks.tables._shared import ROOT
 
 
-def _committed() -> list[dict]:
-    """The committed runs."""
+def _committed() -> list[tuple[str, dict]]:
+    """The names and contents of the committed runs."""
     folder = ROOT / "results" / "psmnist"
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-
-
-PROTOCOL = (
-    *("model", "epochs", "learning_rate", "schedule", "batch_size", "full_train", "precision"),
-    *("weight_decay", "label_smoothing", "input_dropout"),
-)
+    return [(path.stem, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
 
 
 def runs() -> str:
-    """A row per model and protocol, over its seeds."""
-    groups: dict[tuple, list[dict]] = {}
-    for run in _committed():
+    """A row per model and recipe, over its seeds."""
+    groups: dict[str, list[dict]] = {}
+    for name, run in _committed():
         if run["config"]["limit"] is not None:
             raise ValueError("a committed run saw only a part of the digits")
-        settings = [run["config"].get(name, 0.0) for name in PROTOCOL]
-        key = (*settings, run["machine"]["torch_threads"])
-        groups.setdefault(key, []).append(run)
+        groups.setdefault(name.rpartition("-seed")[0], []).append(run)
     rows = [
-        "| model | parameters | recipe | seeds | test accuracy | seconds per epoch (threads) |",
+        "| name | parameters | model and recipe | seeds | test accuracy | training (threads) |",
         "|---|--:|---|--:|--:|--:|",
     ]
-    largest_first = sorted(groups.items(), key=lambda item: -item[1][0]["parameters"])
-    for key, group in largest_first:
-        model, epochs, rate, schedule, batch, full_train, _, *rest = key
-        *extras, threads = rest
-        recipe = f"{epochs} epochs of batches of {batch}, Adam {rate:g}, {schedule}"
-        for name, value in zip(PROTOCOL[-3:], extras, strict=True):
-            recipe += f", {name.replace('_', ' ')} {value:g}" if value else ""
+    for name, group in groups.items():
+        configs = [run["config"] | {"seed": None} for run in group]
+        threads = {run["machine"]["torch_threads"] for run in group}
+        if any(config != configs[0] for config in configs) or len(threads) > 1:
+            raise ValueError(f"the committed runs of {name} differ by more than their seeds")
         accuracy = [100 * run["test_accuracy"] for run in group]
         spread = f" ± {statistics.stdev(accuracy):.2f}" if len(accuracy) > 1 else ""
-        pace = statistics.median(s for run in group for s in run["seconds_per_epoch"])
-        digits = "60,000" if full_train else "55,000"
+        seconds = statistics.median(sum(run["seconds_per_epoch"]) for run in group)
         rows.append(
-            f"| {model} | {group[0]['parameters']:,} "
-            f"| {digits} digits, {recipe} | {len(group)} "
-            f"| {statistics.mean(accuracy):.2f} %{spread} | {pace:.1f} ({threads}) |"
+            f"| {name} | {group[0]['parameters']:,} "
+            f"| {_model(configs[0])}; {_recipe(configs[0], group)} | {len(group)} "
+            f"| {statistics.mean(accuracy):.2f} %{spread} | {seconds:,.0f} s ({threads.pop()}) |"
         )
-    return "\n".join(rows)
+    best_first = sorted(rows[2:], key=lambda row: row.split(" | ")[4], reverse=True)
+    return "\n".join(rows[:2] + best_first)
+
+
+def _model(config: dict) -> str:
+    if config["memory_size"] is None:
+        return f"`nn.{config['model'].upper()}`, {config['hidden_size']} units"
+    layers = f" x {config['layers']}" if config["model"] == "deep" else ""
+    return (
+        f"`{config['model']}`, order {config['memory_size']}, {config['hidden_size']}{layers} units"
+    )
+
+
+def _recipe(config: dict, group: list[dict]) -> str:
+    epochs = f"{config['epochs']} epochs"
+    if config["max_seconds"] is not None:
+        epochs = f"{config['max_seconds']:.0f} s, {len(group[0]['history'])} epochs begun"
+    recipe = f"{epochs} of batches of {config['batch_size']}, Adam {config['learning_rate']:g}"
+    recipe += f", {config['schedule']}"
+    extras = ("dropout", "input_dropout", "input_noise", "hidden_noise", "weight_decay")
+    for name in (*extras, "label_smoothing", "gradient_clip"):
+        recipe += f", {name.replace('_', ' ')} {config[name]:g}" if config[name] else ""
+    return recipe + (", all 60,000 digits" if config["full_train"] else "")
 
 
 # Test accuracy after each of the first epochs that an earlier PyTorch port publishes.
@@ -57,7 +68,7 @@ EARLIER_PORT = (89.4, 93.3, 95.3)
 def lmu_curve() -> str:
     """Accuracy of the nonlinear LMU after each epoch, beside that of an earlier port."""
     rows = ["| | epoch 1 | epoch 2 | epoch 3 | test, at the end |", "|---|--:|--:|--:|--:|"]
-    for run in _committed():
+    for _, run in _committed():
         if run["config"]["model"] == "lmu":
             values = [f"{100 * row['val_accuracy']:.1f} %" for row in run["history"][:3]]
             test = f"{100 * run['test_accuracy']:.1f} %"

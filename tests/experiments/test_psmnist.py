@@ -77,7 +77,7 @@ def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
 
 
 def test_an_unknown_model(tmp_path):
-    with pytest.raises(ConfigError, match=r"one of lmufft, .* got 'cnn'"):
+    with pytest.raises(ConfigError, match=r"one of demo, lmufft, .* got 'cnn'"):
         run(["cnn"], tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     assert "small-seed0: test accuracy" in result.output
     metrics = json.loads((tmp_path / "small-seed0.json").read_text())
-    assert metrics["parameters"] == 197_614
+    assert metrics["parameters"] == 199_165
     assert "there already" in CliRunner().invoke(app, command).output
     wrong = CliRunner().invoke(app, ["reproduce", "psmnist", "cnn"])
     assert wrong.exit_code == 2
