@@ -41,7 +41,8 @@ def test_sizes_are_those_of_the_table():
     assert 190_000 < sizes["small"] <= 200_000
     assert all(abs(sizes[name] / sizes["lmufft"] - 1) < 0.01 for name in ("lstm", "gru"))
     assert all(recipe.seeds == 5 for name, recipe in RECIPES.items() if name in ("lmufft", "deep"))
-    assert not any(recipe.config.full_train for recipe in RECIPES.values())
+    full = {name for name, recipe in RECIPES.items() if recipe.config.full_train}
+    assert full == {"lmufft-full"}
 
 
 def test_each_seed_leaves_a_file_and_is_not_repeated(tiny, tmp_path, monkeypatch):
