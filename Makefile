@@ -1,14 +1,16 @@
 # make demo   train the paper's parallel LMU on permuted sequential MNIST (minutes on two CPU cores)
 # make test   format, lint and type checks, then every test
 # make check  the same, after reformatting the code
+# make docs   the site in site/, built strictly; mkdocs serve shows it while you write
+# make examples  run the notebooks in examples/ in full and write them (ten minutes on one core)
 #
-# Both commands set themselves up: they need Python >= 3.10 and make, and create .venv.
+# They set themselves up: they need Python >= 3.10 and make, and create .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format lint types clean
+.PHONY: demo test check docs examples format lint types clean
 
 demo: $(VENV)/.train
 	$(BIN)/lmu train psmnist --epochs 15
@@ -17,6 +19,12 @@ test: lint types
 	$(BIN)/pytest
 
 check: format test
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+examples: $(VENV)/.dev
+	$(BIN)/python examples/execute.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

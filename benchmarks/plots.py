@@ -3,18 +3,14 @@
 import json
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from benchmarks import style
 
 ROOT = Path(__file__).parent.parent
-IMAGES = ROOT / "docs" / "images"
-# The same bytes from the same numbers, so that a picture changes only with them.
-mpl.rcParams["svg.hashsalt"] = "lmu"
 
 
 def draw(result: dict, path: Path) -> None:
     """Two panels against the sweep's axis: time of a call, and the memory it needs."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = style.new(10, 4)
     for axes, key, label in zip(
         figure.subplots(1, 2), ("seconds", "peak_mib"), ("seconds", "peak memory, MiB"), strict=True
     ):
@@ -26,8 +22,7 @@ def draw(result: dict, path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     figure.suptitle(result["title"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    style.save(figure, path)
 
 
 def main() -> None:
@@ -35,7 +30,7 @@ def main() -> None:
     for source in sorted((ROOT / "benchmarks" / "results").glob("*/scaling-*.json")):
         result = json.loads(source.read_text())
         if any(len(rows) > 1 for rows in result["lines"].values()):
-            path = IMAGES / f"{source.stem}.svg"
+            path = style.IMAGES / f"{source.stem}.svg"
             draw(result, path)
             print(f"wrote {path.relative_to(ROOT)}")
 

@@ -2,7 +2,7 @@
 
 import re
 
-from benchmarks.tables import export, psmnist, speed
+from benchmarks.tables import capacity, concepts, export, numerics, psmnist, series, speed, speed_up
 from benchmarks.tables._shared import ROOT
 
 README = ROOT / "README.md"
@@ -18,6 +18,16 @@ TABLES = {
     "accuracy": speed.accuracy,
     "psmnist": psmnist.runs,
     "lmu-curve": psmnist.lmu_curve,
+    "capacity": capacity.table,
+    "speed-up": speed_up.table,
+    "numerics-steps": numerics.steps,
+    "concepts-held": concepts.held,
+    "concepts-noise": concepts.noise,
+    "concepts-euler": concepts.euler,
+    "concepts-half-step": concepts.half_step,
+    "concepts-weights": concepts.weights,
+    "series-classification": series.classification,
+    "series-forecast": series.forecast,
 }
 
 

@@ -9,6 +9,8 @@ from benchmarks import harness, scaling, tables
 from benchmarks.cases import CASES
 from benchmarks.harness import Case, Contender, peak_of, run
 from benchmarks.plots import draw
+from benchmarks.tables import speed
+from benchmarks.tables._shared import duration
 
 
 @pytest.fixture(autouse=True)
@@ -67,19 +69,19 @@ def test_results_of_cases_become_a_table(monkeypatch, tmp_path):
     result = {"machine": machine, **run("toy", case({"ours": 1.0, "theirs": 1.0}, [], flops=1e9))}
     (folder / "lmu-toy.json").write_text(json.dumps(result))
     (folder / "scaling-toy.json").write_text("not a case")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
     page = tables.render("before <!-- table: speed -->old<!-- end --> after")
     assert page.startswith("before <!-- table: speed -->\na processor, 1 threads, PyTorch 2:")
     assert page.endswith("<!-- end --> after")
     ours, theirs = result["contenders"]["ours"], result["contenders"]["theirs"]
-    spread = f"({tables.duration(ours['fastest'])} to {tables.duration(ours['slowest'])})"
-    assert f"| ours | {tables.duration(ours['seconds'])} {spread} | 1 | 1 MiB | 0e+00 |" in page
+    spread = f"({duration(ours['fastest'])} to {duration(ours['slowest'])})"
+    assert f"| ours | {duration(ours['seconds'])} {spread} | 1 | 1 MiB | 0e+00 |" in page
     assert f"| {theirs['seconds'] / ours['seconds']:.3g} |" in page
     assert f"of the machine's {result['gemm_rate'] / 1e9:.0f} GFLOP/s" in page
 
 
 def test_a_table_without_results_is_an_error_where_a_page_has_its_mark(monkeypatch, tmp_path):
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
     assert tables.render("no marks") == "no marks"
     for name in ("speed", "scaling"):
         with pytest.raises(FileNotFoundError, match="run the benchmarks first"):
@@ -103,8 +105,8 @@ def test_a_sweep_its_picture_and_its_table(monkeypatch, tmp_path):
     folder = tmp_path / "benchmarks" / "results" / "here"
     folder.mkdir(parents=True)
     (folder / "scaling-length.json").write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    assert "| time steps | 256 | 300 |" in tables.scaling()
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    assert "| time steps | 256 | 300 |" in speed.scaling()
 
 
 def test_lines_end_where_they_are_told(monkeypatch):

@@ -21,7 +21,9 @@ def psmnist(
     context: typer.Context,
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="lmufft, lmu, deep, small, lstm, gru. Default: all, in hours."),
+        typer.Argument(
+            help="demo, lmufft, lmufft-full, lmu, deep, small, lstm, gru. Default: all."
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Runs of each model. Default: its recipe's, 1 to 5.")
@@ -94,3 +96,70 @@ def speed_up(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--device") from error
     console.print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def series(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help="JapaneseVowels, BasicMotions, sunspots. Default: all."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="The JSON file; a picture is drawn beside it.")
+    ] = Path("runs/series/series.json"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each model.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, hardly trained, without MiniRocket.")
+    ] = False,
+) -> None:
+    """Real time series, classified and forecast. What the file holds already is not repeated."""
+    from lmu.experiments.series import Settings, run
+
+    settings = Settings(seeds=seeds)
+    if quick:
+        settings = replace(settings, seeds=1, epochs=2, minirocket=False)
+    try:
+        settings = replace(settings, data=tuple(data)) if data else settings
+        run(settings, output, lambda line: console.print(line, highlight=False))
+    except (ImportError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(f"wrote {output} and {output.with_suffix('.png').name}", highlight=False)
+
+
+@app.command()
+def mackey_glass(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="lstm, lmu, hybrid, lmufft. Default: all.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="The JSON file; a picture is drawn beside it.")
+    ] = Path("runs/mackey-glass/mackey-glass.json"),
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each model. Default: 5.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of 200 batches of 32 windows of the series. Default: 15."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few short series; one seed, hardly trained.")
+    ] = False,
+) -> None:
+    """A chaotic series, 15 steps ahead. What the file holds already is not repeated."""
+    from lmu.experiments.mackey_glass import Settings, run
+
+    given = {"models": tuple(models or ()), "seeds": seeds, "epochs": epochs}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if quick:
+        small = {"seeds": 1, "epochs": 2, "batches": 10, "series": (8, 4, 4), "length": 500}
+        changes = small | changes
+    with clear_errors(context):
+        try:
+            run(Settings(**changes), output, lambda line: console.print(line, highlight=False))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        except KeyboardInterrupt as error:
+            console.print("Interrupted: the same command goes on from here.", highlight=False)
+            raise typer.Exit(130) from error
+    console.print(f"wrote {output} and {output.with_suffix('.png').name}", highlight=False)

@@ -34,7 +34,7 @@ def _recipe(seeds: int, model: str, **settings: Any) -> Recipe:
     return Recipe(RunConfig(model=model, **settings), seeds)
 
 
-# Chosen on training digits that were held out; the docs say what else was tried.
+# Chosen on training digits that were held out.
 _NOISY = {"epochs": 60, "batch_size": 200, "dropout": 0.0, "input_noise": 0.3}
 _LMUFFT = {"epochs": 40, "learning_rate": 5e-3, "dropout": 0.2, "input_noise": 0.2}
 RECIPES = {
@@ -44,7 +44,7 @@ RECIPES = {
     "lmu": _recipe(1, "lmu", epochs=12, gradient_clip=1.0),
     "deep": _recipe(5, "deep", hidden_size=1024, hidden_noise=0.3, **_NOISY),
     "small": _recipe(5, "deep", hidden_size=255, memory_size=510, hidden_noise=0.2, **_NOISY),
-    # For twice the time of the first.
+    # For twice the time of lmufft.
     "lstm": _recipe(1, "lstm", epochs=100, max_seconds=200, schedule="constant"),
     "gru": _recipe(1, "gru", epochs=100, max_seconds=200, schedule="constant"),
 }

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from huggingface_hub import PyTorchModelHubMixin as Mixin
 else:
     try:
-        from huggingface_hub import PyTorchModelHubMixin as Mixin
+        with warnings.catch_warnings():
+            # tqdm's, which the Hub draws its progress with, in a notebook without ipywidgets.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            from huggingface_hub import PyTorchModelHubMixin as Mixin
     except ImportError:
         Mixin = _Missing
 

@@ -1,0 +1,60 @@
+"""Run the notebooks of this folder in full and write them with what they print and draw.
+
+``python examples/execute.py`` runs all of them, ``python examples/execute.py streaming`` one.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+from lmu.training.files import write_whole
+
+FOLDER = Path(__file__).resolve().parent
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def execute(path: Path) -> None:
+    """Run one notebook from top to bottom and write it back.
+
+    Args:
+        path: The notebook. It runs in the folder that it lies in.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: A cell fails; the file stays as it was.
+    """
+    notebook: Any = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=None,
+        coalesce_streams=True,  # one output for what a cell prints, and not one for each moment
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": path.parent}},
+    ).execute()
+    strip(notebook)
+    write_whole(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
+
+
+def strip(notebook: Any) -> None:
+    """Take out what differs from machine to machine and from run to run: times and versions."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+
+
+def main(names: list[str]) -> None:
+    """Execute the named notebooks, or all."""
+    for path in [FOLDER / f"{name}.ipynb" for name in names] or sorted(FOLDER.glob("*.ipynb")):
+        start = time.perf_counter()
+        execute(path)
+        print(f"{path.name}: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main([name.removesuffix(".ipynb") for name in sys.argv[1:]])

@@ -1,0 +1,201 @@
+"""A chaotic series, 15 steps ahead: Voelker et al., NeurIPS 2019, section 3.3, as corrected."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import seed_everything
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from lmu.experiments.mackey_glass_models import MODELS
+from lmu.experiments.mackey_glass_training import Recipe, predict, train
+from lmu.experiments.record import write_record
+from lmu.tasks.mackey_glass import MackeyGlass, make_task, nrmse
+from lmu.training.pictures import write_figure
+
+NAME = "mackey-glass"
+SHOWN = 250  # steps of a test series that the picture shows
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the experiment is run with.
+
+    Attributes:
+        models: Keys of :data:`~lmu.experiments.mackey_glass_models.MODELS`.
+        seeds: Runs of each model, with the seeds 0, 1 and so on, of weights and windows.
+        epochs: Of training, of 200 batches each.
+        batches: Batches in an epoch.
+        series: Number of series to train, validate and test with.
+        length: Steps of each.
+
+    Raises:
+        ValueError: There is no such model, or no run.
+    """
+
+    models: tuple[str, ...] = tuple(MODELS)
+    seeds: int = 5
+    epochs: int = 15
+    batches: int = 200
+    series: tuple[int, int, int] = (32, 32, 64)
+    length: int = 5_000
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.models) - set(MODELS):
+            raise ValueError(
+                f"models must be among {', '.join(MODELS)}, got {', '.join(sorted(unknown))}"
+            )
+        if min(self.seeds, self.epochs, self.batches) < 1:
+            raise ValueError("seeds, epochs and batches must be at least 1")
+
+
+def run(settings: Settings, output: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run what the record does not hold yet, write it after each run, and draw the picture.
+
+    Args:
+        settings: See :class:`Settings`.
+        output: The JSON file; the picture lies beside it.
+        say: Is told how it goes.
+
+    Returns:
+        The figures: a row for each model and seed that the file holds now.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+        TrainingDivergedError: A validation error is not finite.
+        ValueError: The file at ``output`` is no record of this experiment, or one of runs with other
+            settings.
+    """
+    found = _recorded(settings, output)
+    task = make_task(series=settings.series, length=settings.length)
+    for model in settings.models:
+        for seed in range(settings.seeds):
+            there = (model, seed) in found
+            if not there:
+                row = _start_of_row(settings, model, seed)
+                found[model, seed] = row | _work(model, seed, _recipe(settings, model), task)
+                write_record(output, NAME, asdict(settings), rows=_in_order(found))
+            say(_tell(found[model, seed]) + (" (there already)" if there else ""))
+    rows = _in_order(found)
+    write_figure(output.with_suffix(".png"), draw(rows, task))
+    return {"rows": rows}
+
+
+def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs that a file holds, by model and seed.
+
+    Raises:
+        ValueError: It is another file, or holds runs with other settings.
+    """
+    if not output.exists():
+        return {}
+    try:
+        record = json.loads(output.read_text())
+        rows = record["rows"] if record["experiment"] == NAME else None
+    except (ValueError, KeyError, TypeError):
+        rows = None
+    if rows is None:
+        raise ValueError(f"{output} is no record of this experiment: name another file")
+    found = {}
+    for row in rows:
+        alike = (
+            m for m in MODELS if _start_of_row(settings, m, row["seed"]).items() <= row.items()
+        )
+        if (model := next(alike, None)) is None:
+            raise ValueError(
+                f"{output} holds runs with other settings (of {row['model']}, for one): name "
+                "another file, or delete it"
+            )
+        found[model, row["seed"]] = row
+    return found
+
+
+def _in_order(found: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    order = list(MODELS)
+    return [found[key] for key in sorted(found, key=lambda key: (order.index(key[0]), key[1]))]
+
+
+def _recipe(settings: Settings, model: str) -> Recipe:
+    return Recipe(MODELS[model].learning_rate, settings.epochs, settings.batches)
+
+
+def _start_of_row(settings: Settings, model: str, seed: int) -> dict[str, Any]:
+    """What tells a run from others."""
+    return {
+        "model": MODELS[model].name,
+        "seed": seed,
+        "recipe": asdict(_recipe(settings, model)),
+        "series": list(settings.series),
+        "length": settings.length,
+    }
+
+
+def _work(model: str, seed: int, recipe: Recipe, task: MackeyGlass) -> dict[str, Any]:
+    """Train a model and test it, once."""
+    seed_everything(seed, verbose=False)
+    network = MODELS[model].build()
+    trained = train(network, task, recipe, seed)
+    prediction, target = predict(network, task.test.x), task.test.y
+    late = min(100, target.shape[1] - 1)
+    wrong = (prediction - target).square().mean(dim=(0, 2)) / target.square().mean()
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "best_epoch": 1 + trained.history.index(min(trained.history)),
+        "val_nrmse": min(trained.history),
+        "test_nrmse": nrmse(prediction, target),
+        "test_nrmse_centered": nrmse(prediction, target, centered=True),
+        "test_nrmse_after_100": nrmse(prediction[:, late:], target[:, late:]),
+        "seconds": trained.seconds,
+        "cpu_seconds": trained.cpu_seconds,
+        "val_history": trained.history,
+        "test_by_step": _rounded(wrong[:100].sqrt()),
+        "prediction": _rounded(prediction[0, :SHOWN, 0]),
+    }
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def _tell(row: dict[str, Any]) -> str:
+    return (
+        f"{row['model']:<10} seed {row['seed']}  NRMSE: validation {row['val_nrmse']:.4f}, "
+        f"test {row['test_nrmse']:.4f}, after 100 steps {row['test_nrmse_after_100']:.4f}  "
+        f"{row['seconds']:.0f} s"
+    )
+
+
+def draw(rows: list[dict[str, Any]], task: MackeyGlass) -> Figure:
+    """A test series with the predictions of each model's first run, and the errors by step.
+
+    Args:
+        rows: See :func:`run`.
+        task: The series.
+    """
+    firsts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        firsts.setdefault(row["model"], row)
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    panels = figure.subplot_mosaic([["series"] * 2, ["error"] * 2, ["start", "history"]])
+    truth = task.test.y[0, :SHOWN, 0].tolist()
+    panels["series"].plot(truth, "k", lw=2.4, alpha=0.35, label="truth")
+    for name, row in firsts.items():
+        prediction, lw = row["prediction"], 0.9
+        panels["series"].plot(prediction, lw=lw, label=name)
+        wrong = [abs(a - b) for a, b in zip(prediction, truth, strict=True)]
+        panels["error"].semilogy(wrong, lw=lw)
+        panels["start"].semilogy(row["test_by_step"], lw=1.2)
+        panels["history"].semilogy(range(1, 1 + len(row["val_history"])), row["val_history"])
+    panels["series"].set(title="a test series, 15 steps ahead", ylabel="tanh(x - 1)")
+    panels["series"].legend(ncols=5, fontsize=8, loc="lower right")
+    panels["error"].set(xlabel="step", ylabel="absolute error", ylim=(1e-6, 1))
+    panels["start"].set(xlabel="step", ylabel="NRMSE", title="all test series, by step")
+    panels["history"].set(xlabel="epoch", ylabel="NRMSE", title="validation")
+    panels["history"].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels.values():
+        axes.grid(alpha=0.3)
+    return figure

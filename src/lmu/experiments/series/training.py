@@ -1,0 +1,140 @@
+"""How a network is trained on a part of real series: Lightning, on a CPU."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lmu.training.batches import EpochSampler
+from lmu.training.run import quiet_lightning
+
+
+class Part(NamedTuple):
+    """Samples to train or test with.
+
+    Attributes:
+        x: Series (samples, time, features).
+        lengths: Their steps (samples,).
+        y: Labels (samples,) or what comes next (samples, horizon).
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a network is trained; AdamW, cosine, gradients clipped to a norm of 1.
+
+    Attributes:
+        epochs: Passes over the training part.
+        learning_rate: At the first step; falls to zero over the epochs.
+        dropout: Of the hidden units that are read out.
+        noise: Deviation of the noise that is added to normalized inputs.
+        weight_decay: Of matrices.
+        batch_size: Series per step.
+    """
+
+    epochs: int
+    learning_rate: float
+    dropout: float = 0.0
+    noise: float = 0.0
+    weight_decay: float = 0.01
+    batch_size: int = 32
+
+
+class SeriesModule(LightningModule):
+    """Train a network on series of several lengths.
+
+    Args:
+        model: Maps (batch, time, features) and lengths (batch,) to outputs.
+        loss: Of outputs and ``y``.
+        train: The training part.
+        recipe: See :class:`Recipe`.
+        seed: Of the order of samples.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        train: Part,
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.recipe = model, loss, recipe
+        self.train_part = train
+        self.order = EpochSampler(len(train.y), shuffle=True, seed=seed)
+
+    def train_dataloader(self) -> "_Epochs":
+        """Batches in a new order each epoch."""
+        return _Epochs(self)
+
+    def training_step(self, batch: Part, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        x = batch.x
+        if self.recipe.noise:
+            x = x + self.recipe.noise * torch.randn_like(x)
+        return self.loss(self.model(x, batch.lengths), batch.y)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, without decay of what is no matrix, and a cosine."""
+        groups = [
+            {"params": [p for p in self.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(
+            groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+class _Epochs:
+    def __init__(self, module: SeriesModule) -> None:
+        self.module = module
+
+    def __len__(self) -> int:
+        return -(-len(self.module.order) // self.module.recipe.batch_size)
+
+    def __iter__(self) -> Iterator[Part]:
+        module = self.module
+        indices = module.order.indices(module.current_epoch)
+        for index in indices.split(module.recipe.batch_size):
+            yield Part(*(values[index] for values in module.train_part))
+
+
+def train(
+    build: Callable[[], nn.Module],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    part: Part,
+    recipe: Recipe,
+    seed: int,
+) -> tuple[nn.Module, float]:
+    """A network trained from fresh weights, and the seconds that it took."""
+    seed_everything(seed, verbose=False)
+    module = SeriesModule(build(), loss, part, recipe, seed)
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=recipe.epochs,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        start = time.perf_counter()
+        trainer.fit(module)
+        seconds = time.perf_counter() - start
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return module.model.eval(), seconds

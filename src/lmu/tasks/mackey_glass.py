@@ -1,0 +1,164 @@
+"""The Mackey-Glass task: tell what a chaotic series will be, 15 steps ahead."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TAU = 17.0
+AHEAD = 15
+WASH_OUT = 1_000  # after it, series of like histories are at unlike places of the attractor
+
+
+def mackey_glass(
+    history: Tensor,
+    steps: int,
+    *,
+    tau: float = TAU,
+    beta: float = 0.2,
+    gamma: float = 0.1,
+    n: float = 10.0,
+    substeps: int = 10,
+) -> Tensor:
+    r"""Integrate the Mackey-Glass equation from constant histories.
+
+    .. math:: \frac{dx}{dt} = \frac{\beta\, x(t - \tau)}{1 + x(t - \tau)^n} - \gamma\, x(t)
+
+    By the method of steps: within one delay all of ``x(t - tau)`` is known and the equation is
+    linear in ``x``, so that the classical Runge-Kutta method of fourth order is a linear recurrence
+    and the grid points of a whole delay are one matrix product. Half-way between grid points the
+    delayed value is that of the cubic Hermite polynomial. The kinks that a constant history leaves
+    at multiples of ``tau`` lie on the grid, so that the error falls with the fourth power of the
+    substep; with the defaults it is below 1e-8 while it is not yet amplified by chaos.
+
+    Args:
+        history: ``x(t)`` of each series for all ``t <= 0`` (series,), positive.
+        steps: Number of samples to return.
+        tau: The delay, a multiple of the substep.
+        beta: Rate of production.
+        gamma: Rate of decay.
+        n: Exponent.
+        substeps: Steps of the integration between two samples, which are a unit of time apart.
+
+    Returns:
+        Samples ``x(1), x(2), ..., x(steps)`` (series, steps) in float64; ``x`` has no unit.
+
+    Raises:
+        ValueError: The history is not a vector of positive finite numbers, ``steps`` or
+            ``substeps`` is below 1, or ``tau`` is not a positive multiple of the substep.
+
+    Source: Mackey & Glass, Science 1977, equation 4b.
+    """
+    x = torch.as_tensor(history).double()
+    if x.ndim != 1 or not bool((x.isfinite() & (x > 0)).all()):
+        raise ValueError("history must be a vector of positive finite numbers, one for each series")
+    if steps < 1 or substeps < 1:
+        raise ValueError(f"steps and substeps must be at least 1, got {steps} and {substeps}")
+    points = round(tau * substeps)  # of the grid in a delay
+    if points < 1 or abs(points - tau * substeps) > 1e-9 * points:
+        raise ValueError(
+            f"tau must be a positive multiple of the substep, 1 / {substeps}, got {tau:g}: "
+            "choose other substeps"
+        )
+    h = 1.0 / substeps
+    z = gamma * h
+    decay = 1 - z + z**2 / 2 - z**3 / 6 + z**4 / 24
+    first, second = 1 - z + z**2 / 2 - z**3 / 4, 4 - 2 * z + z**2 / 2
+    powers = decay ** torch.arange(points + 1, dtype=x.dtype)
+    lags = torch.arange(points)[:, None] - torch.arange(points)
+    scan = torch.where(lags >= 0, powers[lags.clamp(min=0)], 0.0) * h / 6
+
+    grid = x[:, None].expand(-1, points + 1)  # the last delay, both its ends included
+    middle = grid[:, 1:]
+    delays = []
+    for _ in range(-(-steps * substeps // points)):
+        g, g_middle = (beta * v / (1 + v**n) for v in (grid, middle))
+        forcing = first * g[:, :-1] + second * g_middle + g[:, 1:]
+        start = grid[:, -1:]
+        grid = torch.cat([start, powers[1:] * start + forcing @ scan.mT], dim=1)
+        slope = g - gamma * grid
+        middle = (grid[:, :-1] + grid[:, 1:]) / 2 + h / 8 * (slope[:, :-1] - slope[:, 1:])
+        delays.append(grid[:, 1:])
+    return torch.cat(delays, dim=1)[:, substeps - 1 :: substeps][:, :steps]
+
+
+class Part(NamedTuple):
+    """Series to train or test with.
+
+    Attributes:
+        x: What a model reads (series, time, 1).
+        y: What it is to tell at each step (series, time, 1): ``x`` that many steps later.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class MackeyGlass(NamedTuple):
+    """The series of the task, no series in two parts."""
+
+    train: Part
+    val: Part
+    test: Part
+
+
+def make_task(
+    *,
+    series: tuple[int, int, int] = (32, 32, 64),
+    length: int = 5_000,
+    ahead: int = AHEAD,
+    seed: int = 0,
+) -> MackeyGlass:
+    """Series ``tanh(x - 1)`` of the Mackey-Glass equation, and what they are ``ahead`` steps later.
+
+    Each series has a constant history of its own, drawn evenly from 1.1 to 1.3, and its first 1,000
+    steps are left out. The target lies in the future; in the paper as it was published inputs and
+    targets were exchanged, so that it lay in the past.
+
+    Args:
+        series: How many to train, validate and test with.
+        length: Steps of each.
+        ahead: How many steps ahead the target lies.
+        seed: Of the histories.
+
+    Returns:
+        The three parts, in float32.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    Source: Voelker et al., NeurIPS 2019, section 3.3.
+    """
+    if min(*series, length, ahead) < 1:
+        raise ValueError(
+            f"numbers of series, length and ahead must be at least 1, got {series}, {length} "
+            f"and {ahead}"
+        )
+    g = torch.Generator().manual_seed(seed)
+    history = 1.1 + 0.2 * torch.rand(sum(series), dtype=torch.float64, generator=g)
+    x = mackey_glass(history, WASH_OUT + length + ahead)[:, WASH_OUT:]
+    values = torch.tanh(x - 1).float()[..., None]
+    parts = values.split(list(series))
+    return MackeyGlass(*(Part(part[:, :length], part[:, ahead:]) for part in parts))
+
+
+def nrmse(prediction: Tensor, target: Tensor, *, centered: bool = False) -> float:
+    """Normalized error: root mean square of the error over that of the target.
+
+    Args:
+        prediction: Of any shape.
+        target: Of the same shape.
+        centered: Divide by the standard deviation of the target instead, which is slightly less:
+            the constant prediction of its mean then has an error of 1.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    target = target.double()
+    power = (target - target.mean() if centered else target).square().mean()
+    return ((prediction - target).square().mean() / power).sqrt().item()

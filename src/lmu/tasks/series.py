@@ -1,0 +1,212 @@
+"""Real time series: recordings of several lengths to classify, and a series to forecast."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmu._extras import require
+
+HORIZON = 11  # years: a cycle of the Sun
+YEARS = (1899, 1954)  # of the first sunspots to validate and to test with, five cycles each
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Labelled series of several lengths.
+
+    Attributes:
+        x: Values (batch, time, features), zero beyond each length.
+        lengths: Steps of each series (batch,).
+        y: Numbers of the classes (batch,).
+        classes: Their names.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def select(self, chosen: Tensor) -> "Recordings":
+        """Those of a mask or of indices, in batches as long as their longest."""
+        lengths = self.lengths[chosen]
+        x = self.x[chosen, : int(lengths.max())]
+        return Recordings(x, lengths, self.y[chosen], self.classes)
+
+
+def _japanese_vowels(part: str) -> Any:
+    from sktime.datasets import load_japanese_vowels
+
+    return load_japanese_vowels(split=part, return_type="nested_univ")
+
+
+def _basic_motions(part: str) -> Any:
+    from sktime.datasets import load_basic_motions
+
+    return load_basic_motions(split=part, return_type="nested_univ")
+
+
+DATA_SETS: dict[str, Callable[[str], Any]] = {
+    "JapaneseVowels": _japanese_vowels,
+    "BasicMotions": _basic_motions,
+}
+
+
+def load_recordings(name: str, part: str) -> Recordings:
+    """A data set that sktime carries, as it was recorded.
+
+    Args:
+        name: ``"JapaneseVowels"``: which of nine men says /ae/; 12 coefficients of a cepstrum (of
+            no unit) every 6.4 ms, 7 to 29 steps; 270 to train and 370 to test with. Or
+            ``"BasicMotions"``: what the wearer of a watch does, of four motions; acceleration
+            (g) and angular velocity (rad/s) along three axes each, ten times a second, 100 steps;
+            40 and 40.
+        part: ``"train"`` or ``"test"``, the archive's own division.
+
+    Raises:
+        ImportError: sktime is not installed.
+        ValueError: There is no such data set or part, or a value is missing.
+
+    Source: Kudo, Toyama & Shimbo, Pattern Recognition Letters 20, 1999; Bagnall et al., "The UEA
+    multivariate time series classification archive", arXiv 1811.00075, 2018.
+    """
+    if name not in DATA_SETS:
+        raise ValueError(f"the data set must be one of {list(DATA_SETS)}, got {name!r}")
+    if part not in {"train", "test"}:
+        raise ValueError(f"the part must be 'train' or 'test', got {part!r}")
+    require("sktime", extra="series")
+    table, labels = DATA_SETS[name](part)
+    series = [
+        torch.stack([torch.from_numpy(cell.to_numpy("float64", copy=True)) for cell in row], dim=1)
+        for row in table.itertuples(index=False)
+    ]
+    return as_recordings(series, [str(label) for label in labels])
+
+
+def as_recordings(series: list[Tensor], labels: list[str]) -> Recordings:
+    """Pad series (time, features) of several lengths; classes are numbered as their names sort.
+
+    Raises:
+        ValueError: There is not one label for each series, or a value is not finite.
+    """
+    if len(series) != len(labels):
+        raise ValueError(f"each series needs a label, got {len(series)} and {len(labels)}")
+    for i, values in enumerate(series):
+        if not values.isfinite().all():
+            raise ValueError(f"series {i} has values that are missing or not finite")
+    classes = tuple(sorted(set(labels)))
+    return Recordings(
+        torch.nn.utils.rnn.pad_sequence(series, batch_first=True).float(),
+        torch.tensor([len(values) for values in series]),
+        torch.tensor([classes.index(label) for label in labels]),
+        classes,
+    )
+
+
+def normalize(data: Recordings, training: Recordings) -> Recordings:
+    """Give each feature the mean 0 and the deviation 1 that it has in ``training``."""
+    inside = _inside(training)
+    values = training.x[inside]
+    std, mean = torch.std_mean(values, dim=0)
+    x = (data.x - mean) / std.clamp_min(1e-6)
+    x = torch.where(_inside(data)[..., None], x, 0.0)
+    return Recordings(x, data.lengths, data.y, data.classes)
+
+
+def _inside(data: Recordings) -> Tensor:
+    return torch.arange(data.x.shape[1]) < data.lengths[:, None]
+
+
+def held_out(data: Recordings, fold: int, folds: int) -> Tensor:
+    """A mask (batch,) of each ``folds``-th series of each class, for validation."""
+    place = torch.stack([(data.y[:i] == label).sum() for i, label in enumerate(data.y)])
+    return place % folds == fold
+
+
+def sunspots() -> tuple[Tensor, Tensor]:
+    """Years 1700 to 2008 and the mean number of sunspots in each, both (309,) in float64.
+
+    The series has no gaps, and its cycles of 9 to 14 years are neither alike nor in step, so that
+    no calendar tells the next one. statsmodels' other long series, CO2 by week, rises and swings
+    with the seasons so evenly that repeating the last year is nearly all there is to it.
+
+    Raises:
+        ImportError: statsmodels is not installed.
+        ValueError: A value is missing.
+
+    Source: the national geophysical data center (NOAA), as ``statsmodels.datasets.sunspots``.
+    """
+    require("statsmodels", extra="series")
+    from statsmodels.datasets import sunspots as source
+
+    table: Any = source.load_pandas().data
+    years, counts = (
+        torch.from_numpy(table[column].to_numpy("float64", copy=True))
+        for column in ("YEAR", "SUNACTIVITY")
+    )
+    if not counts.isfinite().all():
+        raise ValueError("the series has values that are missing or not finite")
+    return years, counts
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is known at each origin of a forecast, and what comes.
+
+    Attributes:
+        x: The last values (origins, window, 1), those before the series left out behind
+            ``lengths``.
+        lengths: How many values are known (origins,).
+        y: The next values (origins, horizon).
+        origins: Index in the series of each first value to be forecast (origins,).
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+    origins: Tensor
+
+
+def windows(series: Tensor, window: int, horizon: int, first: int, end: int) -> Windows:
+    """All forecasts of ``horizon`` values that lie within ``first`` and ``end``, exclusively.
+
+    The inputs may lie before ``first``: what has come by then is known. So parts whose bounds do
+    not overlap have no target in common.
+
+    Args:
+        series: Values (time,).
+        window: How many values are known at most.
+        horizon: How many are forecast.
+        first: Index of the first value to be forecast, at least 1.
+        end: Index after the last.
+
+    Raises:
+        ValueError: No forecast fits within the bounds.
+    """
+    if not 1 <= first <= end - horizon <= len(series) - horizon:
+        raise ValueError(
+            f"no forecast of {horizon} values lies within {first} and {end} of a series of "
+            f"{len(series)}, with a value before it"
+        )
+    origins = torch.arange(first, end - horizon + 1)
+    lengths = origins.clamp_max(window)
+    known = (origins - lengths)[:, None] + torch.arange(window)
+    inside = torch.arange(window) < lengths[:, None]
+    x = torch.where(inside, series[known.clamp_max(len(series) - 1)], 0.0)
+    y = series[origins[:, None] + torch.arange(horizon)]
+    return Windows(x.unsqueeze(2), lengths, y, origins)
+
+
+def rmse(forecasts: Tensor, truth: Tensor) -> Tensor:
+    """Root mean square error (horizon,) over origins; both are (origins, horizon)."""
+    return (forecasts - truth).square().mean(dim=0).sqrt()
+
+
+def accuracy(answers: Tensor, labels: Tensor) -> float:
+    """Share of right answers (batch,)."""
+    return (answers == labels).double().mean().item()
