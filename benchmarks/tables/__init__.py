@@ -2,7 +2,17 @@
 
 import re
 
-from benchmarks.tables import capacity, concepts, export, numerics, psmnist, series, speed, speed_up
+from benchmarks.tables import (
+    capacity,
+    concepts,
+    export,
+    mackey_glass,
+    numerics,
+    psmnist,
+    series,
+    speed,
+    speed_up,
+)
 from benchmarks.tables._shared import ROOT
 
 README = ROOT / "README.md"
@@ -19,6 +29,7 @@ TABLES = {
     "psmnist": psmnist.runs,
     "lmu-curve": psmnist.lmu_curve,
     "capacity": capacity.table,
+    "mackey-glass": mackey_glass.table,
     "speed-up": speed_up.table,
     "numerics-steps": numerics.steps,
     "concepts-held": concepts.held,

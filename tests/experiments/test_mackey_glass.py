@@ -114,7 +114,7 @@ def test_what_is_there_is_not_repeated(path, monkeypatch):
 def test_runs_with_other_settings_are_not_mixed_or_lost(path):
     before = path.read_text()
     for settings in (replace(QUICK, epochs=4), replace(QUICK, length=301, models=("lmu",))):
-        with pytest.raises(ValueError, match="holds runs with other settings .of LMUFFT"):
+        with pytest.raises(ValueError, match=r"holds runs with other settings \(of LMUFFT"):
             run(settings, path)
     assert path.read_text() == before
 
@@ -242,3 +242,6 @@ def test_command_refuses_what_is_wrong(tmp_path):
     for option in ("--seeds", "--epochs"):
         assert _command(option, "0", "--output", str(path)).exit_code == 2
     assert not path.exists()
+    result = _command("--output", str(tmp_path))
+    assert result.exit_code == 2
+    assert "directory" in result.output

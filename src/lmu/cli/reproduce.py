@@ -156,8 +156,12 @@ def mackey_glass(
         changes = small | changes
     with clear_errors(context):
         try:
-            run(Settings(**changes), output, lambda line: console.print(line, highlight=False))
-        except ValueError as error:
+            run(
+                Settings(**changes),
+                output,
+                lambda line: console.print(line, highlight=False, soft_wrap=True),
+            )
+        except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from error
         except KeyboardInterrupt as error:
             console.print("Interrupted: the same command goes on from here.", highlight=False)

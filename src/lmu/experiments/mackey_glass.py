@@ -67,7 +67,7 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
     Raises:
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
         TrainingDivergedError: A validation error is not finite.
-        ValueError: The file at ``output`` is no record of this experiment, or one of runs with other
+        ValueError: The file at ``output`` is no record of this experiment, or holds runs with other
             settings.
     """
     found = _recorded(settings, output)
@@ -102,15 +102,14 @@ def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[st
         raise ValueError(f"{output} is no record of this experiment: name another file")
     found = {}
     for row in rows:
-        alike = (
-            m for m in MODELS if _start_of_row(settings, m, row["seed"]).items() <= row.items()
-        )
-        if (model := next(alike, None)) is None:
+        begins = {model: _start_of_row(settings, model, row["seed"]) for model in MODELS}
+        alike = [model for model, begin in begins.items() if begin.items() <= row.items()]
+        if not alike:
             raise ValueError(
                 f"{output} holds runs with other settings (of {row['model']}, for one): name "
                 "another file, or delete it"
             )
-        found[model, row["seed"]] = row
+        found[alike[0], row["seed"]] = row
     return found
 
 
@@ -163,8 +162,8 @@ def _rounded(values: Tensor) -> list[float]:
 
 def _tell(row: dict[str, Any]) -> str:
     return (
-        f"{row['model']:<10} seed {row['seed']}  NRMSE: validation {row['val_nrmse']:.4f}, "
-        f"test {row['test_nrmse']:.4f}, after 100 steps {row['test_nrmse_after_100']:.4f}  "
+        f"{row['model']:<10} {row['seed']}  validation {row['val_nrmse']:.4f}, "
+        f"test {row['test_nrmse']:.4f} (after 100 steps {row['test_nrmse_after_100']:.4f})  "
         f"{row['seconds']:.0f} s"
     )
 
