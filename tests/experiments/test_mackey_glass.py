@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from lmu.cli import app
 from lmu.experiments import mackey_glass
 from lmu.experiments.mackey_glass import Settings, run
-from lmu.experiments.mackey_glass_models import MODELS
-from lmu.experiments.mackey_glass_training import (
+from lmu.experiments.mackey_glass.models import MODELS
+from lmu.experiments.mackey_glass.training import (
     MackeyGlassModule,
     Recipe,
     predict,
@@ -244,4 +244,4 @@ def test_command_refuses_what_is_wrong(tmp_path):
     assert not path.exists()
     result = _command("--output", str(tmp_path))
     assert result.exit_code == 2
-    assert "directory" in result.output
+    assert "Invalid value" in result.output

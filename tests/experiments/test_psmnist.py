@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
@@ -23,6 +25,16 @@ class StopAt(Callback):
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+RESULTS = sorted((Path(__file__).parents[2] / "results" / "psmnist").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_committed_results_are_those_of_the_recipes(path):
+    name, _, seed = path.stem.rpartition("-seed")
+    config = replace(RECIPES[name].config, seed=int(seed))
+    assert psmnist._is_done(path, config)
 
 
 @pytest.fixture

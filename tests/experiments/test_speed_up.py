@@ -60,3 +60,14 @@ def test_a_device_that_is_not_there(tmp_path):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert "no CUDA device" in result.output
+
+
+def test_wrong_options(tmp_path):
+    for option, value, says in (
+        ("--device", "tpu", "cpu or cuda, got 'tpu'"),
+        ("--output", "/dev/null/x.json", "cannot be written"),
+        ("--output", str(tmp_path), "is a folder"),
+    ):
+        result = CliRunner().invoke(app, ["reproduce", "speed-up", "--quick", option, value])
+        assert result.exit_code == 2
+        assert says in " ".join(result.output.replace("│", "").split())

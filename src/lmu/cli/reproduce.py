@@ -11,6 +11,22 @@ from lmu.cli._shared import DataOption, clear_errors, console
 app = typer.Typer(help="Run an experiment of the papers and leave its figures in a file.")
 
 
+def _writable(path: Path) -> Path:
+    """Refuse a file that cannot be written before anything is computed for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error}") from error
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder: name a file")
+    return path
+
+
+OutputOption = Annotated[
+    Path, typer.Option(help="The JSON file; a picture is drawn beside it.", callback=_writable)
+]
+
+
 @app.callback()
 def _root() -> None:
     """Keep the name of the experiment a command of its own."""
@@ -53,9 +69,7 @@ def psmnist(
 
 @app.command()
 def capacity(
-    output: Annotated[
-        Path, typer.Option(help="The JSON file; a picture is drawn beside it.")
-    ] = Path("runs/capacity/capacity.json"),
+    output: OutputOption = Path("runs/capacity/capacity.json"),
     seed: Annotated[int, typer.Option(min=0, help="Of signals and weights.")] = 0,
     lstm_seconds: Annotated[
         float, typer.Option(min=0, help="How long the LSTM is trained for each window.")
@@ -78,7 +92,7 @@ def capacity(
 
 @app.command()
 def speed_up(
-    output: Annotated[Path, typer.Option(help="The JSON file.")] = Path(
+    output: Annotated[Path, typer.Option(help="The JSON file.", callback=_writable)] = Path(
         "runs/speed-up/speed-up.json"
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -104,9 +118,7 @@ def series(
         list[str] | None,
         typer.Argument(help="JapaneseVowels, BasicMotions, sunspots. Default: all."),
     ] = None,
-    output: Annotated[
-        Path, typer.Option(help="The JSON file; a picture is drawn beside it.")
-    ] = Path("runs/series/series.json"),
+    output: OutputOption = Path("runs/series/series.json"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each model.")] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, hardly trained, without MiniRocket.")
@@ -132,9 +144,7 @@ def mackey_glass(
     models: Annotated[
         list[str] | None, typer.Argument(help="lstm, lmu, hybrid, lmufft. Default: all.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option(help="The JSON file; a picture is drawn beside it.")
-    ] = Path("runs/mackey-glass/mackey-glass.json"),
+    output: OutputOption = Path("runs/mackey-glass/mackey-glass.json"),
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Runs of each model. Default: 5.")
     ] = None,

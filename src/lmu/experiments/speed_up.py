@@ -95,9 +95,11 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
         The figures: a row for each model.
 
     Raises:
-        ValueError: The device is not there.
+        ValueError: The device is neither cpu nor cuda, or not there.
     """
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+    if settings.device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {settings.device!r}")
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but PyTorch finds no CUDA device here: use cpu")
     torch.manual_seed(settings.seed)
     order = random.Random(settings.seed)
@@ -114,7 +116,7 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
     rows = [_row(name, times[name], ours, steps[name][1], settings) for name in steps]
     for row in rows:
         say(f"{row['model']:<40} {row['seconds']:.3g} s a step, x {row['ratio']:.3g}")
-    device = torch.cuda.get_device_name() if settings.device.startswith("cuda") else "cpu"
+    device = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
     write_record(output, "speed-up", asdict(settings), rows=rows, device=device)
     return {"rows": rows}
 
@@ -140,7 +142,7 @@ def _seconds(step: Callable[[], None], device: str) -> float:
     """Mean time of a step; short ones are repeated for a tenth of a second."""
 
     def wait() -> None:
-        if device.startswith("cuda"):
+        if device == "cuda":
             torch.cuda.synchronize()
 
     wait()

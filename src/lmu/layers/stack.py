@@ -28,13 +28,15 @@ class LMUStack(nn.Module):
         layers: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, :class:`lmu.Bidirectional` or stacks, each
             taking what the one before gives. Only the last may give its last step alone
             (``return_sequences=False``).
-        norm: ``"layer"``, ``"rms"`` or None.
+        norm: ``"layer"``, ``"rms"`` or None. The first layer's is of the input's features at each
+            step, which hides how strong they are together; None leaves them as they are.
         residual: Add the path around each layer.
         dropout: Probability with which each output of a layer is dropped in training.
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: Sizes do not fit together, there is no layer, or an argument is out of range.
+        ValueError: Sizes do not fit together, there is no layer, an argument is out of range, or a
+            single input feature would be normalized, which leaves nothing of it.
     """
 
     def __init__(
@@ -55,6 +57,12 @@ class LMUStack(nn.Module):
             sizes_of(self.layers[0])[0],
             sizes_of(self.layers[-1])[1],
         )
+        if norm is not None and self.input_size == 1:
+            left = "zero" if norm == "layer" else "its sign"
+            raise ValueError(
+                f"norm={norm!r} would leave of a single input feature nothing but {left}: pass "
+                "norm=None, or make several features of it first"
+            )
         self.return_sequences = gives_sequences(self.layers[-1])
         like = self._like()
         factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lmu.experiments.mackey_glass_models import MODELS
-from lmu.experiments.mackey_glass_training import Recipe, predict, train
+from lmu.experiments.mackey_glass.models import MODELS
+from lmu.experiments.mackey_glass.training import Recipe, predict, train
 from lmu.experiments.record import write_record
 from lmu.tasks.mackey_glass import MackeyGlass, make_task, nrmse
 from lmu.training.pictures import write_figure
@@ -26,7 +26,7 @@ class Settings:
     """What the experiment is run with.
 
     Attributes:
-        models: Keys of :data:`~lmu.experiments.mackey_glass_models.MODELS`.
+        models: Keys of :data:`~lmu.experiments.mackey_glass.models.MODELS`.
         seeds: Runs of each model, with the seeds 0, 1 and so on, of weights and windows.
         epochs: Of training, of 200 batches each.
         batches: Batches in an epoch.
@@ -190,8 +190,8 @@ def draw(rows: list[dict[str, Any]], task: MackeyGlass) -> Figure:
         panels["start"].semilogy(row["test_by_step"], lw=1.2)
         panels["history"].semilogy(range(1, 1 + len(row["val_history"])), row["val_history"])
     panels["series"].set(title="a test series, 15 steps ahead", ylabel="tanh(x - 1)")
-    panels["series"].legend(ncols=5, fontsize=8, loc="lower right")
-    panels["error"].set(xlabel="step", ylabel="absolute error", ylim=(1e-6, 1))
+    figure.legend(loc="outside lower center", ncols=1 + len(firsts))
+    panels["error"].set(xlabel="step", ylabel="absolute error", ylim=(1e-5, 1))
     panels["start"].set(xlabel="step", ylabel="NRMSE", title="all test series, by step")
     panels["history"].set(xlabel="epoch", ylabel="NRMSE", title="validation")
     panels["history"].xaxis.set_major_locator(MaxNLocator(integer=True))
