@@ -52,7 +52,7 @@ def _model(config: dict) -> str:
 def _recipe(config: dict, group: list[dict]) -> str:
     epochs = f"{config['epochs']} epochs"
     if config["max_seconds"] is not None:
-        epochs = f"{config['max_seconds']:.0f} s, {len(group[0]['history'])} epochs begun"
+        epochs = f"{config['max_seconds']:.0f} s, ended in epoch {len(group[0]['history'])},"
     recipe = f"{epochs} of batches of {config['batch_size']}, Adam {config['learning_rate']:g}"
     recipe += f", {config['schedule']}"
     extras = ("dropout", "input_dropout", "input_noise", "hidden_noise", "weight_decay")
