@@ -38,7 +38,7 @@ def _recipe(seeds: int, model: str, **settings: Any) -> Recipe:
 _NOISY = {"epochs": 60, "batch_size": 200, "dropout": 0.0, "input_noise": 0.3}
 _LMUFFT = {"epochs": 40, "learning_rate": 5e-3, "dropout": 0.2, "input_noise": 0.2}
 RECIPES = {
-    "demo": _recipe(3, "lmufft"),  # that of make demo
+    "demo": _recipe(5, "lmufft"),  # that of make demo
     "lmufft": _recipe(5, "lmufft", **_LMUFFT),
     "lmufft-full": _recipe(5, "lmufft", full_train=True, **_LMUFFT),  # the papers' protocol
     "lmu": _recipe(1, "lmu", epochs=12, gradient_clip=1.0),
