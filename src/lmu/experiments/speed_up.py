@@ -101,24 +101,32 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
         raise ValueError(f"device must be cpu or cuda, got {settings.device!r}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but PyTorch finds no CUDA device here: use cpu")
-    torch.manual_seed(settings.seed)
-    order = random.Random(settings.seed)
-    steps = {name: _training_step(build, settings) for name, build in LAYERS.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
     with flushed_denormals():
-        for step, _ in steps.values():
-            step()  # warm
-        for number in range(settings.rounds):
-            for name in order.sample(list(steps), len(steps)):
-                times[name].append(_seconds(steps[name][0], settings.device))
-            say(f"round {number + 1} of {settings.rounds}")
+        times, parameters = _times(settings, say)
     ours = statistics.median(times[next(iter(times))])
-    rows = [_row(name, times[name], ours, steps[name][1], settings) for name in steps]
+    rows = [_row(name, times[name], ours, parameters[name], settings) for name in times]
     for row in rows:
         say(f"{row['model']:<40} {row['seconds']:.3g} s a step, x {row['ratio']:.3g}")
     device = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
     write_record(output, "speed-up", asdict(settings), rows=rows, device=device)
     return {"rows": rows}
+
+
+def _times(
+    settings: Settings, say: Callable[[str], None]
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """The time of a step in each round, and the number of trained parameters, of each model."""
+    torch.manual_seed(settings.seed)
+    order = random.Random(settings.seed)
+    built = {name: _training_step(build, settings) for name, build in LAYERS.items()}
+    for step, _ in built.values():
+        step()  # warm
+    times: dict[str, list[float]] = {name: [] for name in built}
+    for number in range(settings.rounds):
+        for name in order.sample(list(built), len(built)):
+            times[name].append(_seconds(built[name][0], settings.device))
+        say(f"round {number + 1} of {settings.rounds}")
+    return times, {name: parameters for name, (_, parameters) in built.items()}
 
 
 def _training_step(

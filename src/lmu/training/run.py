@@ -304,6 +304,8 @@ def flushed_denormals() -> Iterator[None]:
     """Let numbers below 1e-38 be zero, which CPUs else compute ten times slower.
 
     The gradient of a recurrent layer's last output dies out into them over hundreds of steps.
+    PyTorch's other threads take this over from the one that starts them, with the first large
+    operation of the process: enter before it.
     """
     torch.set_flush_denormal(True)
     try:
