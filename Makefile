@@ -2,7 +2,7 @@
 # make test   format, lint and type checks, then every test
 # make check  the same, after reformatting the code
 # make docs   the site in site/, built strictly; mkdocs serve shows it while you write
-# make examples  run the notebooks in examples/ in full and write them (ten minutes on one core)
+# make examples  run the notebooks in examples/ in full and write them (about twenty minutes on one core)
 #
 # They set themselves up: they need Python >= 3.10 and make, and create .venv.
 

@@ -66,11 +66,13 @@ def test_each_seed_leaves_a_file_and_is_not_repeated(tiny, tmp_path, monkeypatch
     run(["lmufft"], tmp_path)
 
 
-def test_other_settings_are_run_again(tiny, tmp_path):
-    run(["lmufft"], tmp_path, seeds=1)
-    run(["lmufft"], tmp_path, seeds=1, epochs=1)
-    metrics = json.loads((tmp_path / "lmufft-seed0.json").read_text())
-    assert len(metrics["history"]) == 1
+@pytest.mark.parametrize("content", ["{}", "nothing", '{"config": {"epochs": 1}}'])
+def test_other_files_are_not_overwritten(tiny, tmp_path, content):
+    path = tmp_path / "lmufft-seed0.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="not the result of this recipe"):
+        run(["lmufft"], tmp_path, seeds=1)
+    assert path.read_text() == content
 
 
 def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):

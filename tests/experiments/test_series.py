@@ -212,7 +212,9 @@ def test_what_is_recorded_is_not_run_again(recorded, monkeypatch):
     run(QUICK, recorded, said.append)
     assert not said
     assert json.loads(recorded.read_text())["rows"] == before["rows"]
-    with pytest.raises(AssertionError, match="repeated"):
+    run(replace(QUICK, data=("sunspots",)), recorded, said.append)  # the others are kept
+    assert json.loads(recorded.read_text())["rows"] == before["rows"]
+    with pytest.raises(ValueError, match="with other settings: name another file"):
         run(replace(QUICK, epochs=2), recorded, said.append)
 
 

@@ -139,6 +139,7 @@ def test_wrong_arguments():
         ({"layers": layers(), "dropout": 2.0}, ValueError, "dropout must lie in"),
         ({"layers": [LMU(1, 4, 2, 5)]}, ValueError, "nothing but zero: pass norm=None"),
         ({"layers": [LMU(1, 4, 2, 5)], "norm": "rms"}, ValueError, "nothing but its sign"),
+        ({"layers": [LMU(3, 1, 2, 5), LMU(1, 4, 2, 5)]}, ValueError, "nothing but zero"),
     ]
     for arguments, kind, message in wrong:
         with pytest.raises(kind, match=message):

@@ -43,10 +43,19 @@ def test_recurrent_layers_of_pytorch(kind) -> None:
     torch.testing.assert_close(model(x, lengths), model.classifier(last))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"batch_first": True, "bidirectional": True}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"batch_first": True, "bidirectional": True}, {"batch_first": True, "proj_size": 2}],
+)
 def test_what_is_refused_of_pytorch(arguments) -> None:
-    with pytest.raises(ValueError, match="GRU must have batch_first=True and bidirectional=False"):
-        SequenceClassifier(nn.GRU(2, 5, **arguments), 3)
+    with pytest.raises(ValueError, match="LSTM must have batch_first=True, bidirectional=False"):
+        SequenceClassifier(nn.LSTM(2, 5, **arguments), 3)
+
+
+def test_wrong_lengths_of_pytorch_layers() -> None:
+    model = SequenceClassifier(nn.GRU(2, 5, batch_first=True), 3)
+    with pytest.raises(ValueError, match="lengths"):
+        model(torch.zeros(2, 6, 2), [7, 6])
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from lmu.training.config import ConfigError, RunConfig
         ("hidden_noise", math.nan, "at least 0, got nan"),
         ("layers", 0, "at least 1, got 0"),
         ("gradient_clip", 0.0, "positive number, got 0.0"),
-        ("max_seconds", -1.0, "positive number, got -1.0"),
+        ("max_seconds", 1e-7, "0.1 to 1e9, got 1e-07"),
         ("seed", -1, "got -1"),
         ("seed", 2**32, "got 4294967296"),
     ],

@@ -20,6 +20,7 @@ from lmu.training.checkpoint import (
 )
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.files import write_json
+from lmu.training.lightning import flushed_denormals
 from lmu.training.module import TrainingDivergedError
 from lmu.training.report import PICTURES
 from lmu.training.run import (
@@ -338,7 +339,7 @@ def test_noise_is_added_in_training_only(small: dict[str, Any]) -> None:
 
 def test_denormal_numbers_are_zero_in_training_only() -> None:
     tiny = torch.tensor([1e-30])
-    with run.flushed_denormals():
+    with flushed_denormals():
         assert (tiny * 1e-10).item() == 0
     assert (tiny * 1e-10).item() > 0
 

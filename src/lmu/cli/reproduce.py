@@ -1,5 +1,6 @@
 """``lmu reproduce``: the papers' experiments."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,20 +12,33 @@ from lmu.cli._shared import DataOption, clear_errors, console
 app = typer.Typer(help="Run an experiment of the papers and leave its figures in a file.")
 
 
-def _writable(path: Path) -> Path:
+def _writable(path: Path | None) -> Path | None:
     """Refuse a file that cannot be written before anything is computed for it."""
+    if path is None:
+        return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be written: {error}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written: its folder is read-only")
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a folder: name a file")
     return path
 
 
 OutputOption = Annotated[
-    Path, typer.Option(help="The JSON file; a picture is drawn beside it.", callback=_writable)
+    Path | None,
+    typer.Option(
+        help="The JSON file; a picture is drawn beside it. Default: in runs/, or runs/quick/.",
+        callback=_writable,
+    ),
 ]
+
+
+def _place(output: Path | None, name: str, quick: bool) -> Path:
+    """Where figures go; those of a quick trial never to those of the whole."""
+    return output or Path("runs/quick" if quick else "runs") / name
 
 
 @app.callback()
@@ -45,8 +59,12 @@ def psmnist(
         int | None, typer.Option(min=1, help="Runs of each model. Default: its recipe's, 1 to 5.")
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder; each run leaves <model>-seed<n>.json in it.")
-    ] = Path("runs/psmnist-table"),
+        Path | None,
+        typer.Option(
+            help="Folder; each run leaves <model>-seed<n>.json in it. "
+            "Default: runs/psmnist-table, or runs/quick/psmnist-table."
+        ),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few digits, one epoch, one seed.")
     ] = False,
@@ -57,6 +75,7 @@ def psmnist(
         from lmu.experiments.psmnist import RECIPES, run
         from lmu.training.run import RunInterruptedError
 
+        output = _place(output, "psmnist-table", quick)
         changes: dict[str, Any] = {"limit": 300, "epochs": 1, "max_seconds": 20} if quick else {}
         names = models or list(RECIPES)
         seeds = 1 if quick and seeds is None else seeds
@@ -69,7 +88,7 @@ def psmnist(
 
 @app.command()
 def capacity(
-    output: OutputOption = Path("runs/capacity/capacity.json"),
+    output: OutputOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of signals and weights.")] = 0,
     lstm_seconds: Annotated[
         float, typer.Option(min=0, help="How long the LSTM is trained for each window.")
@@ -81,6 +100,7 @@ def capacity(
     """How much of its window a memory can tell: untrained LMU against a trained LSTM."""
     from lmu.experiments.capacity import Settings, run
 
+    output = _place(output, "capacity/capacity.json", quick)
     settings = Settings(seed=seed, lstm_seconds=lstm_seconds)
     if quick:
         settings = replace(
@@ -92,9 +112,10 @@ def capacity(
 
 @app.command()
 def speed_up(
-    output: Annotated[Path, typer.Option(help="The JSON file.", callback=_writable)] = Path(
-        "runs/speed-up/speed-up.json"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The JSON file. Default: in runs/, or runs/quick/.", callback=_writable),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="How often each model is timed.")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Short sequences, one round.")] = False,
@@ -102,6 +123,7 @@ def speed_up(
     """How much faster the parallel LMU trains than recurrences, at the size of psMNIST."""
     from lmu.experiments.speed_up import Settings, run
 
+    output = _place(output, "speed-up/speed-up.json", quick)
     settings = Settings(rounds=rounds, device=device)
     if quick:
         settings = replace(settings, batch_size=4, length=50, rounds=1)
@@ -118,7 +140,7 @@ def series(
         list[str] | None,
         typer.Argument(help="JapaneseVowels, BasicMotions, sunspots. Default: all."),
     ] = None,
-    output: OutputOption = Path("runs/series/series.json"),
+    output: OutputOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each model.")] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, hardly trained, without MiniRocket.")
@@ -127,6 +149,7 @@ def series(
     """Real time series, classified and forecast. What the file holds already is not repeated."""
     from lmu.experiments.series import Settings, run
 
+    output = _place(output, "series/series.json", quick)
     settings = Settings(seeds=seeds)
     if quick:
         settings = replace(settings, seeds=1, epochs=2, minirocket=False)
@@ -144,7 +167,7 @@ def mackey_glass(
     models: Annotated[
         list[str] | None, typer.Argument(help="lstm, lmu, hybrid, lmufft. Default: all.")
     ] = None,
-    output: OutputOption = Path("runs/mackey-glass/mackey-glass.json"),
+    output: OutputOption = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Runs of each model. Default: 5.")
     ] = None,
@@ -159,6 +182,7 @@ def mackey_glass(
     """A chaotic series, 15 steps ahead. What the file holds already is not repeated."""
     from lmu.experiments.mackey_glass import Settings, run
 
+    output = _place(output, "mackey-glass/mackey-glass.json", quick)
     given = {"models": tuple(models or ()), "seeds": seeds, "epochs": epochs}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     if quick:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lmu.experiments.record import write_record
 from lmu.tasks.capacity import DelayLine, band_limited_noise, decoding_error, memory_alone
+from lmu.training.lightning import fit, quiet_lightning
 from lmu.training.pictures import write_figure
-from lmu.training.run import quiet_lightning
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _lstm_row(settings: Settings, window: int, signal: Tensor) -> dict[str, Any]
     with quiet_lightning():
         trainer = _trainer(settings.lstm_seconds)
         start = time.perf_counter()
-        trainer.fit(module)
+        fit(trainer, module)
         seconds = time.perf_counter() - start
     with torch.no_grad():
         wrong = module.model(signal[..., None])[:, window:] - module.targets(signal)

@@ -74,7 +74,8 @@ def run(
             recipes, such as where the data are.
 
     Raises:
-        ConfigError: A name is unknown, or a setting is out of range.
+        ConfigError: A name is unknown, a setting is out of range, or a file in the folder is the
+            result of another recipe.
         DataError: The data are missing or damaged.
         RunInterruptedError: Ctrl-C or a request to terminate.
         TrainingDivergedError: A loss is not finite.
@@ -105,18 +106,30 @@ def _runs(
 
 def _train(config: RunConfig, folder: Path, console: Console | None) -> dict[str, Any]:
     """Train, or continue what is in the folder if its settings are the same."""
-    interrupted = sorted(folder.glob(f"*/{LAST}"))
-    if interrupted:
-        checkpoint, found = resume_config(interrupted[-1].parent)
-        if found == config:
-            return train(config, resume=checkpoint, console=console).metrics
+    for last in sorted(folder.glob(f"*/{LAST}"), reverse=True):
+        checkpoint, found = resume_config(last.parent, data=config.data)
+        if shareable(found) == shareable(config):
+            return train(found, resume=checkpoint, console=console).metrics
     return train(config, output=folder, console=console).metrics
 
 
 def _is_done(path: Path, config: RunConfig) -> bool:
+    """Whether the file holds this run.
+
+    Raises:
+        ConfigError: It is another file, or holds a run with other settings.
+    """
     if not path.is_file():
         return False
-    return json.loads(path.read_text())["config"] == shareable(config) | config.model_arguments()
+    try:
+        found = json.loads(path.read_text())["config"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != shareable(config) | config.model_arguments():
+        raise ConfigError(
+            "output", f"{path} is not the result of this recipe: name another folder, or delete it"
+        )
+    return True
 
 
 def _say(console: Console | None, line: str) -> None:

@@ -16,7 +16,7 @@ from lmu import LMU, LMUFFT
 from lmu.experiments.record import write_record
 from lmu.models import SequenceClassifier
 from lmu.tasks.psmnist import CLASSES, PIXELS, PRESETS
-from lmu.training.run import flushed_denormals
+from lmu.training.lightning import flushed_denormals
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,11 @@ class LMUStack(nn.Module):
             sizes_of(self.layers[0])[0],
             sizes_of(self.layers[-1])[1],
         )
-        if norm is not None and self.input_size == 1:
+        if norm is not None and any(sizes_of(layer)[0] == 1 for layer in self.layers):
             left = "zero" if norm == "layer" else "its sign"
             raise ValueError(
-                f"norm={norm!r} would leave of a single input feature nothing but {left}: pass "
-                "norm=None, or make several features of it first"
+                f"norm={norm!r} would leave of a layer's single input feature nothing but {left}: "
+                "pass norm=None, or make several features of it first"
             )
         self.return_sequences = gives_sequences(self.layers[-1])
         like = self._like()

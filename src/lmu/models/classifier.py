@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from lmu.layers._ragged import unpack
 from lmu.models._config import describe
 from lmu.models._hub import HubModel
 
@@ -36,10 +36,13 @@ class SequenceClassifier(nn.Module, HubModel):
                 f"layer must be a module with an integer hidden_size, such as LMU or LMUFFT, "
                 f"got {type(layer).__name__}"
             )
-        if isinstance(layer, nn.RNNBase) and (layer.bidirectional or not layer.batch_first):
+        if isinstance(layer, nn.RNNBase) and (
+            layer.bidirectional or layer.proj_size or not layer.batch_first
+        ):
             raise ValueError(
-                f"{type(layer).__name__} must have batch_first=True and bidirectional=False, "
-                f"got {layer.batch_first} and {layer.bidirectional}"
+                f"{type(layer).__name__} must have batch_first=True, bidirectional=False and "
+                f"proj_size=0, got {layer.batch_first}, {layer.bidirectional} and "
+                f"{layer.proj_size}"
             )
         if not isinstance(num_classes, int) or isinstance(num_classes, bool):
             raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
@@ -69,9 +72,10 @@ class SequenceClassifier(nn.Module, HubModel):
         """The last hidden state (batch, hidden_size)."""
         theirs = isinstance(self.layer, nn.RNNBase)
         if theirs and lengths is not None:
-            assert isinstance(x, Tensor)
-            lengths = torch.as_tensor(lengths).cpu()
-            x = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            x, ragged = unpack(x, lengths)
+            assert ragged is not None
+            steps = ragged.lengths.cpu()
+            x = pack_padded_sequence(x, steps, batch_first=True, enforce_sorted=False)
             lengths = None
         _, state = self.layer(x) if lengths is None else self.layer(x, lengths=lengths)
         while not isinstance(state, Tensor):

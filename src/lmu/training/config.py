@@ -114,10 +114,12 @@ class RunConfig:
         for name in ("weight_decay", "input_noise", "hidden_noise"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(name, f"must be at least 0, got {getattr(self, name)}")
-        for name in ("max_seconds", "gradient_clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(name, f"must be a positive number, got {value}")
+        if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
+            raise ConfigError(
+                "gradient_clip", f"must be a positive number, got {self.gradient_clip}"
+            )
+        if self.max_seconds is not None and not 0.1 <= self.max_seconds <= 1e9:
+            raise ConfigError("max_seconds", f"must lie in 0.1 to 1e9, got {self.max_seconds}")
         check_seed(self.seed)
         if self.full_train and self.patience:
             raise ConfigError(

@@ -1,8 +1,6 @@
 """The one way to run a task: settings in, a folder with results out."""
 
-import logging
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,6 +35,7 @@ from lmu.training.checkpoint import (
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.files import write_json
 from lmu.training.history import History
+from lmu.training.lightning import flushed_denormals, quiet_lightning
 from lmu.training.module import ClassificationModule, Metrics
 from lmu.training.progress import EpochProgress
 from lmu.training.report import write_report
@@ -156,7 +155,7 @@ def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metric
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
     config = _changed(loaded.config, changes)
     task = PsMNIST(loaded.permutation, config.data, config.full_train, config.limit)
-    with quiet_lightning():
+    with quiet_lightning(), flushed_denormals():
         module = build_module(config)
         module.load_state_dict(loaded.state_dict)
         trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, config, loaded.permutation)])
@@ -297,35 +296,3 @@ def _interruptible(trainer: Trainer, folder: Path) -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
         exit_code = 143 if isinstance(error, SIGTERMException) else 130
         raise RunInterruptedError(folder, exit_code) from error
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Let numbers below 1e-38 be zero, which CPUs else compute ten times slower.
-
-    The gradient of a recurrent layer's last output dies out into them over hundreds of steps.
-    PyTorch's other threads take this over from the one that starts them, with the first large
-    operation of the process: enter before it.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's tips and notes off the terminal; its warnings stay."""
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            # Lightning itself still uses what PyTorch deprecates here.
-            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

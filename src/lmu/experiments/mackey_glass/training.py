@@ -2,7 +2,6 @@
 
 import copy
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lmu.tasks.mackey_glass import MackeyGlass, Part, nrmse
+from lmu.training.lightning import fit, quiet_lightning
 from lmu.training.module import TrainingDivergedError
-from lmu.training.run import quiet_lightning
 from lmu.training.seeds import derive_seed
 
 
@@ -198,19 +197,7 @@ def train(model: nn.Module, task: MackeyGlass, recipe: Recipe, seed: int) -> Tra
             enable_model_summary=False,
         )
         start, cpu_start = time.perf_counter(), time.process_time()
-        _fit(trainer, module)
+        fit(trainer, module)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     model.load_state_dict(module.best)
     return Trained(model.eval(), module.history, seconds, cpu_seconds)
-
-
-def _fit(trainer: Trainer, module: LightningModule) -> None:
-    """Fit, and let Ctrl-C be KeyboardInterrupt, of which Lightning makes SystemExit."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(module)
-    except SystemExit as error:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-        raise KeyboardInterrupt from error

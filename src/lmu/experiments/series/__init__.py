@@ -80,44 +80,52 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
         say: Is told how it goes.
 
     Returns:
-        The figures: a row for each data set, model and seed.
+        The figures: a row for each data set, model and seed that the file holds now.
 
     Raises:
         ImportError: A package of the extra ``series`` is not installed.
-        ValueError: The file at ``output`` is no record of this experiment.
+        ValueError: The file at ``output`` is no record of this experiment, or holds these runs with
+            other settings.
     """
     require("numba", "sklearn", "sktime", "statsmodels", extra="series")
-    planned = list(plan(settings))
-    rows = recorded(output, planned)
-    for i, one in enumerate(planned):
-        if rows[i] is None:
-            row = rows[i] = one.row() | one.work()
+    rows = recorded(output)
+    for one in plan(settings):
+        if not _is_among(one, rows, output):
+            row = one.row() | one.work()
+            rows.append(row)
             say(_tell(row))
-            write_record(output, "series", asdict(settings), rows=[row for row in rows if row])
-    finished = [row for row in rows if row]
-    write_record(output, "series", asdict(settings), rows=finished)
-    write_figure(output.with_suffix(".png"), draw(finished))
-    return {"rows": finished}
+            write_record(output, "series", asdict(settings), rows=rows)
+    write_figure(output.with_suffix(".png"), draw(rows))
+    return {"rows": rows}
 
 
-def recorded(output: Path, planned: list[Run]) -> list[dict[str, Any] | None]:
-    """The row of each run, or None, that a file holds already, made with equal settings.
+def recorded(output: Path) -> list[dict[str, Any]]:
+    """The rows that a file holds.
 
     Raises:
         ValueError: The file is no record of this experiment.
     """
     if not output.exists():
-        return [None] * len(planned)
+        return []
     try:
         record = json.loads(output.read_text())
-        kept = record["rows"] if record["experiment"] == "series" else None
+        rows = record["rows"] if record["experiment"] == "series" else None
     except (ValueError, KeyError, TypeError):
-        kept = None
-    if kept is None:
+        rows = None
+    if rows is None:
         raise ValueError(f"{output} is no record of this experiment: name another file")
-    return [
-        next((row for row in kept if one.row().items() <= row.items()), None) for one in planned
-    ]
+    return rows
+
+
+def _is_among(run: Run, rows: list[dict[str, Any]], output: Path) -> bool:
+    wanted = run.row()
+    same = [row for row in rows if all(row[k] == wanted[k] for k in ("data", "model", "seed"))]
+    if any(row["recipe"] != wanted["recipe"] for row in same):
+        raise ValueError(
+            f"{output} holds {run.model} on {run.data} with other settings: name another file, or "
+            "delete it"
+        )
+    return bool(same)
 
 
 def plan(settings: Settings) -> Iterator[Run]:

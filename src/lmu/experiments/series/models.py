@@ -128,15 +128,15 @@ def sized(build: Callable[[int], nn.Module], budget: int) -> int:
         budget: Number of parameters.
 
     Raises:
-        ValueError: Not even one unit fits.
+        ValueError: Not even two units fit.
     """
 
     def parameters(units: int) -> int:
         return sum(p.numel() for p in build(units).parameters())
 
-    if parameters(1) > budget:
-        raise ValueError(f"a network with one hidden unit has more than {budget} parameters")
-    units = 1
+    units = 2  # a stack does not normalize one
+    if parameters(units) > budget:
+        raise ValueError(f"a network with two hidden units has more than {budget} parameters")
     while parameters(2 * units) <= budget:
         units *= 2
     return units + bisect_right(range(units + 1, 2 * units), budget, key=parameters)

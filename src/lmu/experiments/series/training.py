@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lmu.training.batches import EpochSampler
-from lmu.training.run import quiet_lightning
+from lmu.training.lightning import fit, quiet_lightning
 
 
 class Part(NamedTuple):
@@ -133,8 +133,6 @@ def train(
             enable_model_summary=False,
         )
         start = time.perf_counter()
-        trainer.fit(module)
+        fit(trainer, module)
         seconds = time.perf_counter() - start
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return module.model.eval(), seconds
