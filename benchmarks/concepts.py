@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from lmu import LMU
+from lmu.tasks.capacity import memory_alone
 from lmu.theory import decode_window, discretize, impulse_response, least_theta, legendre, legt
 
 OUTPUT = Path(__file__).parent.parent / "results" / "concepts.json"
@@ -24,20 +25,7 @@ CYCLES = [2 ** (k / 4) for k in range(-8, 33)]  # a quarter of a cycle to 256 in
 
 def memory(order: int, theta: float, discretizer: str = "zoh") -> LMU:
     """A memory of the signal itself in float64, whose last state alone is wanted."""
-    return LMU(
-        1,
-        None,
-        order,
-        theta,
-        hidden_cell=None,
-        hidden_to_memory=False,
-        memory_to_memory=False,
-        input_to_hidden=False,
-        encode_input=False,
-        return_sequences=False,
-        discretizer=discretizer,
-        dtype=torch.float64,
-    )
+    return memory_alone(theta, order, discretizer=discretizer, dtype=torch.float64)
 
 
 def sines(cycles: float, theta: int) -> Tensor:

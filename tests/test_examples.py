@@ -14,7 +14,7 @@ from examples.execute import METADATA, strip
 FOLDER = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_500_000  # bytes
-ABSOLUTE = re.compile(r"(?<![\w.~])/(?:work|home|root|tmp|usr|opt|var|Users)\b|[A-Z]:\\")
+ABSOLUTE = re.compile(r"(?<![\w.~])/(?:home|root|tmp|usr|opt|var|Users)\b|[A-Z]:\\")
 
 # Values of parameters with which a notebook takes seconds.
 SHORT: dict[str, dict[str, Any]] = {
@@ -116,8 +116,8 @@ def test_file_is_small_and_belongs_to_no_machine(path):
     strip(stripped)
     assert notebook == stripped
     assert notebook.metadata == METADATA
-    found = [text for cell in notebook.cells for text in texts(cell) if ABSOLUTE.search(text)]
-    assert not found
+    found = [text for cell in notebook.cells for text in texts(cell)]
+    assert not [text for text in found if ABSOLUTE.search(text) or str(FOLDER.parent) in text]
 
 
 def test_every_parameter_is_a_plain_value(path):
@@ -136,5 +136,5 @@ def test_a_parameter_that_is_not_there_is_noticed(name):
 
 
 def test_an_absolute_path_is_noticed():
-    assert all(ABSOLUTE.search(text) for text in ("in /work/a", "'/home/a'", "C:\\b"))
+    assert all(ABSOLUTE.search(text) for text in ("in /tmp/a", "'/home/a'", "C:\\b"))
     assert not any(ABSOLUTE.search(text) for text in ("https://a.b/work", "runs/tmp/x", "1/2"))

@@ -40,7 +40,14 @@ def band_limited_noise(
     return signal / signal.square().mean(dim=1, keepdim=True).sqrt()
 
 
-def memory_alone(theta: float, order: int, *, dtype: torch.dtype | None = None) -> LMU:
+def memory_alone(
+    theta: float,
+    order: int,
+    *,
+    return_sequences: bool = False,
+    discretizer: str = "zoh",
+    dtype: torch.dtype | None = None,
+) -> LMU:
     """The Legendre memory of the signal itself: no parameter to be trained."""
     return LMU(
         1,
@@ -52,7 +59,8 @@ def memory_alone(theta: float, order: int, *, dtype: torch.dtype | None = None) 
         memory_to_memory=False,
         input_to_hidden=False,
         encode_input=False,
-        return_sequences=False,
+        return_sequences=return_sequences,
+        discretizer=discretizer,
         dtype=dtype,
     )
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmu import LMU
 from lmu._extras import require
+from lmu.tasks.capacity import memory_alone
 from lmu.tasks.series import HORIZON, Recordings, windows
 
 
@@ -121,18 +121,7 @@ def memory_regression(
     """
     values = series.sqrt() if root else series
     mean = values[:first].mean()  # of which an empty memory is one
-    memory = LMU(
-        1,
-        None,
-        order,
-        theta,
-        hidden_cell=None,
-        hidden_to_memory=False,
-        memory_to_memory=False,
-        input_to_hidden=False,
-        encode_input=False,
-        dtype=series.dtype,
-    )
+    memory = memory_alone(theta, order, return_sequences=True, dtype=series.dtype)
     with torch.no_grad():
         states = memory((values - mean)[None, :, None])[0][0]
     known = torch.cat([states, torch.ones_like(states[:, :1])], dim=1)
