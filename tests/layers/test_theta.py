@@ -87,7 +87,7 @@ def test_each_channel_has_its_own_window(name, method):
 def test_windows_of_channels_are_learned(channels, shared):
     theta = 9.0 if shared else tuple(9.0 + c for c in range(channels))
     layer = built("LMUFFT", theta, memory_channels=channels, learn_theta=True, dtype=F64)
-    assert layer.log_theta.shape == (() if shared else (channels,))
+    assert layer.log_theta.shape == (1 if shared else channels,)
     fixed = built("LMUFFT", theta, memory_channels=channels, dtype=F64)
     x = sample("LMUFFT")
     torch.testing.assert_close(layer(x), fixed(x))

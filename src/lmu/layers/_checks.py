@@ -125,8 +125,9 @@ def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor)
     """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"the input must be a torch.Tensor, got {type(x).__name__}")
-    shape = f"({', '.join(axes)}, input_size={input_size})"
     if x.ndim != len(axes) + 1 or x.shape[-1] != input_size:
+        # Not before: the size of one layer among several may be symbolic to torch.compile.
+        shape = f"({', '.join(axes)}, input_size={input_size})"
         hint = ""
         if x.ndim == len(axes) and (input_size == 1 or x.shape[-1] == input_size):
             hint = f": add the missing axis with x.unsqueeze({-1 if input_size == 1 else 0})"

@@ -75,17 +75,27 @@ class LegendreModule(nn.Module):
 
     @property
     def theta(self) -> float | tuple[float, ...]:
-        """Length of the window in time steps, or of each channel's; what it is now if learned."""
+        """Length of the window in time steps, or of each channel's; what it is now if learned.
+
+        Where a learned one is sharded (``fully_shard``) all processes must ask together.
+        """
         if not self.learn_theta or self.log_theta.is_meta:
             return self._theta
-        values = self._current_theta().tolist()
+        theta: Any = self._current_theta()
+        values = (theta.full_tensor() if self._sharded else theta).tolist()
         return tuple(values) if isinstance(values, list) else values
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether a process holds only its part of ``log_theta``."""
+        return hasattr(self.log_theta, "full_tensor")
 
     def _current_theta(self) -> Tensor:
         # Above the bound by construction, so that the system stays stable whatever is learned.
         # And far from where exp() leaves the numbers: training may push as hard as it likes.
         log_theta = self.log_theta.to(power_dtype(self.log_theta.device)).clamp(-50, 50)
-        return self._least_theta + log_theta.exp()
+        theta = self._least_theta + log_theta.exp()
+        return theta if isinstance(self._theta, tuple) else theta[0]
 
     @property
     def _constant(self) -> bool:
@@ -95,8 +105,9 @@ class LegendreModule(nn.Module):
     def _add_dynamics(self, factory: dict[str, Any]) -> None:
         """Register ``Ad``, ``Bd`` and ``E``; subclasses call this after their own parameters."""
         if self.learn_theta:
-            shape = self._exact["Bd"].shape[:-1]
-            self.log_theta = nn.Parameter(torch.empty(shape, **factory))
+            # Of one axis also where all channels share it: fully_shard takes no scalars.
+            number = len(self._theta) if isinstance(self._theta, tuple) else 1
+            self.log_theta = nn.Parameter(torch.empty(number, **factory))
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
             empty = torch.empty(self._exact[name].shape, **factory)
             if learned:
@@ -271,7 +282,8 @@ class LegendreModule(nn.Module):
         return text + (f", discretizer={self.discretizer!r}" if self.discretizer != "zoh" else "")
 
     def _name_theta(self) -> str:
-        theta = self.theta
+        # A name must not wait for other processes.
+        theta = self._theta if self.learn_theta and self._sharded else self.theta
         if isinstance(theta, tuple):
             return f"({', '.join(f'{value:g}' for value in theta)})"
         return f"{theta:g}"

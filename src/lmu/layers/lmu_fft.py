@@ -20,6 +20,7 @@ from lmu.layers._checks import (
 )
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._ragged import Ragged, align_right, last_step, unpack
+from lmu.layers._time import WHOLE, Time
 from lmu.ops import (
     READOUTS,
     Choice,
@@ -88,6 +89,8 @@ class LMUFFT(LegendreModule):
 
     Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
     """
+
+    _time: Time = WHOLE  # which lmu.distributed replaces
 
     def __init__(
         self,
@@ -235,17 +238,25 @@ class LMUFFT(LegendreModule):
         if ragged is not None:
             output, h_n, m_n = self._run_ragged(u, signal, Ad, Bd, m_0, ragged)
         elif self.return_sequences:
+            m_0 = self._time.start(u, Ad, Bd, m_0)
             output, m_n = self._all_outputs(u, signal, Ad, Bd, m_0)
-            h_n = output[:, -1].clone()  # a kept state must not keep the whole sequence
+            # A copy: a kept state must not keep the whole sequence.
+            h_n, m_n = self._time.last(output[:, -1].clone(), m_n)
         else:
-            m_n = final_memory(u, Ad, Bd, m_0, H=self._impulse_response(signal.shape[1]))
-            output = h_n = self._read_out(m_n, signal[:, -1])
+            m_n = self._time.final(u, Ad, Bd, m_0, self._impulse_response)
+            m_n, x_n = self._time.last(m_n, signal[:, -1])
+            output = h_n = self._read_out(m_n, x_n)
         return output, (h_n, m_n.flatten(1)) if return_state else h_n
 
     def _run_ragged(
         self, u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, ragged: Ragged
     ) -> tuple[Any, Tensor, Tensor]:
         """Outputs, last hidden and last memory state of sequences of several lengths."""
+        if self._time is not WHOLE:
+            raise ValueError(
+                "lengths and packed sequences cannot be spread over processes: pad all sequences "
+                "to one length and drop lengths"
+            )
         steps = ragged.lengths
         # Without input the memory stays at zero: all sequences may as well end together.
         H = self._impulse_response(x.shape[1])

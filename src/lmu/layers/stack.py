@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu.layers._call import call, check_layer, gives_sequences, like_of, sizes_of
 from lmu.layers._checks import check_flag, check_input, check_pair, check_probability
 from lmu.layers._ragged import last_step, unpack
+from lmu.layers._time import WHOLE, Time
 from lmu.layers.lmu import Lengths
 from lmu.layers.state import State
 
@@ -38,6 +39,8 @@ class LMUStack(nn.Module):
         ValueError: Sizes do not fit together, there is no layer, an argument is out of range, or a
             single input feature would be normalized, which leaves nothing of it.
     """
+
+    _time: Time = WHOLE  # which lmu.distributed replaces
 
     def __init__(
         self,
@@ -119,20 +122,23 @@ class LMUStack(nn.Module):
             ValueError: A shape or device does not fit, or a length is not within 1 and time.
         """
         y, ragged = unpack(x, lengths)
-        check_input(y, ("batch", "time"), self.input_size, self._like())
+        like = self._like()
+        # The dtype of a shard is not that of the arithmetic; the layers look at theirs.
+        sharded = hasattr(like, "device_mesh")
+        check_input(y, ("batch", "time"), self.input_size, y if sharded else like)
         steps = None if ragged is None else ragged.lengths
         ended = []
         for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
             given, after = call(layer, self.norms[i](y), before, steps)
             ended.append(after)
             if given.ndim == 2:
-                y = y[:, -1] if steps is None else last_step(y, steps)
+                y = self._time.last(y[:, -1])[0] if steps is None else last_step(y, steps)
             y = self._join(i, y, given)
         y = self.last_norm(y)
         if y.ndim == 2:
             return y, (y, tuple(ended))
         if ragged is None:
-            return y, (y[:, -1].clone(), tuple(ended))
+            return y, (self._time.last(y[:, -1].clone())[0], tuple(ended))
         y = torch.where(ragged.inside, y, y.new_zeros(()))
         return ragged.pack(y), (last_step(y, ragged.lengths), tuple(ended))
 

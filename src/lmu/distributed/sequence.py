@@ -1,0 +1,217 @@
+"""Layers whose sequences are spread over processes, each with a stretch of time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
+from lmu.distributed.carry import WAYS, carry, hand_over
+from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu.layers._time import Response
+from lmu.ops._channels import channels
+from lmu.ops._precision import compute_dtype, no_autocast, widen
+from lmu.ops.chunked import chunk_states
+from lmu.theory import apply_power
+
+Module = TypeVar("Module", bound=nn.Module)
+
+# What goes through time in another way than a linear memory does.
+SEQUENTIAL = (LMU, LMUCell, Bidirectional, nn.RNNBase, nn.RNNCellBase)
+
+
+def sequence_parallel(
+    module: Module, group: Any = None, *, steps: Sequence[int] | None = None, way: str = "auto"
+) -> Module:
+    r"""Let a model take sequences whose steps are spread over processes; in place.
+
+    Process r of the group gives the model steps of its own, (batch, T_r, input_size), those that
+    follow on the steps of process r - 1, and gets the outputs of these steps. Only memory states,
+    (batch, memory_channels * memory_size), travel between processes: see
+    :mod:`lmu.distributed.carry`. Outputs and gradients are those of one process that holds all
+    steps, up to rounding. Shards may have different lengths.
+
+    A layer's ``state`` is that before the first step of the whole sequence, the same on all
+    processes, and the state that it returns (and ``h_n``, and its output if
+    ``return_sequences=False``) is that after the last step of the whole sequence, on all processes.
+
+    Backward gives each process its share of the gradients of the sum of all processes' losses:
+    over the group, the gradients of a parameter sum to that of one process. With
+    ``DistributedDataParallel`` or ``fully_shard``, which take the mean over processes, they are
+    those of the mean of the losses. All processes must run the same calls, backward too; one whose
+    outputs do not matter adds ``0 * output.sum()``.
+
+    Args:
+        module: Holds :class:`lmu.LMUFFT` layers, at any depth, also in :class:`lmu.LMUStack`.
+        group: Processes in the order of time: a process group, a ``DeviceMesh`` of one dimension,
+            or None for all processes. A group of one undoes it.
+        steps: Number of steps of each process. They are exchanged at each call if None, for which
+            the host must wait.
+        way: How states travel: ``"scan"``, ``"ring"``, ``"gather"``, or ``"auto"``, see
+            :func:`choose_way`.
+
+    Returns:
+        The module.
+
+    Raises:
+        RuntimeError: ``torch.distributed`` is not initialized.
+        TypeError: The module holds a layer whose steps must be taken one by one, or both ways.
+        ValueError: The module holds no :class:`lmu.LMUFFT`, or an argument is out of range.
+    """
+    name = name_of(group)
+    rank, size = rank_and_size(name)
+    if way not in {"auto", *WAYS}:
+        raise ValueError(f"way must be 'auto' or one of {list(WAYS)}, got {way!r}")
+    if steps is not None and (len(steps) != size or min(steps) < 1):
+        raise ValueError(
+            f"steps must hold a positive number for each of {size} processes, got {list(steps)}"
+        )
+    for path, part in module.named_modules():
+        if isinstance(part, SEQUENTIAL):
+            raise TypeError(
+                f"{path or 'the module'} is an {type(part).__name__}, which goes through time step "
+                "by step or both ways: only LMUFFT layers can share time among processes"
+            )
+    layers = [part for part in module.modules() if isinstance(part, LMUFFT | LMUStack)]
+    if not any(isinstance(layer, LMUFFT) for layer in layers):
+        raise ValueError(f"{type(module).__name__} holds no LMUFFT")
+    counts = None if steps is None else tuple(int(count) for count in steps)
+    shards = Shards(name, rank, size, counts, choose_way(size) if way == "auto" else way)
+    for layer in layers:
+        vars(layer).pop("_time", None)  # steps are all here, unless
+        if size > 1:
+            layer._time = shards
+    return module
+
+
+def choose_way(processes: int) -> str:
+    """How states should travel among so many processes."""
+    return "gather" if processes <= 8 else "scan"
+
+
+def split(x: Tensor, group: Any = None, *, dim: int = 1) -> Tensor:
+    """This process' stretch of a tensor that all of them hold, as even as it can be.
+
+    Args:
+        x: Such as (batch, time, input_size).
+        group: As in :func:`sequence_parallel`.
+        dim: The axis of time.
+
+    Raises:
+        ValueError: There are fewer steps than processes.
+    """
+    rank, size = rank_and_size(name_of(group))
+    if x.shape[dim] < size:
+        raise ValueError(f"{x.shape[dim]} steps are too few for {size} processes: use fewer")
+    return x.tensor_split(size, dim)[rank]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The steps here are those of one process: the counterpart of a whole sequence.
+
+    Attributes:
+        group: Name of the process group.
+        rank: This process.
+        size: Number of processes.
+        steps: Of each process; None if they are to be exchanged.
+        way: How states travel.
+    """
+
+    group: str
+    rank: int
+    size: int
+    steps: tuple[int, ...] | None
+    way: str
+
+    def start(self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
+        """The memory before the first step here (batch, channels, order).
+
+        Args:
+            u: Encoded input of the steps here (batch, time, channels).
+            Ad: (order, order) or (channels, order, order).
+            Bd: (order,) or (channels, order).
+            m_0: Memory before the whole sequence (batch, channels, order); zeros if None.
+        """
+        return self._ends(u, Ad, Bd, m_0)[0]
+
+    def final(
+        self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, response: Response
+    ) -> Tensor:
+        """The memory after the last step here; arguments and result as :meth:`start`."""
+        del response  # as long as the steps here: no need of it
+        return self._ends(u, Ad, Bd, m_0, both=True)[1]
+
+    def last(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """What the last step of the last process has, (batch, ...) each."""
+        parts = [value.flatten(1) for value in values]
+        together = torch.cat(parts, dim=1)  # in the widest dtype, which loses nothing
+        received = from_last(together, self.group).split([part.shape[1] for part in parts], dim=1)
+        return tuple(
+            r.reshape(value.shape).to(value.dtype)
+            for r, value in zip(received, values, strict=True)
+        )
+
+    def _ends(
+        self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, *, both: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The memory before the first step here and what the steps here, or ``both``, end in."""
+        length = u.shape[1]
+        with no_autocast(u.device):
+            u = u.to(compute_dtype(u.dtype))
+            Ad, Bd = widen(Ad), widen(Bd)
+            own = end_state(u, Ad, Bd)
+            steps = self._counts(own, length)
+            values = own  # what the processes ahead need of this one
+            if m_0 is not None and self.rank == 0:
+                values = own + advance(Ad, Bd, m_0, length)
+            with torch.no_grad():
+                start = carry(values.detach(), Ad.detach(), steps, self.group, self.way, False)
+            if self.rank and Ad.requires_grad:
+                values = own + advance(Ad, Bd, start, length)  # now it depends on Ad as it should
+            start = hand_over(values, start, Ad.detach(), steps, self.group, self.way)
+            if m_0 is not None and self.rank == 0:
+                start = start + m_0
+            # Also of the first process' zeros: its backward must run with that of the others.
+            return start, own + advance(Ad, Bd, start, length) if both else own
+
+    def _counts(self, state: Tensor, length: int) -> Tensor:
+        if self.steps is None:
+            return agree(state.detach(), length, self.group)
+        if self.steps[self.rank] != length:
+            raise ValueError(
+                f"process {self.rank} was to hold {self.steps[self.rank]} steps, got {length}: "
+                "give sequence_parallel the right steps, or none, to have them exchanged"
+            )
+        return torch.tensor(self.steps)
+
+
+def end_state(u: Tensor, Ad: Tensor, Bd: Tensor) -> Tensor:
+    """The memory (batch, channels, order) after the input (batch, time, channels), from zero.
+
+    Cost: 2 b T c d FLOPs, and 2 b c d^2 in each of sqrt(T) sequential steps; memory b T c + sqrt(T)
+    b c d floats. Unlike one product over all time it needs no impulse response of that length.
+    """
+    length = u.shape[1]
+    steps = 1 << (length.bit_length() + 1) // 2
+    chunks = -(-length // steps)
+    # Zeros ahead of the input leave a memory at zero; the states are those before each chunk.
+    padded = pad(u.mT, (chunks * steps - length, steps)).unflatten(2, (chunks + 1, steps))
+    ends = []
+    for c, (A, B, _) in enumerate(channels(u.shape[2], Ad, Bd, None)):
+        ends.append(chunk_states(padded[:, c], A, B, u.new_zeros(len(u), len(B)))[:, -1])
+    return torch.stack(ends, dim=1)
+
+
+def advance(Ad: Tensor, Bd: Tensor, state: Tensor, steps: int) -> Tensor:
+    """The state (batch, channels, order) after so many steps without input."""
+    after = [
+        apply_power(A, m.mT, steps).mT
+        for m, (A, _, _) in zip(
+            state.unbind(1), channels(state.shape[1], Ad, Bd, None), strict=True
+        )
+    ]
+    return torch.stack(after, dim=1)
