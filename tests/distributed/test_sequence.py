@@ -123,7 +123,7 @@ def test_data_times_sequence(processes):
         ("steps", r"ValueError: process \d was to hold 4 steps, got 5"),
         ("count", r"ValueError: steps must hold a positive number for each of 2 .* got \[4\]"),
         ("none", r"ValueError: steps must hold a positive number .* got \[4, 0\]"),
-        ("way", r"ValueError: way must be 'auto' or one of .*'scan', .* got 'walk'"),
+        ("way", r"ValueError: way must be one of .*'scan', .* got 'walk'"),
         ("lengths", r"ValueError: lengths and packed sequences cannot be spread"),
         ("recurrent", r"TypeError: 1 is an LMU, which goes through time step by step"),
         ("nothing", r"ValueError: Linear holds no LMUFFT"),
@@ -148,3 +148,10 @@ def test_it_can_be_undone(processes):
 def test_second_derivatives_are_refused(processes):
     for message in processes.run(2, work.second_derivative):
         assert "lmu.carry" in message
+
+
+def test_powers_of_a_constant_matrix_are_computed_once(processes):
+    # Of three processes only the last advances a state: by the 8 steps of the second.
+    for rank, (first, second, noticed) in enumerate(processes.run(3, work.kept)):
+        assert first == second == (4 if rank == 2 else 0)
+        assert noticed

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from lmu import LMU, LMUFFT, LMUStack
-from lmu.distributed import sequence_parallel, split
+from lmu.distributed import _powers, sequence_parallel, split
 from lmu.distributed.carry import carry
 from lmu.models import SequenceClassifier
 
@@ -257,3 +257,17 @@ def second_derivative(group: Any) -> str:
     except RuntimeError as error:
         return str(error)
     return "nothing was raised"
+
+
+def kept(group: Any) -> tuple[int, int, bool]:
+    """Powers kept after the first and second call, and whether a changed matrix is noticed."""
+    layer = sequence_parallel(single(), group)
+    x = torch.randn(2, 8, 2, dtype=torch.float64)
+    counts = []
+    for _ in range(2):
+        layer(x)
+        counts.append(len(_powers._kept[layer.Ad][1]) if layer.Ad in _powers._kept else 0)
+    before = _powers.squares(layer.Ad, 2)[1]
+    layer.Ad.mul_(0.5)
+    after = _powers.squares(layer.Ad, 2)[1]
+    return counts[0], counts[1], torch.allclose(after, before / 4)

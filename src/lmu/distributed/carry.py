@@ -11,7 +11,6 @@ processes behind, with Ad transposed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmu.distributed._groups import Group, resolve, swap
+from lmu.distributed._powers import advance
 
 PIECE = 1 << 16  # bytes of a message of the ring: what takes longer to send than to start
 
@@ -29,10 +29,11 @@ class Line:
 
     Attributes:
         group: Them.
-        Ad: For a row vector: (order, order) or (channels, order, order), for powers.
+        Ad: (order, order) or (channels, order, order), in the dtype for powers.
         steps: Of each process, in this order.
         place: Of this process in it.
-        reverse: Whether the order is from the last process to the first.
+        reverse: Whether the order is from the last process to the first, and what is carried the
+            adjoint.
     """
 
     group: Group
@@ -41,21 +42,9 @@ class Line:
     place: int
     reverse: bool
 
-    @cached_property
-    def _squares(self) -> list[Tensor]:
-        """``Ad^(2^i)``, as far as they have been needed."""
-        return [self.Ad]
-
     def advance(self, state: Tensor, first: int, last: int) -> Tensor:
         """Let the steps of the processes from place ``first`` to before ``last`` pass."""
-        count = sum(self.steps[first:last])
-        dtype, state = state.dtype, state.transpose(0, 1).to(self.Ad.dtype)
-        for bit in range(count.bit_length()):
-            if bit == len(self._squares):
-                self._squares.append(self._squares[-1] @ self._squares[-1])
-            if count >> bit & 1:
-                state = state @ self._squares[bit]
-        return state.transpose(0, 1).to(dtype)
+        return advance(self.Ad, state, sum(self.steps[first:last]), adjoint=self.reverse)
 
     def swap(self, given: Tensor, ahead: int, *, send: bool, receive: bool) -> Tensor | None:
         """Send to the process so many places ahead, receive from the one so far behind."""
@@ -134,10 +123,8 @@ def carry(values: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str, rever
     members = resolve(group)
     rank, counts = dist.get_rank(members), tuple(steps.tolist())
     if reverse:
-        line = Line(members, Ad, counts[::-1], len(counts) - 1 - rank, reverse)
-    else:
-        line = Line(members, Ad.mT, counts, rank, reverse)
-    return WAYS[way](values, line)
+        counts, rank = counts[::-1], len(counts) - 1 - rank
+    return WAYS[way](values, Line(members, Ad, counts, rank, reverse))
 
 
 @carry.register_fake

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
+from lmu.distributed._powers import advance
 from lmu.distributed.carry import WAYS, carry, hand_over
 from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
 from lmu.layers._time import Response
 from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.ops.chunked import chunk_states
-from lmu.theory import apply_power
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -24,7 +24,7 @@ SEQUENTIAL = (LMU, LMUCell, Bidirectional, nn.RNNBase, nn.RNNCellBase)
 
 
 def sequence_parallel(
-    module: Module, group: Any = None, *, steps: Sequence[int] | None = None, way: str = "auto"
+    module: Module, group: Any = None, *, steps: Sequence[int] | None = None, way: str = "scan"
 ) -> Module:
     r"""Let a model take sequences whose steps are spread over processes; in place.
 
@@ -50,8 +50,9 @@ def sequence_parallel(
             or None for all processes. A group of one undoes it.
         steps: Number of steps of each process. They are exchanged at each call if None, for which
             the host must wait.
-        way: How states travel: ``"scan"``, ``"ring"``, ``"gather"``, or ``"auto"``, see
-            :func:`choose_way`.
+        way: How states travel: ``"scan"`` takes log2(processes) rounds; in a ``"ring"`` each
+            process sends one state only, but waits for all before it; ``"gather"`` is one
+            collective call, for backends that cannot send to a single process.
 
     Returns:
         The module.
@@ -63,8 +64,8 @@ def sequence_parallel(
     """
     name = name_of(group)
     rank, size = rank_and_size(name)
-    if way not in {"auto", *WAYS}:
-        raise ValueError(f"way must be 'auto' or one of {list(WAYS)}, got {way!r}")
+    if way not in WAYS:
+        raise ValueError(f"way must be one of {list(WAYS)}, got {way!r}")
     if steps is not None and (len(steps) != size or min(steps) < 1):
         raise ValueError(
             f"steps must hold a positive number for each of {size} processes, got {list(steps)}"
@@ -79,17 +80,12 @@ def sequence_parallel(
     if not any(isinstance(layer, LMUFFT) for layer in layers):
         raise ValueError(f"{type(module).__name__} holds no LMUFFT")
     counts = None if steps is None else tuple(int(count) for count in steps)
-    shards = Shards(name, rank, size, counts, choose_way(size) if way == "auto" else way)
+    shards = Shards(name, rank, size, counts, way)
     for layer in layers:
         vars(layer).pop("_time", None)  # steps are all here, unless
         if size > 1:
             layer._time = shards
     return module
-
-
-def choose_way(processes: int) -> str:
-    """How states should travel among so many processes."""
-    return "gather" if processes <= 8 else "scan"
 
 
 def split(x: Tensor, group: Any = None, *, dim: int = 1) -> Tensor:
@@ -167,16 +163,17 @@ class Shards:
             steps = self._counts(own, length)
             values = own  # what the processes ahead need of this one
             if m_0 is not None and self.rank == 0:
-                values = own + advance(Ad, Bd, m_0, length)
+                values = own + advance(Ad, m_0, length)
+            constant = Ad.detach() if Ad.requires_grad else Ad  # the same tensor: powers are kept
             with torch.no_grad():
-                start = carry(values.detach(), Ad.detach(), steps, self.group, self.way, False)
+                start = carry(values.detach(), constant, steps, self.group, self.way, False)
             if self.rank and Ad.requires_grad:
-                values = own + advance(Ad, Bd, start, length)  # now it depends on Ad as it should
-            start = hand_over(values, start, Ad.detach(), steps, self.group, self.way)
+                values = own + advance(Ad, start, length)  # now it depends on Ad as it should
+            start = hand_over(values, start, constant, steps, self.group, self.way)
             if m_0 is not None and self.rank == 0:
                 start = start + m_0
             # Also of the first process' zeros: its backward must run with that of the others.
-            return start, own + advance(Ad, Bd, start, length) if both else own
+            return start, own + advance(Ad, start, length) if both else own
 
     def _counts(self, state: Tensor, length: int) -> Tensor:
         if self.steps is None:
@@ -204,14 +201,3 @@ def end_state(u: Tensor, Ad: Tensor, Bd: Tensor) -> Tensor:
     for c, (A, B, _) in enumerate(channels(u.shape[2], Ad, Bd, None)):
         ends.append(chunk_states(padded[:, c], A, B, u.new_zeros(len(u), len(B)))[:, -1])
     return torch.stack(ends, dim=1)
-
-
-def advance(Ad: Tensor, Bd: Tensor, state: Tensor, steps: int) -> Tensor:
-    """The state (batch, channels, order) after so many steps without input."""
-    after = [
-        apply_power(A, m.mT, steps).mT
-        for m, (A, _, _) in zip(
-            state.unbind(1), channels(state.shape[1], Ad, Bd, None), strict=True
-        )
-    ]
-    return torch.stack(after, dim=1)

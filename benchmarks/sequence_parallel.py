@@ -1,0 +1,228 @@
+"""Time spread over processes, for docs/scale.md: ``python -m benchmarks.sequence_parallel``.
+
+What is carried between processes, in bytes and time; what a layer gains; how exact it is.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from benchmarks.harness import peak_of
+from lmu import LMUFFT
+from lmu.distributed import sequence_parallel, split
+from lmu.distributed.carry import WAYS, carry
+from lmu.experiments.record import write_record
+from lmu.theory import discretize, legt
+from lmu.training.files import write_json
+
+OUTPUT = Path(__file__).parent.parent / "results" / "sequence-parallel.json"
+SENT = Path("/sys/class/net/lo/statistics/tx_bytes")  # of all processes here
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    processes: tuple[int, ...] = (2, 4, 8, 16)
+    states: tuple[tuple[int, int], ...] = ((1, 64), (32, 256), (100, 512))  # batch, order
+    steps: int = 1000  # of each process, which states are advanced by
+    calls: int = 20
+    rounds: int = 7
+    layer: tuple[int, int, int] = (64, 64, 1 << 20)  # hidden, order, time
+    layer_processes: tuple[int, ...] = (1, 2, 4)
+    exact: tuple[int, int, int] = (16, 64, 40_000)
+    theta: float = 4096.0
+
+
+QUICK = Settings((2, 3), ((1, 8),), 10, 2, 2, (4, 8, 64), (1, 2), (4, 8, 60), 20.0)
+
+
+def groups_of(settings: Settings) -> dict[int, Any]:
+    """A group of the first so many processes, for each number that is measured."""
+    sizes = sorted({*settings.processes, *settings.layer_processes})
+    return {size: dist.new_group(list(range(size))) for size in sizes}
+
+
+def timed(group: Any, work: Callable[[], object], calls: int) -> tuple[float, float]:
+    """Seconds of a call, and bytes that a process sends in it, with all that sockets add."""
+    work()
+    dist.barrier(group)
+    sent, start = int(SENT.read_text()), time.perf_counter()
+    for _ in range(calls):
+        work()
+    dist.barrier(group)
+    seconds = (time.perf_counter() - start) / calls
+    sent = int(SENT.read_text()) - sent
+    return seconds, sent / calls / dist.get_world_size(group)
+
+
+def payload(way: str, size: int, state: int) -> float:
+    """Bytes that a process sends on average, of a state of so many bytes."""
+    if way == "gather":
+        return (size - 1) * state
+    messages, ahead = size - 1, 1
+    while way == "scan" and ahead < size:
+        messages += max(0, size - 1 - ahead)  # all but the first, as far as there is one ahead
+        ahead *= 2
+    return messages * state / size
+
+
+def carries(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[str, Any]]:
+    """Each way to carry states, among so many processes, in turns."""
+    cases = [(n, s, way) for n in settings.processes for s in settings.states for way in WAYS]
+    found: dict[Any, list[tuple[float, float]]] = {case: [] for case in cases}
+    for _ in range(settings.rounds):
+        for case in cases:
+            size, (batch, order), way = case
+            if rank < size:
+                Ad = discretize(*legt(order, settings.theta))[0]
+                values = torch.rand(batch, 1, order)
+                steps = torch.full((size,), settings.steps)
+                name = groups[size].group_name
+
+                def work(v=values, A=Ad, s=steps, g=name, w=way) -> Tensor:
+                    return carry(v, A, s, g, w, False)
+
+                found[case].append(timed(groups[size], work, settings.calls))
+            dist.barrier()
+    rows = []
+    for (size, (batch, order), way), times in found.items():
+        if not times:
+            continue
+        seconds, sent = (statistics.median(values) for values in zip(*times, strict=True))
+        state = 4 * batch * order
+        rows.append({
+            "processes": size, "batch": batch, "order": order, "way": way, "seconds": seconds,
+            "fastest": min(t for t, _ in times), "slowest": max(t for t, _ in times),
+            "state_bytes": state, "payload_bytes": payload(way, size, state), "sent_bytes": sent,
+        })  # fmt: skip
+    return rows
+
+
+def layers(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[str, Any]]:
+    """A training step of a layer over one long sequence, spread over so many processes."""
+    hidden, order, length = settings.layer
+    times: dict[int, list[float]] = {size: [] for size in settings.layer_processes}
+    peaks = {}
+    for turn in range(settings.rounds):
+        for size in settings.layer_processes:
+            if rank < size:
+                work = training_step(groups[size], hidden, order, length, settings.theta)
+                if turn == 0:
+                    peaks[size] = peak_of(work)
+                times[size].append(timed(groups[size], work, 1)[0])
+            dist.barrier()
+    return [
+        {
+            "processes": size, "seconds": statistics.median(times[size]),
+            "fastest": min(times[size]), "slowest": max(times[size]), "peak_mib": peaks[size],
+        }
+        for size in settings.layer_processes if times[size]
+    ]  # fmt: skip
+
+
+def training_step(
+    group: Any, hidden: int, order: int, length: int, theta: float
+) -> Callable[[], None]:
+    """Forward, and backward from a given gradient, of all outputs of the steps here."""
+    torch.manual_seed(0)
+    layer = sequence_parallel(LMUFFT(1, hidden, order, None, theta), group)
+    x = split(torch.rand(1, length, 1), group).clone()
+    gradient = torch.rand(1, x.shape[1], hidden)
+
+    def step() -> None:
+        layer.zero_grad()
+        layer(x)[0].backward(gradient)
+
+    return step
+
+
+def exactness(settings: Settings, group: Any, dtype: torch.dtype) -> dict[str, float]:
+    """Largest relative error, against one process in float64, of outputs and gradients."""
+    hidden, order, length = settings.exact
+    torch.manual_seed(0)
+    whole = LMUFFT(1, hidden, order, None, settings.theta, learn_theta=True).double()
+    x = torch.rand(2, length, 1, dtype=torch.float64)
+    gradient = torch.rand(2, length, hidden, dtype=torch.float64) / length
+    exact, y = gradients(whole, x, gradient)
+    shared = LMUFFT(1, hidden, order, None, settings.theta, learn_theta=True)
+    shared.load_state_dict(whole.state_dict())
+    shared.to(dtype)
+    sequence_parallel(shared, group)
+    got, y_here = gradients(shared, split(x, group).to(dtype), split(gradient, group).to(dtype))
+    worst = {"outputs": off(y_here, split(y, group))}
+    worst["x"] = off(got.pop(), split(exact.pop(), group))
+    for gradient in got:
+        dist.all_reduce(gradient, group=group)
+    worst["weights"] = max(off(a, b) for a, b in zip(got, exact, strict=True))
+    errors = torch.tensor(list(worst.values()), dtype=torch.float64)
+    dist.all_reduce(errors, dist.ReduceOp.MAX, group)
+    return dict(zip(worst, errors.tolist(), strict=True))
+
+
+def gradients(layer: LMUFFT, x: Tensor, gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Gradients of the weights and, as the last, of the input; and the outputs."""
+    x = x.clone().requires_grad_()
+    y = layer(x)[0]
+    y.backward(gradient)
+    found = [p.grad for p in layer.parameters()] + [x.grad]
+    return [grad for grad in found if grad is not None], y.detach()
+
+
+def off(got: Tensor, exact: Tensor) -> float:
+    """Relative error in the Euclidean norm."""
+    return ((got.double() - exact).norm() / exact.norm()).item()
+
+
+def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
+    """All measurements, in each of the processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    groups = groups_of(settings)
+    rows = {"carry": carries(settings, groups, rank), "layer": layers(settings, groups, rank)}
+    most = max(settings.layer_processes)
+    if rank < most:
+        rows["errors"] = [
+            {"dtype": str(dtype).removeprefix("torch."), "processes": most}
+            | exactness(settings, groups[most], dtype)
+            for dtype in (torch.float64, torch.float32)
+        ]
+    if rank == 0:
+        write_json(Path(folder) / "rows.json", rows)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Start the processes and write what they found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sequence_parallel")
+    parser.add_argument("--quick", action="store_true", help="tiny: to try it, not results")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    if args.quick and args.output is None:
+        parser.error("--quick needs --output: its figures must not replace results")
+    settings = QUICK if args.quick else Settings()
+    size = max(*settings.processes, *settings.layer_processes)
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(worker, (size, folder, settings), nprocs=size)
+        rows = json.loads((Path(folder) / "rows.json").read_text())
+    torch.set_num_threads(1)
+    write_record(args.output or OUTPUT, "sequence-parallel", asdict(settings), **rows)
+    for row in rows["carry"] + rows["layer"] + rows["errors"]:
+        sys.stdout.write(f"{row}\n")
+
+
+if __name__ == "__main__":
+    main()
