@@ -1,6 +1,6 @@
 """Time spread over processes, for docs/scale.md: ``python -m benchmarks.sequence_parallel``.
 
-What is carried between processes, in bytes and time; what a layer gains; how exact it is.
+What is carried between processes, in bytes and time; what a layer gains; how exact all is.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.harness import peak_of
 from lmu import LMUFFT
 from lmu.distributed import sequence_parallel, split
+from lmu.distributed._powers import advance
 from lmu.distributed.carry import WAYS, carry
 from lmu.experiments.record import write_record
 from lmu.theory import discretize, legt
@@ -44,9 +45,12 @@ class Settings:
     layer_processes: tuple[int, ...] = (1, 2, 4)
     exact: tuple[int, int, int] = (16, 64, 40_000)
     theta: float = 4096.0
+    powers: tuple[tuple[int, float], ...] = tuple(
+        (order, theta) for order in (64, 256) for theta in (1e5, 1e7, 1e9)
+    )
 
 
-QUICK = Settings((2, 3), ((1, 8),), 10, 2, 2, (4, 8, 64), (1, 2), (4, 8, 60), 20.0)
+QUICK = Settings((2, 3), ((1, 8),), 10, 2, 2, (4, 8, 64), (1, 2), (4, 8, 60), 20.0, ((4, 100.0),))
 
 
 def groups_of(settings: Settings) -> dict[int, Any]:
@@ -186,6 +190,18 @@ def off(got: Tensor, exact: Tensor) -> float:
     return ((got.double() - exact).norm() / exact.norm()).item()
 
 
+def powers(settings: Settings) -> list[dict[str, float]]:
+    """Error of what advances a state by half a window, against one exponential."""
+    rows = []
+    for order, theta in settings.powers:
+        A, B = legt(order, theta)
+        steps = int(theta) // 2
+        got = advance(discretize(A, B)[0], torch.eye(order, dtype=A.dtype)[:, None], steps)
+        exact = torch.linalg.matrix_exp(A * steps).mT
+        rows.append({"order": order, "theta": theta, "error": off(got[:, 0], exact)})
+    return rows
+
+
 def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
     """All measurements, in each of the processes."""
     torch.set_num_threads(1)
@@ -218,9 +234,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         spawn(worker, (size, folder, settings), nprocs=size)
         rows = json.loads((Path(folder) / "rows.json").read_text())
+    rows["powers"] = powers(settings)
     torch.set_num_threads(1)
     write_record(args.output or OUTPUT, "sequence-parallel", asdict(settings), **rows)
-    for row in rows["carry"] + rows["layer"] + rows["errors"]:
+    for row in rows["carry"] + rows["layer"] + rows["errors"] + rows["powers"]:
         sys.stdout.write(f"{row}\n")
 
 

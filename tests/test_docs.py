@@ -13,6 +13,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
+# What torchrun tells the only one of its processes; a port of 0 is any that is free.
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
@@ -58,10 +60,16 @@ def test_code_runs(page, monkeypatch, tmp_path):
     for name in ("data", "results", "tests"):  # paths are from the root, but nothing is left there
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
     torch.manual_seed(0)
     namespace: dict[str, Any] = {"__name__": "docs"}
-    for before, code in blocks(page):
-        exec(compile("\n" * before + code, str(page), "exec"), namespace)
+    try:
+        for before, code in blocks(page):
+            exec(compile("\n" * before + code, str(page), "exec"), namespace)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,6 +9,7 @@ from benchmarks.tables import (
     mackey_glass,
     numerics,
     psmnist,
+    scale,
     series,
     speed,
     speed_up,
@@ -39,6 +40,11 @@ TABLES = {
     "concepts-weights": concepts.weights,
     "series-classification": series.classification,
     "series-forecast": series.forecast,
+    "scale-carry": scale.carry,
+    "scale-layer": scale.layer,
+    "scale-errors": scale.errors,
+    "scale-powers": scale.powers,
+    "scale-model": scale.extrapolated,
 }
 
 

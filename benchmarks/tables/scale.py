@@ -1,0 +1,94 @@
+"""Time spread over processes."""
+
+from benchmarks.cost_model import Work, model
+from benchmarks.tables._shared import duration, record
+
+WAYS = ("scan", "ring", "gather")
+
+
+def carry() -> str:
+    """Time and bytes of carrying a state, for each size of it and number of processes."""
+    found = record("sequence-parallel")["carry"]
+    rows = ["| state | processes | " + " | ".join(f"{way} | sent" for way in WAYS) + " |"]
+    rows += ["|---|--:|" + "--:|--:|" * len(WAYS)]
+    cases = {(row["batch"], row["order"], row["processes"]) for row in found}
+    for batch, order, processes in sorted(cases):
+        cells = []
+        for way in WAYS:
+            (row,) = (
+                row
+                for row in found
+                if (row["batch"], row["order"], row["processes"], row["way"])
+                == (batch, order, processes, way)
+            )
+            cells.append(f"{duration(row['seconds'])} | {size(row['sent_bytes'])}")
+        rows.append(f"| {batch} x {order} | {processes} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def layer() -> str:
+    """Time and memory of a training step over one long sequence."""
+    found = record("sequence-parallel")["layer"]
+    alone = found[0]["seconds"]
+    rows = ["| processes | time (fastest to slowest) | speed | peak memory of one process |"]
+    rows += ["|--:|--:|--:|--:|"]
+    for row in found:
+        spread = f"{duration(row['fastest'])} to {duration(row['slowest'])}"
+        rows.append(
+            f"| {row['processes']} | {duration(row['seconds'])} ({spread}) "
+            f"| x{alone / row['seconds']:.2f} | {row['peak_mib']:.0f} MiB |"
+        )
+    return "\n".join(rows)
+
+
+def errors() -> str:
+    """How far several processes are from one in float64."""
+    found = record("sequence-parallel")["errors"]
+    rows = ["| precision | outputs | gradient of the input | gradients of weights and theta |"]
+    rows += ["|---|--:|--:|--:|"]
+    for row in found:
+        cells = " | ".join(f"{row[name]:.0e}" for name in ("outputs", "x", "weights"))
+        rows.append(f"| {row['dtype']} | {cells} |")
+    return "\n".join(rows)
+
+
+def powers() -> str:
+    """Error of what advances a state by half a window."""
+    found = record("sequence-parallel")["powers"]
+    orders = sorted({row["order"] for row in found})
+    rows = ["| theta | " + " | ".join(f"order {order}" for order in orders) + " |"]
+    rows += ["|--:|" + "--:|" * len(orders)]
+    for theta in sorted({row["theta"] for row in found}):
+        cells = [
+            f"{r['error']:.0e}"
+            for o in orders
+            for r in found
+            if (r["order"], r["theta"]) == (o, theta)
+        ]
+        rows.append(f"| {theta:,.0f} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def extrapolated() -> str:
+    """What the model says of 10^9 steps."""
+    rows = ["| processes | steps of each | its outputs | arithmetic | " + " | ".join(WAYS)]
+    rows[0] += " | efficiency of scan | sent by scan |"
+    rows += ["|--:|--:|--:|--:|" + "--:|" * (len(WAYS) + 2)]
+    for processes in (8, 64, 1000):
+        step = model(Work(1e9, 256, 256), processes)
+        ways = " | ".join(duration(step.carry[way]) for way in WAYS)
+        rows.append(
+            f"| {processes:,} | {step.steps:,.0f} | {size(step.output_bytes)} "
+            f"| {duration(step.compute)} | {ways} | {step.efficiency('scan'):.0%} "
+            f"| {size(step.sent['scan'])} |"
+        )
+    return "\n".join(rows)
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1e3
+    return f"{count:.3g} GB"

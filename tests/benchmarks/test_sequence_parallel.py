@@ -1,0 +1,54 @@
+"""The benchmark of time spread over processes, and the model of what it costs."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import sequence_parallel
+from benchmarks.cost_model import Machine, Work, model
+from lmu.distributed.carry import WAYS
+
+
+def test_quick_run_leaves_its_results(monkeypatch, tmp_path):
+    path = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["command", "--quick", "--output", str(path)])
+    sequence_parallel.main()
+    found = json.loads(path.read_text())
+    settings = sequence_parallel.QUICK
+    assert [row["processes"] for row in found["layer"]] == list(settings.layer_processes)
+    assert len(found["carry"]) == len(settings.processes) * len(settings.states) * len(WAYS)
+    for row in found["carry"]:
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
+        assert row["sent_bytes"] > row["payload_bytes"] > 0  # the rest is the sockets'
+    double, single = found["errors"]
+    assert all(double[name] < 1e-12 and single[name] < 1e-5 for name in ("outputs", "x", "weights"))
+    assert all(row["error"] < 1e-12 for row in found["powers"])
+
+
+def test_quick_figures_do_not_replace_results(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--quick"])
+    with pytest.raises(SystemExit):
+        sequence_parallel.main()
+    assert "--quick needs --output" in capsys.readouterr().err
+
+
+def test_payload_counts_the_messages():
+    # Of four processes three send to the next; then of those that are not the first, two have one
+    # a step ahead and one has one two steps ahead.
+    assert sequence_parallel.payload("scan", 4, 100) == 100 * (3 + 2 + 1) / 4
+    assert sequence_parallel.payload("ring", 4, 100) == 100 * 3 / 4
+    assert sequence_parallel.payload("gather", 4, 100) == 100 * 3
+
+
+def test_model_at_many_processes():
+    free = Machine(launch=0, latency=0, bandwidth=float("inf"), double_flops=float("inf"))
+    work = Work(1e9, 64, 64)
+    alone, many = model(work, 1, free), model(work, 1000, free)
+    assert many.compute == pytest.approx(alone.compute / 1000)
+    assert many.carry == dict.fromkeys(WAYS, 0.0)
+    assert many.efficiency("scan") == 1
+    slow = model(work, 1024, Machine(latency=1.0, launch=0))
+    assert slow.carry["scan"] == pytest.approx(2 * 11 + 4 * 10, rel=1e-3)
+    assert slow.carry["ring"] == pytest.approx(2 * 1023 + 4 * 10, rel=1e-3)
+    assert slow.sent["ring"] < slow.sent["scan"] < slow.sent["gather"]
