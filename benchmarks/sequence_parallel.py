@@ -208,13 +208,11 @@ def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     groups = groups_of(settings)
     rows = {"carry": carries(settings, groups, rank), "layer": layers(settings, groups, rank)}
-    most = max(settings.layer_processes)
-    if rank < most:
-        rows["errors"] = [
-            {"dtype": str(dtype).removeprefix("torch."), "processes": most}
-            | exactness(settings, groups[most], dtype)
-            for dtype in (torch.float64, torch.float32)
-        ]
+    most, rows["errors"] = max(settings.layer_processes), []
+    for dtype, number in ((torch.float64, most), (torch.float32, most), (torch.float32, 1)):
+        if rank < number:
+            name = {"dtype": str(dtype).removeprefix("torch."), "processes": number}
+            rows["errors"].append(name | exactness(settings, groups[number], dtype))
     if rank == 0:
         write_json(Path(folder) / "rows.json", rows)
     dist.barrier()

@@ -44,11 +44,13 @@ def layer() -> str:
 def errors() -> str:
     """How far several processes are from one in float64."""
     found = record("sequence-parallel")["errors"]
-    rows = ["| precision | outputs | gradient of the input | gradients of weights and theta |"]
-    rows += ["|---|--:|--:|--:|"]
+    rows = [
+        "| precision | processes | outputs | gradient of the input | gradients of weights and theta |"
+    ]
+    rows += ["|---|--:|--:|--:|--:|"]
     for row in found:
         cells = " | ".join(f"{row[name]:.0e}" for name in ("outputs", "x", "weights"))
-        rows.append(f"| {row['dtype']} | {cells} |")
+        rows.append(f"| {row['dtype']} | {row['processes']} | {cells} |")
     return "\n".join(rows)
 
 

@@ -21,8 +21,10 @@ def test_quick_run_leaves_its_results(monkeypatch, tmp_path):
     for row in found["carry"]:
         assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
         assert row["sent_bytes"] > row["payload_bytes"] > 0  # the rest is the sockets'
-    double, single = found["errors"]
-    assert all(double[name] < 1e-12 and single[name] < 1e-5 for name in ("outputs", "x", "weights"))
+    double, single, alone = found["errors"]
+    for name in ("outputs", "x", "weights"):
+        assert double[name] < 1e-12
+        assert max(single[name], alone[name]) < 1e-5
     assert all(row["error"] < 1e-12 for row in found["powers"])
 
 

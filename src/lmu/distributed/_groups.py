@@ -57,19 +57,30 @@ def rank_and_size(name: str) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
-def swap(group: Group, given: Tensor, to: int | None, source: int | None) -> Tensor | None:
-    """Send a tensor to one process of the group while one of its shape comes from another."""
-    messages, got = [], None
-    if to is not None:
-        peer = dist.get_global_rank(group, to)
-        messages.append(dist.P2POp(dist.isend, given.contiguous(), peer, group))
-    if source is not None:
-        got = torch.empty_like(given, memory_format=torch.contiguous_format)
-        peer = dist.get_global_rank(group, source)
-        messages.append(dist.P2POp(dist.irecv, got, peer, group))
-    for work in dist.batch_isend_irecv(messages) if messages else ():
-        work.wait()
-    return got
+class Swap:
+    """Send a tensor to one process of the group while one of its shape comes from another.
+
+    Also a single message goes as a batch: NCCL has other channels for those that do not, and the
+    two ends of a message must agree.
+    """
+
+    def __init__(self, group: Group, given: Tensor, to: int | None, source: int | None) -> None:
+        self.got, messages = None, []
+        self.given = given.contiguous()  # kept until it is sent
+        if to is not None:
+            peer = dist.get_global_rank(group, to)
+            messages.append(dist.P2POp(dist.isend, self.given, peer, group))
+        if source is not None:
+            self.got = torch.empty_like(self.given)
+            peer = dist.get_global_rank(group, source)
+            messages.append(dist.P2POp(dist.irecv, self.got, peer, group))
+        self._works = dist.batch_isend_irecv(messages) if messages else []
+
+    def wait(self) -> Tensor | None:
+        """What came, if something was to come."""
+        for work in self._works:
+            work.wait()
+        return self.got
 
 
 @torch.library.custom_op("lmu::agree", mutates_args=())

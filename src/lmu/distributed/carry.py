@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lmu.distributed._groups import Group, resolve, swap
+from lmu.distributed._groups import Group, Swap, resolve
 from lmu.distributed._powers import advance
 
 PIECE = 1 << 16  # bytes of a message of the ring: what takes longer to send than to start
@@ -46,17 +46,18 @@ class Line:
         """Let the steps of the processes from place ``first`` to before ``last`` pass."""
         return advance(self.Ad, state, sum(self.steps[first:last]), adjoint=self.reverse)
 
-    def swap(self, given: Tensor, ahead: int, *, send: bool, receive: bool) -> Tensor | None:
+    def swap(self, given: Tensor, ahead: int, *, send: bool, receive: bool) -> Swap:
         """Send to the process so many places ahead, receive from the one so far behind."""
         to, source = self.place + ahead, self.place - ahead
-        return swap(
+        return Swap(
             self.group,
             given,
-            self._rank(to) if send and to < len(self.steps) else None,
-            self._rank(source) if receive and source >= 0 else None,
+            self.rank(to) if send and to < len(self.steps) else None,
+            self.rank(source) if receive and source >= 0 else None,
         )
 
-    def _rank(self, place: int) -> int:
+    def rank(self, place: int) -> int:
+        """The process at a place."""
         return len(self.steps) - 1 - place if self.reverse else place
 
 
@@ -65,12 +66,12 @@ def scan(values: Tensor, line: Line) -> Tensor:
 
     Cost: 1 + log2(processes) rounds, in each of which a process sends one state and gets one.
     """
-    got = line.swap(values, 1, send=True, receive=True)
+    got = line.swap(values, 1, send=True, receive=True).wait()
     state = torch.zeros_like(values) if got is None else got
     ahead = 1
     while ahead < len(line.steps):
         # The first process has nothing to add to the others.
-        got = line.swap(state, ahead, send=line.place > 0, receive=line.place > ahead)
+        got = line.swap(state, ahead, send=line.place > 0, receive=line.place > ahead).wait()
         if got is not None:
             state = state + line.advance(got, line.place - ahead, line.place)
         ahead *= 2
@@ -85,15 +86,14 @@ def ring(values: Tensor, line: Line) -> Tensor:
     pieces = max(1, min(len(values), values.nbytes // PIECE))
     states, sent = [], []
     for value in values.tensor_split(pieces):
-        got = line.swap(value, 1, send=False, receive=True)
+        got = line.swap(value, 1, send=False, receive=True).wait()
         state = torch.zeros_like(value) if got is None else got
         states.append(state)
         if line.place + 1 < len(line.steps):
             after = value + line.advance(state, line.place, line.place + 1)
-            peer = dist.get_global_rank(line.group, line._rank(line.place + 1))
-            sent.append((after, dist.isend(after.contiguous(), peer, line.group)))
-    for _, work in sent:
-        work.wait()
+            sent.append(line.swap(after, 1, send=True, receive=False))
+    for message in sent:
+        message.wait()
     return torch.cat(states)
 
 
@@ -106,7 +106,7 @@ def gather(values: Tensor, line: Line) -> Tensor:
     dist.all_gather(everyone, values.contiguous(), line.group)
     state = torch.zeros_like(values)
     for place in range(line.place):
-        state = everyone[line._rank(place)] + line.advance(state, place, place + 1)
+        state = everyone[line.rank(place)] + line.advance(state, place, place + 1)
     return state
 
 
