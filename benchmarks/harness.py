@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Case:
     """
 
     title: str
-    contenders: dict[str, Callable[[], Contender]]
+    contenders: Mapping[str, Callable[[], Contender]]
     exact: Callable[[], list[Tensor]]
     rounds: int = 9
     tolerance: float = 1e-4
@@ -47,24 +47,63 @@ class Case:
 
 def error(got: list[Tensor], exact: list[Tensor]) -> float:
     """The largest relative error among the results, in the Euclidean norm."""
-    return max(((a.double() - e).norm() / e.norm()).item() for a, e in zip(got, exact, strict=True))
+    pairs = zip(got, exact, strict=True)
+    return max(((a.to(e) - e).norm() / e.norm()).item() for a, e in pairs)
+
+
+def now() -> float:
+    """The clock in seconds, once the card has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
     """Mean time of one call."""
-    start = time.perf_counter()
+    start = now()
     for _ in range(repeats):
         work()
-    return (time.perf_counter() - start) / repeats
+    return (now() - start) / repeats
 
 
-def _repeats(work: Callable[[], object], warm_up: float) -> int:
-    return max(1, round(SHORTEST / (warm_up if warm_up > SLOW else seconds(work, 1))))
+def _repeats(work: Callable[[], object], warm_up: float, shortest: float) -> int:
+    return max(1, round(shortest / (warm_up if warm_up > SLOW else seconds(work, 1))))
 
 
-def gemm_rate(size: int = 2000) -> float:
-    """FLOPs a second of a large float32 matrix product: what this machine can reach, now."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def take_turns(
+    works: Mapping[str, Callable[[], object]],
+    rounds: int,
+    after_round: Callable[[], object] = lambda: None,
+    shortest: float | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each work in each round; a round has an order of its own, drawn by chance."""
+    warm_up = {key: seconds(work, 1) for key, work in works.items()}
+    least = SHORTEST if shortest is None else shortest
+    repeats = {key: _repeats(work, warm_up[key], least) for key, work in works.items()}
+    times: dict[str, list[float]] = {key: [] for key in works}
+    for turn in range(rounds):
+        for key in random.sample(list(works), len(works)):
+            if turn < 2 or warm_up[key] <= SLOW:
+                times[key].append(seconds(works[key], repeats[key]))
+        after_round()
+    return times
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """The figures that stand for several measurements of a work."""
+    return {
+        "seconds": statistics.median(times),
+        "rounds": len(times),
+        "fastest": min(times),
+        "slowest": max(times),
+    }
+
+
+def gemm_rate(
+    size: int = 2000, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> float:
+    """FLOPs a second of a large matrix product: what this machine can reach, now."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / seconds(lambda: a @ b, 3)
 
 
@@ -80,26 +119,20 @@ def run(name: str, case: Case, rounds: int | None = None) -> dict:
                 f"{name}: {key} is off by {off:.2g}, more than {case.tolerance:.2g}: "
                 "its time means nothing"
             )
-    warm_up = {key: seconds(contender.work, 1) for key, contender in contenders.items()}
-    repeats = {key: _repeats(c.work, warm_up[key]) for key, c in contenders.items()}
-    times: dict[str, list[float]] = {key: [] for key in contenders}
-    rates = []
-    for turn in range(rounds):
-        for key in random.sample(list(contenders), len(contenders)):
-            if turn < 2 or warm_up[key] <= SLOW:
-                times[key].append(seconds(contenders[key].work, repeats[key]))
+    rates: list[float] = []
+
+    def rate() -> None:
         if case.flops is not None:
             rates.append(gemm_rate())
+
+    times = take_turns({key: c.work for key, c in contenders.items()}, rounds, rate)
     return {
         "title": case.title,
         "flops": case.flops,
         "gemm_rate": statistics.median(rates) if rates else None,
         "contenders": {
             key: {
-                "seconds": statistics.median(times[key]),
-                "rounds": len(times[key]),
-                "fastest": min(times[key]),
-                "slowest": max(times[key]),
+                **spread(times[key]),
                 "error": errors.get(key),
                 "peak_mib": peak_memory(name, key),
             }
@@ -130,22 +163,26 @@ def peak_of(work: Callable[[], object]) -> float:
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # glibc gives back what was freed
         ctypes.CDLL(None).malloc_trim(0)
-    cuda, allocated = torch.cuda.is_initialized(), 0  # whose memory is not resident
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-        allocated = torch.cuda.memory_allocated()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    kept = work()
-    peak = _resident("VmHWM")
-    del kept
-    mib = (peak - before) / 1024
-    if cuda:
-        mib += (torch.cuda.max_memory_allocated() - allocated) / 2**20
-    return mib
+    of_card = 0.0  # whose memory is not resident
+    if torch.cuda.is_initialized():
+        of_card = card_peak(work)
+    else:
+        work()
+    return (resident("VmHWM") - before) / 1024 + of_card
 
 
-def _resident(field: str) -> int:
+def card_peak(work: Callable[[], object]) -> float:
+    """How much of the card's memory, in MiB, is taken while something runs; it has run before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def resident(field: str) -> int:
     """Resident memory in KiB, now (VmRSS) or at the most (VmHWM), as Linux counts it."""
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert found is not None

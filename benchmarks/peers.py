@@ -15,12 +15,16 @@ from torch import nn
 from benchmarks.harness import Contender
 from benchmarks.work import LENGTH, every, pixels, training_step
 
-PACKAGES = ("keras-lmu", "s5-pytorch", "mamba-ssm")  # as pip names them
+PACKAGES = ("keras-lmu", "s5-pytorch", "mamba-ssm", "mambapy")  # as pip names them
 Build = Callable[[], Contender]
 
 
-def status() -> dict[str, str]:
-    """The version of each package that takes part, or why it does not."""
+def status(device: str = "cpu") -> dict[str, str]:
+    """The version of each package that takes part, or why it does not.
+
+    Of those that need no card, KerasLMU is timed on the CPU only, as TensorFlow would take the
+    card's memory for itself, and mambapy on the card ("cuda") only: it writes down all its states.
+    """
     found = {}
     for package in PACKAGES:
         try:
@@ -29,6 +33,10 @@ def status() -> dict[str, str]:
             found[package] = "not installed"
     if _takes_part(found["mamba-ssm"]) and not torch.cuda.is_available():
         found["mamba-ssm"] = "left out: it runs on CUDA only"
+    if _takes_part(found["keras-lmu"]) and device == "cuda":
+        found["keras-lmu"] = "left out: timed on the CPU only"
+    if _takes_part(found["mambapy"]) and device != "cuda":
+        found["mambapy"] = "left out: timed on the card only"
     return found
 
 
@@ -36,7 +44,9 @@ def _takes_part(word: str) -> bool:
     return word[0].isdigit()
 
 
-def parallel(hidden: int, order: int, batch: int) -> dict[str, Build]:
+def parallel(
+    hidden: int, order: int, batch: int, device: str = "cpu", length: int = LENGTH
+) -> dict[str, Build]:
     """Those that train in parallel over time, at the sizes of a case of ``LMUFFT``."""
     return _present(
         {
@@ -46,24 +56,29 @@ def parallel(hidden: int, order: int, batch: int) -> dict[str, Build]:
             ),
             "s5-pytorch": (
                 f"s5.S5({hidden}, {order}) after a linear layer",
-                partial(s5, hidden, order, batch),
+                partial(s5, hidden, order, batch, device, length),
             ),
             "mamba-ssm": (
                 f"mamba_ssm.Mamba({hidden}) after a linear layer, on CUDA",
-                partial(mamba, hidden, batch),
+                partial(mamba, hidden, batch, length),
             ),
-        }
+            "mambapy": (
+                f"mambapy.Mamba({hidden}) after a linear layer",
+                partial(plain_mamba, hidden, batch, device, length),
+            ),
+        },
+        device,
     )
 
 
-def recurrent(hidden: int, order: int, batch: int) -> dict[str, Build]:
+def recurrent(hidden: int, order: int, batch: int, device: str = "cpu") -> dict[str, Build]:
     """Those with a nonlinear recurrence, at the sizes of a case of ``LMU``."""
     build = partial(keras_recurrent, hidden, order, batch)
-    return _present({"keras-lmu": (f"keras_lmu.LMU {hidden}/{order}", build)})
+    return _present({"keras-lmu": (f"keras_lmu.LMU {hidden}/{order}", build)}, device)
 
 
-def _present(builds: dict[str, tuple[str, Build]]) -> dict[str, Build]:
-    words = status()
+def _present(builds: dict[str, tuple[str, Build]], device: str) -> dict[str, Build]:
+    words = status(device)
     return {label: build for name, (label, build) in builds.items() if _takes_part(words[name])}
 
 
@@ -135,21 +150,24 @@ class Widened(nn.Module):
         return (self.layer(self.widen(x)),)
 
 
-def s5(hidden: int, order: int, batch: int) -> Contender:
+def _step(layer: nn.Module, hidden: int, batch: int, device: str, length: int) -> Contender:
+    widened = Widened(hidden, layer).to(device)
+    return Contender(training_step(lambda: widened, every, batch, length).work)
+
+
+def s5(hidden: int, order: int, batch: int, device: str, length: int) -> Contender:
     """One S5 layer with a state as large as our memory."""
-    layer = import_module("s5").S5(hidden, order)
-    return Contender(training_step(lambda: Widened(hidden, layer), every, batch).work)
+    return _step(import_module("s5").S5(hidden, order), hidden, batch, device, length)
 
 
-def mamba(hidden: int, batch: int) -> Contender:
+def mamba(hidden: int, batch: int, length: int) -> Contender:
     """One Mamba block, with the sizes that its authors use, on the card."""
-    layer = Widened(hidden, import_module("mamba_ssm").Mamba(d_model=hidden)).cuda()
-    x = pixels(batch, torch.float32).cuda()
-    gradient = torch.randn(batch, LENGTH, hidden, device="cuda")
+    layer = import_module("mamba_ssm").Mamba(d_model=hidden)
+    return _step(layer, hidden, batch, "cuda", length)
 
-    def work() -> None:
-        layer.zero_grad()
-        layer(x)[0].backward(gradient)
-        torch.cuda.synchronize()  # the clock must not be read while the card still works
 
-    return Contender(work)
+def plain_mamba(hidden: int, batch: int, device: str, length: int) -> Contender:
+    """One Mamba block in PyTorch's own operations, by a parallel scan."""
+    package = import_module("mambapy.mamba")
+    layer = package.Mamba(package.MambaConfig(d_model=hidden, n_layers=1))
+    return _step(layer, hidden, batch, device, length)

@@ -55,7 +55,7 @@ class Interleave(Callback):
 
     def _bare_epoch(self, batches: Batches) -> None:
         self.model.train()
-        for x, y in batches:
+        for x, y, *_ in batches:
             self.optimizer.zero_grad()
             F.cross_entropy(self.model(x), y).backward()
             self.optimizer.step()

@@ -16,23 +16,29 @@ Build = Callable[[], nn.Module]
 Pick = Callable[[tuple], Tensor]
 
 
-def pixels(batch: int, dtype: torch.dtype) -> Tensor:
-    """A batch as psMNIST gives it: (batch, 784, 1), values from 0 to 1."""
+def pixels(batch: int, dtype: torch.dtype, length: int = LENGTH) -> Tensor:
+    """A batch as psMNIST gives it: (batch, length, 1), values from 0 to 1."""
     g = torch.Generator().manual_seed(0)
-    return torch.rand(batch, LENGTH, 1, dtype=torch.float64, generator=g).to(dtype)
+    return torch.rand(batch, length, 1, dtype=torch.float64, generator=g).to(dtype)
 
 
-def training_step(build: Build, pick: Pick, batch: int) -> Contender:
-    """Forward and backward of what ``pick`` takes from the layer's output.
+def training_step(
+    build: Build, pick: Pick, batch: int, length: int = LENGTH, copies: int = 1
+) -> Contender:
+    """Forward and backward of what ``pick`` takes from the layer's output, on its device.
 
-    Backward starts from a fixed gradient: a loss would cost as much as some layers do.
+    Backward starts from a fixed gradient: a loss would cost as much as some layers do. With
+    ``copies`` the batch and its gradient come so many times over, which leaves outputs as they are
+    and multiplies gradients of weights.
     """
     layer = build()
-    x = pixels(batch, next(layer.parameters()).dtype)
+    weight = next(layer.parameters())
+    x = pixels(batch, weight.dtype, length).repeat(copies, 1, 1).to(weight.device)
     with torch.no_grad():
-        shape = pick(layer(x)).shape
+        shape = pick(layer(x[:batch])).shape
     g = torch.Generator().manual_seed(1)
-    grad = torch.randn(shape, dtype=torch.float64, generator=g).to(x.dtype)
+    grad = torch.randn(shape, dtype=torch.float64, generator=g).to(x)
+    grad = grad.repeat(copies, *[1] * (grad.ndim - 1))
 
     def result() -> list[Tensor]:
         layer.zero_grad()
@@ -43,9 +49,9 @@ def training_step(build: Build, pick: Pick, batch: int) -> Contender:
     return Contender(result, result)
 
 
-def incomparable(build: Build, pick: Pick, batch: int) -> Contender:
+def incomparable(build: Build, pick: Pick, batch: int, length: int = LENGTH) -> Contender:
     """The same work of a layer that computes another function: timed, not checked."""
-    return Contender(training_step(build, pick, batch).work)
+    return Contender(training_step(build, pick, batch, length).work)
 
 
 def forward(build: Build, pick: Pick, batch: int) -> Contender:
@@ -60,14 +66,17 @@ def forward(build: Build, pick: Pick, batch: int) -> Contender:
     return Contender(result, result)
 
 
+def step_inputs(layer: nn.Module) -> list[Tensor]:
+    """An input and a state (1, size) for one step, of the layer's dtype and on its device."""
+    like = next(layer.parameters())
+    g = torch.Generator().manual_seed(0)
+    return [torch.rand(1, size, dtype=torch.float64, generator=g).to(like) for size in STEP_SIZES]
+
+
 def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple]) -> Contender:
     """A step of a stream, batch 1, without gradients."""
     layer = build()
-    g = torch.Generator().manual_seed(0)
-    dtype = next(layer.parameters()).dtype
-    x, h, m = (
-        torch.rand(1, size, dtype=torch.float64, generator=g).to(dtype) for size in STEP_SIZES
-    )
+    x, h, m = step_inputs(layer)
 
     def result() -> list[Tensor]:
         with torch.no_grad():
@@ -81,8 +90,7 @@ def streaming(build: Build) -> Contender:
     layer = build()
     assert isinstance(layer, LMU)
     stream = Stream(layer)
-    g = torch.Generator().manual_seed(0)
-    x, h, m = (torch.rand(1, size, dtype=torch.float64, generator=g).float() for size in STEP_SIZES)
+    x, h, m = step_inputs(layer)
 
     def result() -> list[Tensor]:
         stream.state = h, m

@@ -13,6 +13,7 @@ from benchmarks.tables import (
     series,
     speed,
     speed_up,
+    streams,
 )
 from benchmarks.tables._shared import ROOT
 
@@ -45,6 +46,9 @@ TABLES = {
     "scale-errors": scale.errors,
     "scale-powers": scale.powers,
     "scale-model": scale.extrapolated,
+    "streams-rates": streams.rates,
+    "streams-endurance": streams.endurance,
+    "streams-errors": streams.errors,
 }
 
 

@@ -26,6 +26,7 @@ def test_what_is_installed_takes_part(monkeypatch):
     installed(monkeypatch, "keras-lmu", "s5-pytorch")
     assert peers.status() == {
         "keras-lmu": "1.0", "s5-pytorch": "1.0", "mamba-ssm": "not installed",
+        "mambapy": "not installed",
     }  # fmt: skip
     assert list(peers.parallel(8, 4, 2)) == [
         "keras_lmu.LMUFeedforward 8/4", "s5.S5(8, 4) after a linear layer",

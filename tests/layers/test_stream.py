@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lmu import LMU, LMUFFT, LMUCell, Stream
+from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
 
 F64 = torch.float64
 BUILD = {
@@ -35,11 +35,16 @@ BUILD = {
     ),
 }
 layers = pytest.mark.parametrize("name", BUILD)
+STEPPED: dict[str, Any] = {
+    "LMU-GRU": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.GRUCell(9, 7, **kw), **kw),
+    "LMUFFT-theta": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, learn_theta=True, **kw),
+    "stack": lambda **kw: LMUStack([LMUFFT(3, 7, 6, 9, 12.0, **kw), LMU(7, 5, 6, 12.0, **kw)]),
+}
 
 
 def build(name: str, **kwargs: Any) -> Any:
     torch.manual_seed(3)
-    layer = BUILD[name](**kwargs)
+    layer = {**BUILD, **STEPPED}[name](**kwargs)
     if isinstance(layer, LMU) and layer.e_m is not None:
         torch.nn.init.normal_(layer.e_m, std=0.1)
     return layer
@@ -202,3 +207,128 @@ def test_a_stream_survives_pickling_inference_mode_and_a_change_of_dtype(name):
     twin.state = None
     got = run(twin, x[:, :5].double()).float()
     torch.testing.assert_close(got, right[:, :5], rtol=1e-4, atol=1e-5)
+
+
+def draw_rows(g: torch.Generator, streams: int) -> Any:
+    """Some streams, by an int, slice, mask or index; also none, and in any order."""
+    i = int(torch.randint(streams, (), generator=g))
+    mask = torch.rand(streams, generator=g) < 0.5
+    order = torch.randperm(streams, generator=g)
+    kinds = [i, slice(i, None), mask, order[: i + 1], order[:0], order.tolist()]
+    return kinds[int(torch.randint(len(kinds), (), generator=g))]
+
+
+@pytest.mark.parametrize("name", [*BUILD, *STEPPED])
+@pytest.mark.parametrize("seed", range(3))
+def test_any_schedule_gives_what_each_stream_gives_alone(name, seed):
+    layer, streams = build(name, dtype=F64), 5
+    g = torch.Generator().manual_seed(seed)
+    stream = Stream(layer, streams)
+    pasts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(streams)]
+    done = []
+
+    def step(rows: Any) -> None:
+        numbers = torch.arange(streams)[slice(None) if rows is None else rows].view(-1)
+        x = torch.randn(len(numbers), 3, dtype=F64, generator=g)
+        y = stream(x) if rows is None else stream(x, streams=rows)
+        assert y.shape == (len(numbers), layer.hidden_size)
+        for i, x_i, y_i in zip(numbers.tolist(), x, y, strict=True):
+            pasts[i][0].append(x_i)
+            pasts[i][1].append(y_i)
+
+    for event in torch.randint(10, (80,), generator=g).tolist():
+        if event < 6:
+            step(draw_rows(g, streams))
+        elif event == 6:
+            for _ in range(int(torch.randint(1, 40, (), generator=g))):  # some blocks
+                step(None)
+        elif event == 7:
+            rows = draw_rows(g, streams)
+            stream.reset(rows)
+            for i in torch.arange(streams)[rows].view(-1).tolist():
+                done.append(pasts[i])
+                pasts[i] = [], []
+        elif event == 8:
+            with torch.inference_mode():
+                step(draw_rows(g, streams))
+        else:
+            stream = pickle.loads(pickle.dumps(stream))
+    for inputs, outputs in (past for past in [*done, *pasts] if past[0]):
+        with torch.no_grad():
+            alone = layer(torch.stack(inputs)[None])[0][0]
+        torch.testing.assert_close(torch.stack(outputs), alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*BUILD, *STEPPED])
+def test_streams_that_do_not_step_stand_still(name):
+    stream = Stream(build(name), 4)
+
+    def parts(state: Any) -> list[Tensor]:
+        return [state] if isinstance(state, Tensor) else [t for part in state for t in parts(part)]
+
+    run(stream, torch.randn(4, 5, 3))
+    stream(torch.randn(1, 3), streams=2)  # here an LMU ends its block
+    before = parts(stream.state)
+    stream(torch.randn(2, 3), streams=torch.tensor([3, 1]))
+    after = parts(stream.state)
+    still = torch.tensor([0, 2])
+    assert all(torch.equal(a[still], b[still]) for a, b in zip(before, after, strict=True))
+    assert not any(torch.equal(a[[1, 3]], b[[1, 3]]) for a, b in zip(before, after, strict=True))
+
+
+def test_blocks_begin_again_when_all_step_together():
+    stream = Stream(build("LMU"), 2)
+    engine: Any = stream._engine
+    length, x = len(engine.slots.steps), torch.randn(2, 3)
+    stream(x[:1], streams=0)
+    for _ in range(length - 1):
+        assert engine.at > length
+        stream(x)
+    stream(x)
+    assert engine.at == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        (3, "streams must name some of 3, .* got 3: "),
+        (torch.tensor([0, -4]), "streams must name some of 3"),
+        (torch.tensor([True, False]), "streams must name some of 3"),
+        (torch.tensor([0.0]), "streams must name some of 3"),
+        (torch.tensor([1, 0, 1]), r"name each stream once, got tensor\(\[1, 0, 1\]\): give its"),
+        (torch.tensor([1, -2]), "name each stream once"),
+        (torch.tensor([[0], [1]]), "one axis at most"),
+        (torch.tensor([0, 1]), "streams names 2 streams, got 3 rows of x"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["LMU", "LMU-tanh", "LMUFFT"])
+def test_wrong_streams_are_refused_and_change_nothing(name, rows, wrong):
+    stream = Stream(build(name), 3)
+    run(stream, torch.randn(3, 5, 3))
+    before = stream.state
+    with pytest.raises(ValueError, match=wrong):
+        stream(torch.randn(3, 3), streams=rows)
+    torch.testing.assert_close(stream.state, before, rtol=0, atol=0)
+
+
+@layers
+def test_nothing_grows_where_streams_step_apart(name):
+    stream = Stream(build(name), 3)
+    x = torch.randn(3, 3)
+
+    def live() -> int:
+        import gc
+
+        return sum(type(o) is Tensor for o in gc.get_objects())
+
+    def some(steps: int) -> int:
+        for t in range(steps):
+            stream(x[:2], streams=torch.tensor([t % 3, (t + 1) % 3]))
+            stream.reset(t % 3)
+            for _ in range(20 if t % 9 == 0 else 0):
+                stream(x)
+        return live()
+
+    before = some(20)
+    assert some(100) <= before

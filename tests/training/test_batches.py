@@ -1,54 +1,64 @@
 import pytest
 import torch
 
-from lmu.training.batches import Batches, EpochSampler
+from lmu.training.batches import Batches, Order, Share
 
 
-@pytest.mark.parametrize("samples", [8, 9, 10, 11])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_evaluation_meets_every_sample_once(samples: int, world_size: int) -> None:
-    shards = [
-        EpochSampler(samples, shuffle=False, rank=rank, world_size=world_size)
+def shares(samples: int, batch_size: int, world_size: int, *, shuffle: bool) -> list[list[Share]]:
+    """What each process gets in an epoch."""
+    part = (torch.arange(samples * 1.0), torch.arange(samples))
+    order = Order(samples, shuffle=shuffle, seed=5)
+    return [
+        list(Batches(part, batch_size, order, lambda: 3, rank, world_size))
         for rank in range(world_size)
     ]
-    seen = torch.cat([shard.indices(0) for shard in shards])
-    assert sorted(seen.tolist()) == list(range(samples))
-    assert sum(map(len, shards)) == samples
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("samples", [8, 9, 10, 11])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_training_takes_equal_and_disjoint_shares(samples: int, world_size: int) -> None:
-    shards = [
-        EpochSampler(samples, shuffle=True, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
-    parts = [shard.indices(3).tolist() for shard in shards]
-    assert {len(part) for part in parts} == {samples // world_size} == set(map(len, shards))
-    assert len(set().union(*parts)) == samples // world_size * world_size
+def test_processes_share_the_batches_of_one(samples: int, world_size: int, shuffle: bool) -> None:
+    (alone,) = shares(samples, 4, 1, shuffle=shuffle)
+    assert sorted(y for _, labels, _ in alone for y in labels.tolist()) == list(range(samples))
+    together = shares(samples, 4, world_size, shuffle=shuffle)
+    assert {len(steps) for steps in together} == {len(alone)} == {-(-samples // 4)}
+    for (x, y, weight), *parts in zip(alone, *together, strict=True):
+        assert weight == 1
+        counted = [label for _, labels, w in parts if w for label in labels.tolist()]
+        assert sorted(counted) == sorted(y.tolist())
+        # Weighted means of the shares average to the mean of the batch.
+        mean = sum(w * part.mean() for part, _, w in parts) / world_size
+        torch.testing.assert_close(mean, x.mean())
+
+
+def test_a_process_without_a_sample_takes_a_step_that_counts_nothing() -> None:
+    together = shares(9, 4, 2, shuffle=True)
+    (_, y, weight), (_, same, nothing) = (steps[-1] for steps in together)
+    assert (weight, nothing) == (2, 0)
+    assert torch.equal(y, same)
 
 
 def test_epochs_and_seeds_have_their_own_order() -> None:
-    sampler = EpochSampler(100, shuffle=True, seed=1)
-    assert torch.equal(sampler.indices(4), EpochSampler(100, shuffle=True, seed=1).indices(4))
-    assert not torch.equal(sampler.indices(4), sampler.indices(5))
-    assert not torch.equal(sampler.indices(4), EpochSampler(100, shuffle=True, seed=2).indices(4))
+    order = Order(100, shuffle=True, seed=1)
+    assert torch.equal(order.indices(4), Order(100, shuffle=True, seed=1).indices(4))
+    assert not torch.equal(order.indices(4), order.indices(5))
+    assert not torch.equal(order.indices(4), Order(100, shuffle=True, seed=2).indices(4))
 
 
 def test_the_order_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    EpochSampler(100, shuffle=True).indices(0)
+    Order(100, shuffle=True).indices(0)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_batches_keep_inputs_and_labels_together() -> None:
     x, y = torch.arange(11.0).view(11, 1, 1), torch.arange(11)
     epoch = 0
-    batches = Batches((x, y), 4, EpochSampler(11, shuffle=True), lambda: epoch)
+    batches = Batches((x, y), 4, Order(11, shuffle=True), lambda: epoch)
     assert len(batches) == 3
     first = list(batches)
-    assert [len(labels) for _, labels in first] == [4, 4, 3]
-    for inputs, labels in first:
+    assert [len(labels) for _, labels, _ in first] == [4, 4, 3]
+    for inputs, labels, _ in first:
         assert torch.equal(inputs[:, 0, 0].long(), labels)
     epoch = 1
     assert not torch.equal(next(iter(batches))[1], first[0][1])

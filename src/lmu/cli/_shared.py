@@ -74,7 +74,10 @@ def clear_errors(context: typer.Context) -> Iterator[None]:
         console.print(f"Stopped: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except RunInterruptedError as error:
-        console.print("Interrupted.", highlight=False)
+        reason = str(error)
+        console.print(
+            f"{reason[0].upper()}{reason[1:]}.", highlight=False, soft_wrap=True, markup=False
+        )
         if error.resumable:
             command = f"lmu train psmnist --resume {error.folder}"
             console.print(f"Continue with: {command}", highlight=False, soft_wrap=True)

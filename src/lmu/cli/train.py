@@ -73,7 +73,9 @@ def psmnist(
     max_seconds: Annotated[
         float | None, typer.Option(help="Stop training after so long, whatever --epochs says.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Digits per step and process.")] = 100,
+    batch_size: Annotated[
+        int, typer.Option(help="Digits per step, of all processes together.")
+    ] = 100,
     learning_rate: Annotated[
         float | None,
         typer.Option("--lr", help="Of Adam. Default: 0.008 (lmufft), 0.002 (deep), 0.001."),

@@ -1,18 +1,18 @@
 """What steps a stream: each keeps the states of all its sequences, in buffers of its own."""
 
 import copy
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from lmu.layers._hidden import output_of
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import State, map_state
-from lmu.ops import Powers
+from lmu.ops import LMUWeights, Powers, lmu_step
 from lmu.ops._precision import compute_dtype
 from lmu.ops.lmu_forward import Slots
 from lmu.ops.lmu_operators import block_operators
@@ -21,7 +21,9 @@ Rows = int | slice | Tensor
 
 
 class Engine(Protocol):
-    def step(self, x: Tensor) -> Tensor: ...
+    """``rows``, of distinct streams, are those that step; all if None."""
+
+    def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor: ...
     def state(self) -> State: ...
     def start(self, state: State) -> None: ...
     def reset(self, rows: Rows) -> None: ...
@@ -57,22 +59,33 @@ class StepsEngine:
             raise ValueError(f"a part of the state must have the shape {tuple(zeros.shape)}")
         return state.to(zeros, copy=True)
 
-    def step(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        if rows is None:
+            y, self.now = self._step(x, self.now, self.fresh)
+            if not self.all_old:
+                self.all_old, self.fresh = True, torch.zeros_like(self.fresh)
+            return y
+        if not len(rows):  # a layer refuses an empty batch
+            return x.new_empty(0, self.layer.hidden_size)
+        fresh = self.fresh[rows.cpu()]
+        y, after = self._step(x, map_state(lambda s: s[rows], self.now), fresh)
+        self.now = map_state(lambda s, new: s.index_copy(0, rows, new), self.now, after)
+        self.fresh[rows.cpu()] = False
+        self.all_old = not self.fresh.any()
+        return y
+
+    def _step(self, x: Tensor, now: State, fresh: Tensor) -> tuple[Tensor, State]:
         with torch.no_grad():
             if self.all_old:
-                y, self.now = self.layer.step(x, self.now)
-                return y
-            rows = self.fresh.to(x.device)
+                return self.layer.step(x, now)
             first = self.layer.step(x, None)
-            later = self.layer.step(x, self.now)
-            self.all_old = True
-            self.fresh = torch.zeros_like(self.fresh)
+            later = self.layer.step(x, now)
+        fresh = fresh.to(x.device)
 
         def choose(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(rows.view(-1, *[1] * (new.ndim - 1)), new, old)
+            return torch.where(fresh.view(-1, *[1] * (new.ndim - 1)), new, old)
 
-        y, self.now = map_state(choose, first, later)
-        return y
+        return map_state(choose, first, later)
 
     def state(self) -> State:
         return map_state(torch.clone, self.now)
@@ -90,60 +103,95 @@ class StepsEngine:
 
 
 class LMUEngine:
-    """The nonlinear LMU in blocks: slots are prepared for some steps at once."""
+    """The nonlinear LMU in blocks: slots are prepared for some steps at once.
+
+    All streams are at the same step of a block, ``at``, from 0 to its length. Where some of them
+    step alone, the block ends there, and all go step by step, until so many steps in a row are of
+    all streams as a block has: ``at`` counts them down, and at its length + 1 a block begins again.
+    """
 
     def __init__(self, layer: LMU, batch: int) -> None:
         weights = layer._weights(ones=layer._biased)
         dtype = weights.W_h.dtype
         powers = Powers(*(t.to(dtype) for t in layer._exact_powers()))
         self.o = o = block_operators(weights, powers)
+        self.weights = LMUWeights(*(w.clone() for w in weights))
         self.dtype, self.out, self.n = dtype, layer._like().dtype, layer.hidden_size
         self.biased, self.c = layer._biased, layer.memory_channels
-        steps = len(o.D) - 1
+        self.length = steps = len(o.D) - 1
         W = o.W.expand(steps, -1, -1)
         self.R = torch.baddbmm(W, W, o.D[:-1]).flatten(0, 1).mT.contiguous()
         self.slots = Slots(o.W, batch, steps, len(o.M), self.n, self.c)
-        self.first, self.next = o.M[: self.n], (o.D[-1].mT.contiguous(), o.H)
-        self.m = o.W.new_empty(batch, o.W.shape[1])
+        self.first, self.E = o.M[: self.n], o.D[-1].mT.contiguous()
+        # Of the step before the block, or where the streams go step by step, of the last one.
+        self.h, self.m = o.W.new_empty(batch, self.n), o.W.new_empty(batch, o.W.shape[1])
         self.layer, self.batch = layer, batch
         self.start(None)
 
     def start(self, state: State) -> None:
         h, m = self.layer._checked_state(self.batch, state)
+        self.h.copy_(h)
         self.m.copy_(m)
-        self.before, self.M, self.at = h.clone(), self.first, 0
+        self._open()
+
+    def _open(self) -> None:
+        self.before, self.M, self.at = self.h, self.first, 0
         torch.mm(self.m, self.R, out=self.slots.long)
 
-    def step(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         s, at = self.slots, self.at
-        if at == len(s.steps):
-            self._advance()
+        x = x if x.dtype == self.dtype else x.to(self.dtype)
+        if rows is not None:
+            self._close()
+            self.at = 2 * self.length
+            return self._step(x, rows)
+        if at >= self.length:
+            if at > self.length + 1:
+                self.at = at - 1
+                return self._step(x, None)
+            self._close()
+            self._open()
             at = 0
         slot = s.steps[at]
-        x = x if x.dtype == self.dtype else x.to(self.dtype)
         slot.addmm_(pad(x, (0, 1), value=1.0) if self.biased else x, self.o.X)
         slot.addmm_(self.before, self.M)
         h = s.hidden[at].tanh_()
         self.before, self.M, self.at = slot, self.o.M, at + 1
         return h.clone() if self.dtype == self.out else h.to(self.out)
 
-    def _advance(self) -> None:
-        """Go on to the next block: :meth:`state` and :meth:`start`, in place."""
-        E, H = self.next
-        h = self.before[:, : self.n].clone()
-        m = torch.addmm(self.m, self.m, E)
-        self.m = m.addmm_(self.slots.registers, H)
-        self.before, self.M = h, self.first
-        torch.mm(m, self.R, out=self.slots.long)
+    def _close(self) -> None:
+        """End the block, whole or not, if there is one."""
+        h, self.m = self._now()
+        if self.at <= self.length:
+            self.h.copy_(h)
+        self.before, self.at = self.h, self.length + 1
+
+    def _now(self) -> tuple[Tensor, Tensor]:
+        m, at = self.m, self.at
+        if 0 < at <= self.length:
+            held = at * self.c
+            E = self.E if at == self.length else self.o.D[at].mT
+            m = torch.addmm(m, m, E)
+            m.addmm_(self.before[:, self.n : self.n + held], self.o.H[:held])
+        return self.before[:, : self.n], m
+
+    def _step(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        w = self.weights
+        x = pad(x, (0, 1), value=1.0) if self.biased else x
+        given = linear(x, w.e_x), linear(x, w.W_x)
+        if rows is None:
+            h, m = lmu_step(*given, self.h, self.m, w)
+            self.h.copy_(h)
+            self.m.copy_(m)
+        else:
+            h, m = lmu_step(*given, self.h[rows], self.m[rows], w)
+            self.h.index_copy_(0, rows, h)
+            self.m.index_copy_(0, rows, m)
+        return h.to(self.out)
 
     def state(self) -> State:
-        m, at = self.m, self.at
-        if at:
-            held = at * self.c
-            registers = self.before[:, self.n : self.n + held]
-            m = torch.addmm(m, m, self.o.D[at].mT).addmm_(registers, self.o.H[:held])
-        h = self.before[:, : self.n].to(self.out, copy=True)
-        return h, m.clone() if m is self.m else m
+        h, m = self._now()
+        return h.to(self.out, copy=True), m.clone() if m is self.m else m
 
     def reset(self, rows: Rows) -> None:
         self.slots.all[rows] = 0
@@ -151,47 +199,72 @@ class LMUEngine:
         self.m[rows] = 0
 
 
+class Columns(NamedTuple):
+    """What the read-out of a linear memory multiplies, a row for each stream, and its parts."""
+
+    all: Tensor  # [m | x | 1]
+    channels: tuple[Tensor, ...]  # m of each memory channel
+    x: Tensor
+
+
 class FFTEngine:
-    """The parallel layer: its memory step by step, one product for each sum."""
+    """The parallel layer: its memory step by step, the read-out in one product."""
 
     def __init__(self, layer: LMUFFT, batch: int) -> None:
-        dtype = compute_dtype(layer.W_h.weight.dtype)
-        c, d, k = layer.memory_channels, layer.memory_size, layer.input_size
-        self.dtype, self.out, self.k = dtype, layer.W_h.weight.dtype, k
+        weight, self.out = layer.W_h.weight, layer.W_h.weight.dtype
+        self.dtype = dtype = compute_dtype(self.out)
+        self.c, self.d = c, d = layer.memory_channels, layer.memory_size
         E, Bd = layer._increment().expand(c, d, d), layer._dynamics()[1].expand(c, d)
-        self.E, self.Bd = E.mT.to(dtype, copy=True), Bd.to(dtype, copy=True)[:, None]
+        self.E = E.mT.to(dtype, copy=True).contiguous().unbind()
+        self.Bd = Bd.to(dtype, copy=True)[:, None].unbind()
         self.encode = layer.encoder_activation
         self.W_u = self.b_u = None
         if layer.W_u is not None:
             u = layer.W_u
             self.W_u, self.b_u = (p.to(dtype, copy=True) for p in (u.weight.mT, u.bias))
-        W, self.b_h = (p.to(dtype, copy=True) for p in (layer.W_h.weight, layer.W_h.bias))
-        self.W_m = W[:, : c * d].mT.unflatten(0, (c, d)).contiguous()
-        self.W_x = W[:, c * d :].mT.contiguous()
-        self.m = self.W_m.new_zeros(c, batch, d)
+        self.W = torch.cat([weight.mT, layer.W_h.bias[None]]).to(dtype)
+        # A step reads one and writes the other: a product cannot write where it reads.
+        self.now, self.other = (self._columns(self.W.new_ones(batch, len(self.W))) for _ in "ab")
         self.layer, self.batch = layer, batch
         self.start(None)
+
+    def _columns(self, z: Tensor) -> Columns:
+        m, x, _ = z.tensor_split((self.c * self.d, -1), dim=1)
+        return Columns(z, m.split(self.d, dim=1), x)
 
     def start(self, state: State) -> None:
         h, m = self.layer._checked_state(self.batch, state)
         self.h = h.clone()
-        self.m.copy_(m.unflatten(1, (len(self.m), -1)).transpose(0, 1))
+        self.now.all[:, : m.shape[1]] = m
 
-    def step(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         x = x.to(self.dtype)
+        if rows is None:
+            self.h = self._step(x, self.now, self.other)
+            self.now, self.other = self.other, self.now
+            return self.h.clone() if self.dtype == self.out else self.h.to(self.out)
+        before = self.now.all[rows]
+        after = self._columns(before.clone())
+        h = self._step(x, self._columns(before), after)
+        self.now.all.index_copy_(0, rows, after.all)
+        self.h.index_copy_(0, rows, h)
+        return h.to(self.out)
+
+    def _step(self, x: Tensor, before: Columns, after: Columns) -> Tensor:
         u = x if self.W_u is None or self.b_u is None else torch.addmm(self.b_u, x, self.W_u)
         u = u if self.encode is None else self.encode(u)
-        u = u.mT[..., None]  # (channels, batch, 1)
-        self.m = torch.baddbmm(self.m, self.m, self.E).addcmul_(u, self.Bd)
-        h = torch.addmm(self.b_h, x, self.W_x) if len(self.W_x) else self.b_h.repeat(len(x), 1)
-        for m, W_m in zip(self.m, self.W_m, strict=True):
-            h.addmm_(m, W_m)
-        self.h = h.relu_()
-        return h.clone() if self.dtype == self.out else h.to(self.out)
+        for u_c, m, m_n, E, Bd in zip(
+            u.split(1, dim=1), before.channels, after.channels, self.E, self.Bd, strict=True
+        ):
+            torch.addmm(m, m, E, out=m_n).addmm_(u_c, Bd)
+        if after.x.shape[1]:
+            after.x.copy_(x)
+        return torch.mm(after.all, self.W).relu_()
 
     def state(self) -> State:
-        return self.h.to(self.out, copy=True), self.m.transpose(0, 1).flatten(1).clone()
+        m = self.now.all[:, : self.c * self.d]
+        return self.h.to(self.out, copy=True), m.clone(memory_format=torch.contiguous_format)
 
     def reset(self, rows: Rows) -> None:
         self.h[rows] = 0
-        self.m[:, rows] = 0
+        self.now.all[rows, : self.c * self.d] = 0

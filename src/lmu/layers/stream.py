@@ -23,6 +23,11 @@ class Stream:
     :meth:`refresh` after changing them. An :class:`lmu.LMU` advances its memory once in a block of
     some ten steps (see :mod:`lmu.ops.lmu_blocks`). Dropout is off.
 
+    Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
+    the others stand still. That costs a gather and a scatter of their states; an :class:`lmu.LMU`
+    ends its block there and goes step by step, at ``n^2 + n d + d^2`` multiplications a step of
+    a stream, until all streams have stepped together for the length of a block.
+
     Args:
         layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`.
         batch_size: Number of streams that step together.
@@ -39,33 +44,65 @@ class Stream:
         self.batch_size = check_size("batch_size", batch_size)
         self._engine = self._build()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Advance all streams one step.
+    def __call__(self, x: Tensor, streams: Rows | None = None) -> Tensor:
+        """Advance all streams one step, or some of them.
 
         Args:
-            x: Input (batch_size, input_size), of the layer's dtype and device.
+            x: Input (batch_size, input_size), of the layer's dtype and device; with ``streams`` a
+                row for each of these.
+            streams: Those that step: an int, slice, mask or index without repetition. The others
+                stand still.
 
         Returns:
-            The hidden state of each stream (batch_size, hidden_size).
+            The hidden state of each stream (batch_size, hidden_size), or of each of ``streams``, in
+            their order.
 
         Raises:
             TypeError: The dtype is not the layer's.
-            ValueError: A size or the device does not fit.
+            ValueError: A size or the device does not fit, or ``streams`` names one that is not
+                there, or one twice.
         """
-        if x.shape != self._shape or x.dtype != self._dtype or x.device != self._device:
-            self._refuse(x)
+        rows, shape = None, self._shape
+        if streams is not None:
+            rows = self._numbers(streams)
+            shape = len(rows), self.layer.input_size
+        if x.shape != shape or x.dtype != self._dtype or x.device != self._device:
+            self._refuse(x, rows)
         # Nothing here has a graph; entering a context would take as long as a product.
         x = x.detach() if x.requires_grad else x
         if torch.is_autocast_enabled(self._device.type):
             with no_autocast(self._device):
-                return self._step(x)
-        return self._step(x)
+                return self._step(x, rows)
+        if torch.is_inference_mode_enabled():
+            return self._step(x, rows)
+        return self._engine.step(x, rows)
 
-    def _step(self, x: Tensor) -> Tensor:
-        if torch.is_inference_mode_enabled():  # what is kept must serve outside of it too
-            with torch.inference_mode(False), torch.no_grad():
-                return self._engine.step(x)
-        return self._engine.step(x)
+    def _step(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        # What is kept must serve outside of inference mode too.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._engine.step(x, rows)
+
+    def _numbers(self, streams: Rows) -> Tensor:
+        """The numbers of the named streams (streams,), each of which is there, and once."""
+        try:
+            # On the CPU: a card does not raise.
+            streams = streams.cpu() if isinstance(streams, Tensor) else streams
+            rows = torch.arange(self.batch_size)[streams]
+        except IndexError as wrong:
+            raise ValueError(
+                f"streams must name some of {self.batch_size}, by an int, slice, mask "
+                f"({self.batch_size},) or index, got {streams!r}: {wrong}"
+            ) from wrong
+        rows = rows.view(1) if rows.ndim == 0 else rows
+        if rows.ndim > 1:
+            raise ValueError(f"streams must have one axis at most, got {streams!r}")
+        named = torch.zeros(self.batch_size, dtype=torch.bool).index_fill_(0, rows, True)
+        if int(named.sum()) != len(rows):
+            raise ValueError(
+                f"streams must name each stream once, got {streams!r}: give its samples one after "
+                "another"
+            )
+        return rows.to(self._device)
 
     @property
     def state(self) -> State:
@@ -113,8 +150,10 @@ class Stream:
                 return LMUEngine(layer, self.batch_size)
             return StepsEngine(layer, self.batch_size)
 
-    def _refuse(self, x: Tensor) -> None:
+    def _refuse(self, x: Tensor, rows: Tensor | None) -> None:
         check_input(x, ("batch",), self.layer.input_size, self.layer._like())
+        if rows is not None:
+            raise ValueError(f"streams names {len(rows)} streams, got {len(x)} rows of x")
         if len(x) != self.batch_size:
             raise ValueError(
                 f"the stream was built for batch_size={self.batch_size}, got {len(x)} rows: "

@@ -10,72 +10,74 @@ from torch import Tensor
 from lmu.training.seeds import derive_seed
 
 Part = tuple[Tensor, Tensor]
+Share = tuple[Tensor, Tensor, float]
 
 
-class EpochSampler:
-    """Indices of the samples of one process in one epoch.
-
-    With ``shuffle`` each epoch has its own order, derived from the seed. Process ``rank`` of
-    ``world_size`` takes every ``world_size``-th index. Shuffled epochs leave out the remainder
-    (fewer than ``world_size`` samples, others each time), because processes that train together
-    must take equally many steps; otherwise every sample is in exactly one process.
+class Order:
+    """In which order an epoch goes through the samples.
 
     Args:
         samples: Number of samples.
-        shuffle: Whether to shuffle.
+        shuffle: Give each epoch its own order, derived from the seed.
         seed: Seed of the run.
+    """
+
+    def __init__(self, samples: int, *, shuffle: bool, seed: int = 0) -> None:
+        self.samples = samples
+        self.shuffle = shuffle
+        self.seed = seed
+
+    def indices(self, epoch: int) -> Tensor:
+        """The indices (samples,) of an epoch, counted from 0."""
+        if not self.shuffle:
+            return torch.arange(self.samples)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        return torch.randperm(self.samples, generator=generator)
+
+
+class Batches:
+    """Iterate over a process' share of each batch: inputs, labels and the weight of their mean.
+
+    The batches are those of a single process, whatever the number of processes: process ``rank`` of
+    ``world_size`` takes every ``world_size``-th sample of each, and sample means are to be weighted
+    such that their average over processes is the mean of the batch. All processes take equally many
+    steps; one for which a small last batch has no sample gets the first one, with weight zero.
+
+    Args:
+        part: Inputs (samples, ...) and labels (samples,), on one device.
+        batch_size: Samples per batch, of all processes together; the last one may be smaller.
+        order: In which order.
+        epoch: Gives the current epoch, counted from 0, when an iteration begins.
         rank: Number of this process.
         world_size: Number of processes.
     """
 
     def __init__(
-        self, samples: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.used = samples - samples % world_size if shuffle else samples
-        self.samples = samples
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self.used, self.world_size))
-
-    def indices(self, epoch: int) -> Tensor:
-        """The indices (samples of this process,) of an epoch, counted from 0."""
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-            order = torch.randperm(self.samples, generator=generator)[: self.used]
-        else:
-            order = torch.arange(self.samples)
-        return order[self.rank :: self.world_size]
-
-
-class Batches:
-    """Iterate over inputs and labels in batches, the last one possibly smaller.
-
-    Args:
-        part: Inputs (samples, ...) and labels (samples,), on one device.
-        batch_size: Samples per batch.
-        order: Which samples, in which order.
-        epoch: Gives the current epoch, counted from 0, when an iteration begins.
-    """
-
-    def __init__(
-        self, part: Part, batch_size: int, order: EpochSampler, epoch: Callable[[], int]
+        self,
+        part: Part,
+        batch_size: int,
+        order: Order,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.part = part
         self.batch_size = batch_size
         self.order = order
         self.epoch = epoch
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        return -(-self.order.samples // self.batch_size)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[Share]:
         x, y = self.part
-        for index in self.order.indices(self.epoch()).to(x.device).split(self.batch_size):
-            yield x.index_select(0, index), y.index_select(0, index)
+        for batch in self.order.indices(self.epoch()).to(x.device).split(self.batch_size):
+            share = batch[self.rank :: self.world_size]
+            weight = len(share) * self.world_size / len(batch)
+            share = share if weight else batch[:1]
+            yield x.index_select(0, share), y.index_select(0, share), weight
 
 
 class Task(Protocol):
@@ -98,7 +100,7 @@ class TaskData(LightningDataModule):
 
     Args:
         task: Where the tensors come from.
-        batch_size: Samples per batch and process.
+        batch_size: Samples per batch, of all processes together.
         seed: Seed of the run.
     """
 
@@ -144,11 +146,12 @@ class TaskData(LightningDataModule):
 
     def _batches(self, name: str, *, shuffle: bool = False) -> Batches:
         trainer = self._trainer
-        order = EpochSampler(
-            len(self.parts[name][1]),
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+        order = Order(len(self.parts[name][1]), shuffle=shuffle, seed=self.seed)
+        return Batches(
+            self.parts[name],
+            self.batch_size,
+            order,
+            lambda: trainer.current_epoch,
+            trainer.global_rank,
+            trainer.world_size,
         )
-        return Batches(self.parts[name], self.batch_size, order, lambda: trainer.current_epoch)

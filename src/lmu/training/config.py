@@ -38,7 +38,7 @@ class RunConfig:
         hidden_noise: Likewise, in the deep model after each batch normalization.
         epochs: Passes over the training part.
         max_seconds: Stop training after so much time, in the middle of an epoch if need be.
-        batch_size: Digits per step and process.
+        batch_size: Digits per step, of all processes together.
         learning_rate: Of Adam.
         gradient_clip: Largest norm of the gradient, which is scaled down to it; None: any.
         weight_decay: Of matrices, decoupled from the gradient, at least 0.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmu.models import GaussianNoise
+from lmu.training.batches import Share
 from lmu.training.seeds import derive_seed
 
 Schedule = Literal["constant", "cosine"]
@@ -103,13 +104,14 @@ class ClassificationModule(LightningModule):
         torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
         self._steps = []
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch."""
-        x, y = batch
+    def training_step(self, batch: Share, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a share of a batch, weighted for an average over processes."""
+        x, y, weight = batch
         logits = self.model(self.noise(x))
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
-        self._steps.append((loss.detach(), logits.detach(), y))
-        return loss
+        counted = len(y) if weight else 0
+        self._steps.append((loss.detach(), logits.detach()[:counted], y[:counted]))
+        return weight * loss
 
     def running_metrics(self) -> Metrics:
         """Means over the epoch so far, of this process; waits for the device."""
@@ -155,9 +157,11 @@ class ClassificationModule(LightningModule):
         self._confusion = torch.zeros(n * n, dtype=torch.int64, device=self.device)
         self._loss_sum = torch.zeros((), device=self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Share, batch_idx: int) -> None:
         """Count answers by label."""
-        x, y = batch
+        x, y, weight = batch
+        if not weight:
+            return
         logits = self.model(x)
         self._loss_sum += F.cross_entropy(logits, y, reduction="sum")
         pairs = y * self.num_classes + logits.argmax(1)
@@ -178,7 +182,7 @@ class ClassificationModule(LightningModule):
         """Clear what was collected."""
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Share, batch_idx: int) -> None:
         """Count answers by label."""
         self.validation_step(batch, batch_idx)
 

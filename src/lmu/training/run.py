@@ -1,5 +1,7 @@
 """The one way to run a task: settings in, a folder with results out."""
 
+import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,21 +39,26 @@ from lmu.training.files import write_json
 from lmu.training.history import History
 from lmu.training.lightning import flushed_denormals, quiet_lightning
 from lmu.training.module import ClassificationModule, Metrics
+from lmu.training.normalization import share_batch_norm
 from lmu.training.progress import EpochProgress
 from lmu.training.report import write_report
 
+# How the backends of torch.distributed tell that another process is gone; gloo has no error of its
+# own for it.
+LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Tt]imed out|Broken pipe")
+
 
 class RunInterruptedError(Exception):
-    """A run was stopped by a signal.
+    """A run was stopped by a signal, or by the loss of one of its processes.
 
     Attributes:
         folder: The run's folder.
         resumable: Whether there is a checkpoint in it.
-        exit_code: Conventional exit status for the signal.
+        exit_code: Conventional exit status for the signal; 1 where a process was lost.
     """
 
-    def __init__(self, folder: Path, exit_code: int) -> None:
-        super().__init__(f"interrupted; the run is in {folder}")
+    def __init__(self, folder: Path, exit_code: int, reason: str = "interrupted") -> None:
+        super().__init__(reason)
         self.folder = folder
         self.resumable = (folder / LAST).is_file()
         self.exit_code = exit_code
@@ -108,10 +115,12 @@ def train(
     with quiet_lightning(), flushed_denormals(), _removed_if_empty(folder):
         trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
         _check_digits(config, trainer.world_size)
+        if trainer.world_size > 1:
+            share_batch_norm(module)
         if trainer.is_global_zero:
             write_json(folder / "config.json", asdict(config))
         data = TaskData(task, config.batch_size, config.seed)
-        with _interruptible(trainer, folder):
+        with _interruptible(trainer, checkpoint):
             trainer.fit(module, data, ckpt_path=None if resume is None else str(resume))
             chosen = checkpoint.folder / (LAST if config.full_train else BEST)
             module.load_state_dict(load_checkpoint(chosen).state_dict)
@@ -193,12 +202,12 @@ def _test(trainer: Trainer, module: ClassificationModule, data: TaskData) -> Met
 
 
 def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
-    devices = int(config.devices) if config.devices.lstrip("-").isdecimal() else config.devices
+    devices, num_nodes = _processes(config)
     try:
         return Trainer(
             accelerator=config.accelerator,
             devices=devices,
-            num_nodes=config.num_nodes,
+            num_nodes=num_nodes,
             strategy=config.strategy,
             precision=config.precision,  # pyright: ignore[reportArgumentType]
             max_epochs=config.epochs,
@@ -222,6 +231,28 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
         raise ConfigError(None, f"Lightning refuses the settings: {error}") from error
 
 
+def _processes(config: RunConfig) -> tuple[int | str, int]:
+    """Devices per machine and number of machines: under torchrun those that it was told.
+
+    Raises:
+        ConfigError: The settings say otherwise.
+    """
+    devices = int(config.devices) if config.devices.lstrip("-").isdecimal() else config.devices
+    if not torch.distributed.is_torchelastic_launched():
+        return devices, config.num_nodes
+    here, everywhere = (int(os.environ[f"{name}WORLD_SIZE"]) for name in ("LOCAL_", ""))
+    machines = everywhere // here
+    if devices not in ("auto", here):
+        raise ConfigError(
+            "devices", f"torchrun started {here} processes here, got {devices}: drop one of the two"
+        )
+    if config.num_nodes not in (1, machines):
+        raise ConfigError(
+            "num_nodes", f"torchrun started {machines} machines, got {config.num_nodes}: drop it"
+        )
+    return here, machines
+
+
 def _check_digits(config: RunConfig, processes: int) -> None:
     """Refuse what would leave a process without a step, and so train nothing."""
     if config.limit is not None and config.limit < processes:
@@ -229,6 +260,12 @@ def _check_digits(config: RunConfig, processes: int) -> None:
             "devices",
             f"{processes} processes cannot share {config.limit} training digits: "
             "use fewer processes, or train with a higher --limit",
+        )
+    if config.batch_size < processes:
+        raise ConfigError(
+            "batch_size",
+            f"{processes} processes cannot share batches of {config.batch_size} digits: "
+            "use fewer processes, or larger batches",
         )
 
 
@@ -283,16 +320,28 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(trainer: Trainer, folder: Path) -> Iterator[None]:
-    """Turn Lightning's way of ending on a signal, SystemExit, into an error that can be handled."""
+def _interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]:
+    """Turn Lightning's way of ending on a signal, SystemExit, into an error that can be handled.
+
+    Likewise what a backend says when a process is lost.
+    """
     handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
     try:
         yield
     except KeyboardInterrupt as error:
-        raise RunInterruptedError(folder, 130) from error
+        raise RunInterruptedError(checkpoint.folder, 130) from error
     except SystemExit as error:
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
         exit_code = 143 if isinstance(error, SIGTERMException) else 130
-        raise RunInterruptedError(folder, exit_code) from error
+        raise RunInterruptedError(checkpoint.folder, exit_code) from error
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not LOST.search(str(error)):
+            raise
+        said = re.sub(r"\[[^\]]*\] *", "", str(error).splitlines()[0])  # without places in its code
+        reason = (
+            f"process {trainer.global_rank} of {trainer.world_size} lost the connection to "
+            f"another, which may have been killed: {said.rstrip('.')}"
+        )
+        raise RunInterruptedError(checkpoint.folder, 1, reason) from error

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lmu.training.batches import EpochSampler
+from lmu.training.batches import Order
 from lmu.training.lightning import fit, quiet_lightning
 
 
@@ -71,7 +71,7 @@ class SeriesModule(LightningModule):
         super().__init__()
         self.model, self.loss, self.recipe = model, loss, recipe
         self.train_part = train
-        self.order = EpochSampler(len(train.y), shuffle=True, seed=seed)
+        self.order = Order(len(train.y), shuffle=True, seed=seed)
 
     def train_dataloader(self) -> "_Epochs":
         """Batches in a new order each epoch."""
@@ -103,7 +103,7 @@ class _Epochs:
         self.module = module
 
     def __len__(self) -> int:
-        return -(-len(self.module.order) // self.module.recipe.batch_size)
+        return -(-self.module.order.samples // self.module.recipe.batch_size)
 
     def __iter__(self) -> Iterator[Part]:
         module = self.module

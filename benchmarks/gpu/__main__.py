@@ -1,0 +1,152 @@
+"""Check, time and compare everything on a card: ``python -m benchmarks.gpu``.
+
+Each section leaves its JSON as soon as it is done; all are summed up in summary.md beside them.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu import (
+    ceilings,
+    choice,
+    compiled,
+    correctness,
+    layers,
+    length,
+    others,
+    psmnist,
+    summary,
+)
+from benchmarks.gpu.session import Session, describe
+from benchmarks.machine import machine, results_folder
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is measured, and after how many seconds nothing more is begun."""
+
+    measure: Callable[[Session], None]
+    budget: float
+
+
+SECTIONS = {
+    "ceilings": Section(ceilings.measure, 20),
+    "correctness": Section(correctness.measure, 120),
+    "layers": Section(layers.measure, 150),
+    "compiled": Section(compiled.measure, 60),
+    "choice": Section(choice.measure, 80),
+    "length": Section(length.measure, 60),
+    "psmnist": Section(psmnist.measure, 60),
+    "peers": Section(others.measure, 10),
+}
+
+
+def main() -> None:
+    """Run the named sections; the exit status is 1 if anything was wrong or failed."""
+    args = arguments()
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    where = machine(device)
+    folder = args.output or results_folder(where)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"device": where.get("card", {}).get("name", "cpu"), "quick": args.quick}
+    refuse_mixture(folder, settings)
+    faults = []
+    for name in args.sections:
+        faults += run(name, device, folder, args.rounds, where, settings)
+        path = folder / "summary.md"
+        write(path, summary.render(folder, list(SECTIONS)))
+    print(f"\n{(folder / 'summary.md').read_text()}")
+    for fault in faults:
+        print(f"FAULT {fault}", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+def arguments() -> argparse.Namespace:
+    """The checked command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument(
+        "--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
+        help=f"of {', '.join(SECTIONS)}; all if none is named",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try it")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: to try it, not results")
+    parser.add_argument("--output", type=Path, help="folder; benchmarks/results/<card>")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    kind = args.device.partition(":")[0]
+    if kind not in {"cuda", "cpu"}:
+        parser.error(f"--device must be cuda, cuda:N or cpu, got {args.device}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "PyTorch finds no CUDA device; to try the script without one, pass "
+            "--device cpu --quick --output FOLDER"
+        )
+    if args.output is None and (args.quick or kind == "cpu"):
+        parser.error("--quick and --device cpu need --output: figures must not replace results")
+    return args
+
+
+def refuse_mixture(folder: Path, settings: dict) -> None:
+    """End where the folder holds results of another device, or of other sizes."""
+    for path in sorted(folder.glob("gpu-*.json")):
+        there = json.loads(path.read_text())["settings"]
+        if {key: there[key] for key in settings} != settings:
+            sys.exit(f"{path} holds results of {there}, not of {settings}: choose another --output")
+
+
+def run(
+    name: str, device: torch.device, folder: Path, rounds: int, where: dict, settings: dict
+) -> list[str]:
+    """Run a section and write what it found, also where it broke off; returns its faults."""
+    section, start = SECTIONS[name], time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - start:4.0f} s] {line.strip()}", flush=True)
+
+    print(f"{name}: nothing more is begun after {section.budget:g} s", flush=True)
+    s = Session(device, settings["quick"], rounds, start + section.budget, say)
+    torch.manual_seed(0)
+    failed = None
+    try:
+        section.measure(s)
+    except Exception as caught:
+        failed = describe(caught)
+    if failed:
+        s.faults.append(f"{name}: {failed}")
+    path = folder / f"gpu-{name}.json"
+    if s.rows or not failed or not path.exists():  # else what an earlier run found is better
+        result = {
+            "section": name,
+            "machine": where,
+            "settings": settings | {"rounds": rounds, "budget": section.budget},
+            "seconds": time.monotonic() - start,
+            "faults": s.faults,
+            "left_out": s.left_out,
+            "rows": s.rows,
+        }
+        write(path, json.dumps(result, indent=2) + "\n")
+    s.free()
+    return s.faults
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file whole."""
+    partial = path.with_suffix(".part")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""How far the automatic choice of a method is from the best one, over a grid of sizes.
+
+The constants of :mod:`lmu.ops.choice` were fitted on a CPU; this is what to fit them to.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.session import Session, tf32
+from benchmarks.harness import Contender
+from lmu.ops import METHODS, READOUTS, Work, choose, choose_readout, memory, readout
+from lmu.theory import discretize, impulse_response, legt
+
+LARGEST = 2**27  # states: a float32 of each takes half a GiB
+TOLERANCE = 1e-4
+
+
+def grid(quick: bool) -> list[Work]:
+    """Read-outs (with rows) and states alone (without), by what they take; the small ones first."""
+    if quick:
+        return [Work(40, 8, rows, 2, channels) for rows in (6, 0) for channels in (1, 2)]
+    sizes = product((1, 16, 100), (256, 784, 4096, 16384), ((64, 64), (256, 256), (468, 346)))
+    works = [
+        Work(T, d, rows, b, c)
+        for (b, T, (d, r)), c, rows_too in product(sizes, (1, 4), (True, False))
+        for rows in ((r,) if rows_too else (0,))
+        if b * T * c * d <= LARGEST and (c == 1 or d == 64)
+    ]
+    return sorted(works, key=states)
+
+
+def states(work: Work) -> int:
+    """Numbers in all memory states."""
+    return work.batch * work.length * work.channels * work.order
+
+
+def measure(s: Session) -> None:
+    """Time all methods at each point of the grid."""
+    with tf32(False):
+        for work in grid(s.quick):
+            what = (
+                f"{'read-out' if work.rows else 'states'} batch {work.batch}, T {work.length}, "
+                f"order {work.order}, channels {work.channels}, rows {work.rows}"
+            )
+            if not s.late(what):
+                s.rows.append(compare(s, what, work))
+
+
+def compare(s: Session, what: str, work: Work) -> dict:
+    """Figures of all methods at a point, and how far the chosen one is from the best."""
+    where = Work(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
+    if work.rows:
+        names, chosen = list(READOUTS), choose_readout(where).method
+    else:
+        names, chosen = ["fft", "chunked"], choose(where, all_states=True).method
+        names += [name for name in METHODS if name == "triton"]
+    arguments, why = s.attempt(what, lambda: draw(work, s.device))
+    row = {
+        "batch": work.batch, "length": work.length, "order": work.order, "rows": work.rows,
+        "channels": work.channels, "chosen": chosen,
+    }  # fmt: skip
+    if why:
+        return row | {"status": why}
+    exact, why = s.attempt(what, lambda: stepped(work, arguments))
+    if why:
+        s.left_out[f"check of {what}"] = why
+    builds: dict[str, Callable[[], Contender]] = {
+        name: partial(contender, work, arguments, name) for name in names if s.can_run(name)
+    }
+    figures = s.compare(what, builds, exact, TOLERANCE)
+    times = {key: f["seconds"] for key, f in figures.items() if "seconds" in f}
+    if times:
+        row["best"] = min(times, key=lambda key: times[key])
+        # A choice that could not be timed has no ratio.
+        row["ratio"] = times[chosen] / times[row["best"]] if chosen in times else None
+    return row | {"contenders": figures}
+
+
+def draw(work: Work, device: torch.device) -> dict[str, Tensor]:
+    """Arguments of both functions on the device, and the impulse response, which layers keep."""
+    g = torch.Generator().manual_seed(0)
+    b, T, c, d, r = work.batch, work.length, work.channels, work.order, work.rows
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(shape, generator=g) * scale).to(device)
+
+    Ad, Bd = (t.to(device) for t in discretize(*legt(d, float(T))))
+    found = {"u": normal(b, T, c), "x": normal(b, T, 1), "W_m": normal(r, c * d, scale=1 / c / d)}
+    found |= {"W_x": normal(r, 1), "bias": normal(r)}
+    for t in found.values():
+        t.requires_grad_()
+    return {**found, "Ad": Ad, "Bd": Bd, "H": impulse_response(Ad, Bd, T).float()}
+
+
+def outputs(work: Work, a: dict[str, Tensor], name: str) -> Tensor:
+    """Hidden units, or states."""
+    H = None if name == "chunked" else a["H"]
+    if not work.rows:
+        return memory(a["u"], a["Ad"], a["Bd"], method=name, H=H)[0]
+    names = ("u", "x", "Ad", "Bd", "W_m", "W_x", "bias")
+    return readout(*[a[key] for key in names], method=name, H=H)[0]
+
+
+@torch.no_grad()
+def stepped(work: Work, a: dict[str, Tensor]) -> list[Tensor]:
+    """The last outputs in float64 by steps, on the device: on a CPU this would take too long."""
+    u, Ad, Bd = a["u"].double(), a["Ad"], a["Bd"]
+    m = u.new_zeros(work.batch, work.channels, work.order)
+    for u_t in u.unbind(1):
+        m = m @ Ad.mT + u_t[..., None] * Bd
+    if not work.rows:
+        return [m.cpu()]
+    z = m.flatten(1) @ a["W_m"].double().mT + a["x"][:, -1].double() @ a["W_x"].double().mT
+    return [torch.relu(z + a["bias"].double()).cpu()]
+
+
+def contender(work: Work, a: dict[str, Tensor], name: str) -> Contender:
+    """Forward and backward of a method, checked at the last step."""
+    wanted = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
+    shape = (work.batch, work.length, *((work.rows,) if work.rows else ()))
+    shape += () if work.rows else (work.channels, work.order)
+    gradient = torch.randn(shape, device=a["u"].device)
+
+    def step() -> None:
+        torch.autograd.grad(outputs(work, a, name), wanted, gradient)
+
+    def result() -> list[Tensor]:
+        with torch.no_grad():
+            return [outputs(work, a, name)[:, -1]]
+
+    return Contender(step, result)

@@ -1,0 +1,120 @@
+"""Training over one long sequence, up to a million steps, beside cuDNN's LSTM and the textbook."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.baselines import TextbookLMUFFT
+from benchmarks.cases import ExactLMUFFT
+from benchmarks.gpu.session import Session, tf32
+from benchmarks.harness import Contender
+from benchmarks.work import pixels
+from lmu import LMUFFT
+
+THETA = 4096.0
+LENGTHS = tuple(4**k for k in range(6, 11))
+TEXTBOOK = "textbook: FFT of all states"
+LARGEST = 2**26  # numbers in the textbook's impulse response
+PATIENCE = 1.0  # seconds of a training step; who takes longer is not timed at greater lengths
+TOLERANCE = 1e-4
+
+
+def measure(s: Session) -> None:
+    """Time a training step at each length; outputs of the first steps must be right."""
+    lengths = (64, 256) if s.quick else LENGTHS
+    with tf32(False):
+        for order, hidden in ((8, 8),) if s.quick else ((64, 64), (256, 256)):
+            slow: set[str] = set()
+            exact, why = s.attempt("length", lambda o=order, n=hidden: [first(o, n, lengths[0])])
+            if why:
+                continue
+            for length in lengths:
+                title = f"order {order}, hidden {hidden}, T {length}, training step"
+                if s.late(title):
+                    continue
+                figures = s.compare(
+                    title,
+                    without(slow, ours(s, order, hidden, length, lengths[0])),
+                    exact,
+                    TOLERANCE,
+                    without(slow, others(s, hidden, length)),
+                )
+                for key in sorted(slow):
+                    figures[key] = {"status": f"left out: over {PATIENCE:g} s a step before"}
+                for key, row in figures.items():
+                    if "seconds" in row:
+                        row["seconds_per_time_step"] = row["seconds"] / length
+                        if row["seconds"] > PATIENCE:
+                            slow.add(key)
+                s.rows.append(
+                    {"title": title, "order": order, "hidden": hidden, "length": length,
+                     "contenders": figures}
+                )  # fmt: skip
+
+
+def without(names: set[str], builds: dict) -> dict:
+    """Those that are not among the names."""
+    return {key: build for key, build in builds.items() if key not in names}
+
+
+def ours(s: Session, order: int, hidden: int, length: int, checked: int) -> dict:
+    """Our layer and the textbook's, with the same weights."""
+    weights = weights_of(order, hidden)
+
+    def build(kind: Callable[..., nn.Module], seq_len: int | None) -> nn.Module:
+        layer = kind(1, hidden, order, seq_len, THETA)
+        layer.load_state_dict(weights)
+        return layer.to(s.device)
+
+    builds: dict[str, Any] = {"LMUFFT": partial(build, LMUFFT, None)}
+    if order * length <= LARGEST:
+        builds[TEXTBOOK] = partial(build, TextbookLMUFFT, length)
+    else:
+        s.left_out[f"{TEXTBOOK}, order {order}, T {length}"] = (
+            "its impulse response is transformed in float64 on the CPU, which takes over 4 GiB"
+        )
+    return {key: partial(train, b, length, checked) for key, b in builds.items()}
+
+
+def others(s: Session, hidden: int, length: int) -> dict:
+    """On CUDA, cuDNN's."""
+    return {
+        f"nn.LSTM(1, {hidden})": partial(
+            train, lambda: nn.LSTM(1, hidden, batch_first=True).to(s.device), length, None
+        )
+    }
+
+
+def weights_of(order: int, hidden: int) -> dict[str, Tensor]:
+    """The weights that all share."""
+    torch.manual_seed(0)
+    return LMUFFT(1, hidden, order, None, THETA).state_dict()
+
+
+@torch.no_grad()
+def first(order: int, hidden: int, length: int) -> Tensor:
+    """Outputs of the first steps, the same however many follow, by float64 steps on the CPU."""
+    layer = ExactLMUFFT(1, hidden, order, None, THETA)
+    layer.load_state_dict(weights_of(order, hidden))
+    return layer.double()(pixels(1, torch.float32, length).double())[0]
+
+
+def train(build: Callable[[], nn.Module], length: int, checked: int | None) -> Contender:
+    """Forward and backward from a given gradient of all outputs."""
+    layer = build()
+    x = pixels(1, torch.float32, length).to(next(layer.parameters()).device)
+    with torch.no_grad():
+        gradient = torch.randn_like(layer(x)[0])
+
+    def work() -> None:
+        layer.zero_grad()
+        layer(x)[0].backward(gradient)
+
+    def result() -> list[Tensor]:
+        with torch.no_grad():
+            return [layer(x)[0][:, :checked]]
+
+    return Contender(work, None if checked is None else result)

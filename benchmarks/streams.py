@@ -1,0 +1,294 @@
+"""Serving streams on one core, for docs/scale.md: ``taskset -c 1 python -m benchmarks.streams``.
+
+Steps a second of many streams at once, the contenders in turns on one thread; errors against
+float64; and the memory of ``examples/stream_server.py`` while it serves for long, with streams that
+join, leave and begin anew all the time.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.baselines.stepwise import StepwiseLMU
+from benchmarks.harness import gemm_rate, resident, seconds
+from benchmarks.machine import machine
+from examples.stream_server import StreamServer
+from lmu import LMU, LMUFFT, Stream
+from lmu.theory import discretize, legt
+
+OUTPUT = Path(__file__).parent.parent / "results" / "streams.json"
+ORDER, HIDDEN, THETA = 64, 64, 100
+SERVED = 1024
+
+
+def forgetful() -> LMU:
+    """A layer that forgets; many as they are drawn hold on to each rounding error for ever."""
+    layer = LMU(1, HIDDEN, ORDER, THETA)
+    assert layer.e_h is not None
+    with torch.no_grad():
+        layer.W_h.mul_(0.5)
+        layer.e_h.mul_(0.5)
+    return layer
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "LMUFFT": lambda: LMUFFT(1, HIDDEN, ORDER, THETA, THETA),
+    "LMU": forgetful,
+}
+# FLOPs of a step of a stream, as the equations give them: its encoder, its memory, its read-out.
+FLOPS = {
+    "LMUFFT": 2 * (1 + ORDER**2 + ORDER + HIDDEN * (ORDER + 1)),
+    "LMU": 2 * (1 + HIDDEN + ORDER + ORDER**2 + ORDER + HIDDEN * (1 + HIDDEN + ORDER)),
+}
+SHORTEST = 0.05  # seconds: quicker work is repeated to last so long before the clock is read
+HOUR = 360_000  # ticks, at 100 a second
+WATCHED = 4  # streams that stay from beginning to end, and are checked then
+TOLERANCE = 1e-4  # relative: who is off by more is not timed
+Work = Callable[[], Tensor]
+
+
+class TextbookFFTStep(nn.Module):
+    """Chilkuri & Eliasmith (2021), equations 18 to 20, one step, term by term."""
+
+    def __init__(self, layer: LMUFFT) -> None:
+        super().__init__()
+        self.W_u, self.W_h = layer.W_u, layer.W_h
+        Ad, Bd = discretize(*legt(ORDER, float(THETA)))
+        self.Ad, self.Bd = Ad.float(), Bd.float()[:, None]
+
+    def step(self, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """The hidden units and the memory, from ``x`` (batch, 1) and ``m`` (batch, order)."""
+        u = torch.relu(self.W_u(x))
+        m = F.linear(m, self.Ad) + F.linear(u, self.Bd)
+        return torch.relu(self.W_h(torch.cat([m, x], dim=1))), m
+
+
+def textbook(kind: str, layer: Any, x: Tensor) -> Work:
+    """A step of the equations as they stand."""
+    m = torch.zeros(len(x), ORDER)
+    if kind == "LMUFFT":
+        cell, state = TextbookFFTStep(layer), [m]
+
+        def work() -> Tensor:
+            h, state[0] = cell.step(x, state[0])
+            return h
+
+        return work
+    lmu = StepwiseLMU(1, HIDDEN, ORDER, THETA)
+    lmu.load_state_dict(layer.state_dict())
+    pair = [torch.zeros(len(x), HIDDEN), m]
+
+    def lmu_work() -> Tensor:
+        pair[:] = lmu.step(x, *pair)
+        return pair[0]
+
+    return lmu_work
+
+
+def lstm_cell(x: Tensor) -> Work:
+    """A step of as many hidden units: another function, for scale."""
+    cell = nn.LSTMCell(1, HIDDEN)
+    state = [(torch.zeros(len(x), HIDDEN),) * 2]
+
+    def work() -> Tensor:
+        state[0] = cell(x, state[0])
+        return state[0][0]
+
+    return work
+
+
+def serve(layer: Any, x: Tensor, half: Tensor) -> tuple[Work, Work]:
+    """A push and a tick of the server without its network: of all streams, and of a half."""
+    server = StreamServer(layer, len(x))
+    ids = torch.tensor([server.join() for _ in range(len(x))])
+    some, x_some = ids[half], x[half]
+
+    def work(ids: Tensor, x: Tensor) -> Tensor:
+        server.push(ids, x)
+        return server.tick()[1]
+
+    return lambda: work(ids, x), lambda: work(some, x_some)
+
+
+def relative(got: Tensor, exact: Tensor) -> float:
+    """Relative error in the Euclidean norm."""
+    return ((got - exact).norm() / exact.norm()).item()
+
+
+def check(what: str, error: float) -> None:
+    """Refuse to report on who is wrong."""
+    if not error < TOLERANCE:
+        raise ArithmeticError(f"{what}: off by {error:.2g}, more than {TOLERANCE:.2g}")
+
+
+@torch.no_grad()
+def rates(kind: str, streams: int, rounds: int) -> dict[str, Any]:
+    """Steps of streams a second, and what share of the arithmetic's own rate that is."""
+    layer, x = LAYERS[kind](), torch.randn(streams, 1)
+    half = torch.randperm(streams)[: max(1, streams // 2)]
+    together, apart = Stream(layer, streams), Stream(layer, streams)
+    x_half = x[half]
+    served, served_half = serve(layer, x, half)
+    works: dict[str, tuple[int, Work]] = {
+        "Stream": (streams, lambda: together(x)),
+        "Stream, half": (len(half), lambda: apart(x_half, streams=half)),
+        "server": (streams, served),
+        "server, half": (len(half), served_half),
+        "textbook": (streams, textbook(kind, layer, x)),
+        "nn.LSTMCell": (streams, lstm_cell(x)),
+    }
+    exact = copy.deepcopy(layer).double()(x.double()[:, None].expand(-1, 3, -1))[0][:, -1]
+    for key, (_, work) in works.items():
+        y = [work() for _ in range(3)][-1]
+        if key in ("Stream", "server", "textbook"):
+            check(f"{kind} of {streams} streams, {key}", relative(y, exact))
+    repeats = {key: max(1, round(SHORTEST / seconds(w, 3))) for key, (_, w) in works.items()}
+    times: dict[str, list[float]] = {key: [] for key in works}
+    gemm = []
+    for _ in range(rounds):
+        for key in random.sample(list(works), len(works)):
+            times[key].append(seconds(works[key][1], repeats[key]))
+        gemm.append(gemm_rate())
+    rate = statistics.median(gemm)
+    found = {}
+    for key, (number, _) in works.items():
+        steps = number / statistics.median(times[key])
+        found[key] = {
+            "steps_per_second": steps,
+            "slowest": number / max(times[key]),
+            "fastest": number / min(times[key]),
+        }
+        if key != "nn.LSTMCell":
+            found[key]["share"] = steps * FLOPS[kind] / rate
+    return {"gemm_rate": rate, "flops": FLOPS[kind], "contenders": found}
+
+
+@torch.no_grad()
+def errors(kind: str, streams: int, length: int) -> dict[str, float]:
+    """Relative error of all outputs against the layer over the whole sequences in float64."""
+    layer = LAYERS[kind]()
+    x = torch.randn(streams, length, 1)
+    together = Stream(layer, streams)
+    got = {"all": torch.stack([together(x_t) for x_t in x.unbind(1)], dim=1)}
+    apart, at = Stream(layer, streams), torch.zeros(streams, dtype=torch.long)
+    got["half"] = torch.zeros_like(got["all"])
+    while (behind := (at < length).nonzero().view(-1)).numel():
+        rows = behind[torch.randperm(len(behind))[: max(1, streams // 2)]]
+        got["half"][rows, at[rows]] = apart(x[rows, at[rows]], streams=rows)
+        at[rows] += 1
+    exact = layer.double()(x.double())[0]
+    found = {key: relative(y, exact) for key, y in got.items()}
+    for key, off in found.items():
+        check(f"{kind}, {key}", off)
+    return found
+
+
+def memory() -> dict[str, float]:
+    """Resident memory and number of live tensors, now."""
+    gc.collect()
+    live = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    return {"mib": resident("VmRSS") / 1024, "tensors": live}
+
+
+@torch.no_grad()
+def endurance(kind: str, streams: int, ticks: int, first: int) -> dict[str, Any]:
+    """A server for ``ticks`` ticks, every second one of all streams, the others of about half.
+
+    At each, one stream leaves and another joins, and at every tenth one begins anew. Memory is read
+    after ``first`` ticks, and ten times from there on. At the end the streams that stayed all the
+    time are compared with the layer over all that they were given, in float64.
+    """
+    layer = LAYERS[kind]()
+    server = StreamServer(layer, streams)
+    ids = torch.tensor([server.join() for _ in range(streams)])
+    signal = torch.randn(97, streams, 1)  # again and again
+    watched = torch.arange(WATCHED)
+    orders = [
+        torch.cat([watched, WATCHED + torch.randperm(streams - WATCHED)[: streams // 2 - WATCHED]])
+        for _ in range(61)
+    ]
+    readings, steps, spent = {}, 0, 0.0
+    named = y = torch.empty(0)
+    start = time.perf_counter()
+    for t in range(ticks):
+        changing = random.randrange(WATCHED, streams)
+        server.leave(int(ids[changing]))
+        ids[changing] = server.join()
+        if t % 10 == 0:
+            server.reset(int(ids[random.randrange(WATCHED, streams)]))
+        rows = orders[t % len(orders)] if t % 2 else slice(None)
+        server.push(ids[rows], signal[t % len(signal)][rows])
+        named, y = server.tick()
+        steps += len(named)
+        if t + 1 == first or (t + 1) % max(1, ticks // 10) == 0:
+            spent += time.perf_counter() - start
+            readings[t + 1] = memory()
+            start = time.perf_counter()
+    spent += time.perf_counter() - start
+    last = y[[named.tolist().index(id_) for id_ in ids[:WATCHED].tolist()]]
+    exact = hidden_after(layer.double(), signal[:, :WATCHED].transpose(0, 1).double(), ticks)
+    off = relative(last, exact)
+    check(f"{kind} after {ticks} ticks", off)
+    return {
+        "streams": streams,
+        "ticks": ticks,
+        "steps": steps,
+        "steps_per_second": steps / spent,
+        "memory": readings,
+        "error": off,
+    }
+
+
+def hidden_after(layer: Any, signal: Tensor, ticks: int) -> Tensor:
+    """Hidden states after so many steps of a signal (batch, time, 1) that is repeated."""
+    kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
+    several, state, y = signal.repeat(1, 100, 1), None, torch.empty(0)
+    for begin in range(0, ticks, several.shape[1]):
+        y, state = layer(several[:, : ticks - begin], state, **kwargs)
+    return y[:, -1]
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each contender")
+    parser.add_argument("--quick", action="store_true", help="tiny: to try it, not results")
+    parser.add_argument("--output", type=Path, help=f"where to write the JSON; {OUTPUT.name}")
+    options = parser.parse_args()
+    if options.quick and options.output is None:
+        parser.error("--quick needs --output: its figures must not replace results")
+    quick = options.quick
+    sizes, served = ((1, 16), 16) if quick else ((1, 64, SERVED, 16_384), SERVED)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    random.seed(0)
+    result: dict[str, Any] = {"machine": machine(), "order": ORDER, "hidden": HIDDEN, "layers": {}}
+    for kind in LAYERS:
+        found: dict[str, Any] = {"rates": {}}
+        for streams in sizes:
+            found["rates"][streams] = rates(kind, streams, options.rounds)
+            print(kind, streams, json.dumps(found["rates"][streams], indent=1), flush=True)
+        found["errors"] = errors(kind, *((4, 30) if quick else (64, 5_000)))
+        found["endurance"] = endurance(kind, served, *((300, 100) if quick else (HOUR, 1_000)))
+        print(kind, json.dumps([found["errors"], found["endurance"]], indent=1), flush=True)
+        result["layers"][kind] = found
+    output = options.output or OUTPUT
+    output.parent.mkdir(exist_ok=True, parents=True)
+    partial = output.with_suffix(".part")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(output)
+
+
+if __name__ == "__main__":
+    main()
