@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ import lmu
 from lmu.cli import app
 from lmu.tasks.mnist import FILES
 from lmu.training import run
+from lmu.training.checkpoint import load_checkpoint
 from lmu.training.config import ConfigError
+from lmu.training.run import resume_config
 
 SMALL = ["--hidden-size", "12", "--memory-size", "8", "--batch-size", "50", "--limit", "230"]
 TRAIN = ["train", "psmnist", *SMALL, "--accelerator", "cpu"]
@@ -253,10 +255,10 @@ def test_wrong_options_of_predict(run_folder: Path, option: str, value: str, say
     assert option in text
 
 
-def spawn(*arguments: str) -> subprocess.Popen:
+def spawn(*arguments: str, launcher: Sequence[str] = ("-m", "lmu")) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.Popen(
-        [sys.executable, "-m", "lmu", *arguments],
+        [sys.executable, *launcher, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -301,6 +303,63 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     assert text.count("test accuracy") == 1
     assert text.count("epoch 1/1") == 1
     assert "Warning" not in text
+
+
+LAUNCHERS = {
+    "own": ["-m", "lmu"],
+    "torchrun": [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "lmu",
+    ],
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_killed_process_ends_the_job_and_leaves_its_checkpoint(
+    launcher: str, tmp_path: Path
+) -> None:
+    devices = ["--devices", "2"] if launcher == "own" else []
+    arguments = [*TRAIN, "--epochs", "100000", *devices, "--output", str(tmp_path)]
+    job = spawn(*arguments, launcher=LAUNCHERS[launcher])
+    try:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.glob("*/history.csv")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers = children(job.pid)
+        os.kill(workers[-1], signal.SIGKILL)  # epochs take milliseconds: some write is under way
+        text, _ = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == 1, text
+    (folder,) = tmp_path.iterdir()
+    assert re.search(r"Process \d of 2 lost the connection to another, which may have been", text)
+    assert f"lmu train psmnist --resume {folder}" in text
+    assert "SIGKILL" in text or launcher == "own"
+    assert not any(runs(worker) for worker in workers)
+    assert not list(folder.glob("*.tmp"))
+    load_checkpoint(folder / "best.ckpt")
+    _, config = resume_config(folder, devices="1")
+    assert (config.devices, config.epochs) == ("1", 100000)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and not only a name that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
 
 
 def test_a_missing_package_is_named_with_its_cure() -> None:

@@ -219,7 +219,7 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
-            use_distributed_sampler=False,  # EpochSampler does it
+            use_distributed_sampler=False,  # Batches shares them out
         )
     except (
         MisconfigurationException,
@@ -339,9 +339,10 @@ def _interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None
     except RuntimeError as error:
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
-        said = re.sub(r"\[[^\]]*\] *", "", str(error).splitlines()[0])  # without places in its code
+        said = re.sub(r"\[[^\]]*\] *", "", str(error))  # without places in its code
+        said = said.splitlines()[0].split(". ")[0]
         reason = (
             f"process {trainer.global_rank} of {trainer.world_size} lost the connection to "
-            f"another, which may have been killed: {said.rstrip('.')}"
+            f"another, which may have been killed: {said}"
         )
         raise RunInterruptedError(checkpoint.folder, 1, reason) from error
