@@ -266,6 +266,12 @@ for sizes in [(2, 2, 3, 5, 4), (17, 33, 1, 8, 5, 2)]:
     exact = t.with_gradients(t.run("blocks"), *args)
     for a, b in zip(t.with_gradients(t.run("triton"), *args), exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+x, h, m, w = t.arguments(2, 30, 2, 5, 4)
+given = [x, h, m, *t.block_operators(w, t.block_powers(w.E, w.Bd, 8))]
+for tensor in given:
+    tensor.requires_grad_()
+torch.library.opcheck(torch.ops.lmu.blocks.default, (True, *given))
 """
 
 

@@ -1,5 +1,6 @@
 """Every way to compute the parallel layer's hidden units, against its equations in float64."""
 
+import os
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from lmu.ops import READOUTS, Work, choose_readout, readout
 from lmu.theory import discretize, impulse_response, legt
 
 F64 = torch.float64
-methods = pytest.mark.parametrize("method", READOUTS)
+# The kernels run here only in the interpreter, which test_readout_kernels.py starts.
+interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+methods = pytest.mark.parametrize(
+    "method",
+    [
+        *(method for method in READOUTS if method != "triton"),
+        pytest.param("triton", marks=pytest.mark.skipif(not interpreted, reason="needs CUDA")),
+    ],
+)
 initial = pytest.mark.parametrize("with_m_0", [False, True], ids=["zero", "m0"])
 # batch, time, channels, input, order, hidden
 sizes = pytest.mark.parametrize(

@@ -72,8 +72,9 @@ class LMUFFT(LegendreModule):
             ``{"W_u.weight": nn.init.ones_}``.
         return_sequences: Give the hidden states of all steps. False gives the last one, by a single
             matrix product: far quicker, and what sequence classification wants.
-        method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``; ``"auto"``
-            chooses, see :func:`lmu.ops.choose_readout`.
+        method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``, or by kernels
+            for CUDA, ``"triton"``; ``"auto"`` chooses one of the former, see
+            :func:`lmu.ops.choose_readout`.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -314,7 +315,7 @@ class LMUFFT(LegendreModule):
         method = self.method
         if method == "auto":
             method = self.explain(x.shape[1], x.shape[0], initial_state=m_0 is not None).method
-        H = None if method == "chunked" else self._impulse_response(x.shape[1])
+        H = None if method in {"chunked", "triton"} else self._impulse_response(x.shape[1])
         if not self.input_to_hidden:
             x = x[..., :0]
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)

@@ -92,9 +92,10 @@ class Work:
         if method == "states":
             states = self.states_cost("recurrent" if T == 1 else "fft")
             return Cost(states.flops + 2.0 * b * T * c * d * r, states.bytes + 2 * outputs)
-        if method == "chunked":
+        if method in {"chunked", "triton"}:
             steps = chunk_length(T, d, r)
-            flops = 2.0 * b * T * c * (steps + d) * r + 2.0 * c * steps * d * d * r
+            inputs = steps if method == "chunked" else steps / 2  # none above the diagonal
+            flops = 2.0 * b * T * c * (inputs + d) * r + 2.0 * c * steps * d * d * r
             return Cost(flops, outputs + 4.0 * c * (steps + d) * steps * r)
         p = plan(T)
         transforms = 2.5 * p.n * log2(p.n) * r * (b + c * p.pieces)

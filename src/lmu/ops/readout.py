@@ -13,6 +13,7 @@ from lmu.ops.choice import Choice, Work, compare
 from lmu.ops.chunked import chunked_readout
 from lmu.ops.fft_readout import FFTReadout, convolve
 from lmu.ops.memory import check_memory, memory, run_method, work_of
+from lmu.ops.readout_kernels import kernels_readout
 from lmu.theory import impulse_response
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
@@ -100,7 +101,9 @@ READOUTS: dict[str, Run] = {
     "states": states_readout,
     "fft": fft_readout,
     "chunked": chunks_readout,
+    "triton": kernels_readout,
 }
+CHOSEN = ("states", "fft", "chunked")  # from among these; kernels run by name only, as yet
 
 
 def choose_readout(work: Work, *, initial_state: bool = False, transformed: bool = False) -> Choice:
@@ -111,7 +114,7 @@ def choose_readout(work: Work, *, initial_state: bool = False, transformed: bool
         return work.choice("chunked", "an initial state is one more row of a chunk's product")
     if transformed:
         return work.choice("chunked", "compilers and torch.func see plain products in it")
-    seconds = {method: work.readout_seconds(method) for method in READOUTS}
+    seconds = {method: work.readout_seconds(method) for method in CHOSEN}
     best, second = sorted(seconds, key=lambda method: seconds[method])[:2]
     faster = compare(seconds[best], seconds[second])
     return work.choice(best, f"all outputs: {faster} by method {second!r}")

@@ -1,0 +1,241 @@
+r"""The chunked read-out in one pass: product, input, bias and relu, forward and backward.
+
+Within a chunk, with ``given`` the inputs of its steps and the state before it, ``z`` at step t is
+
+    z_t = sum_{s<=t} K_{t-s} given_s + sum_i F_{i,t} given_{L+i} + W_1 [x_t; 1]
+
+As matrix products of the library this takes an operator that holds K once for each step, and three
+passes over z. Here rows of K are taken by their index, what lies above the diagonal is left out,
+and z is never written: only y = relu(z). Backward reads the gradient and y and masks as it goes.
+
+``R`` stacks, for each channel, L - 1 rows of zeros, the L rows of K, and the rows of F, state after
+state. All sums are in one order: the same input gives the same bits.
+"""
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+TILE_M, TILE_R, TILE_K = 64, 64, 32  # chunks, hidden units, given numbers; powers of two
+PARTS = 32  # of the chunks, whose gradients of weights are summed apart, to fill a card
+# Two stages of loads ahead, not three: float64 then fits the shared memory of small cards too.
+OPTIONS = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K, "num_stages": 2}
+OPTIONS |= {"enable_fp_fusion": True}
+
+
+def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
+    r"""Hidden units of all chunks.
+
+    Cost: 2 M L r (c (L / 2 + d) + k) FLOPs, and no memory but the result's.
+
+    Args:
+        given: Inputs and states (M, channels, L + order), one row for each chunk.
+        R: Responses (channels, 2 L - 1 + order L, r).
+        x1: Input with a one behind it (M, L, k).
+        W1: Weights of the input with the bias behind them (k, r).
+
+    Returns:
+        y (M, L, r).
+    """
+    M, C, size = given.shape
+    L, width = x1.shape[1], W1.shape[1]
+    y = x1.new_empty(M, L, width)
+    grid = (triton.cdiv(M, TILE_M), triton.cdiv(width, TILE_R), L)
+    with torch.cuda.device_of(given):
+        _forward[grid](  # pyright: ignore[reportIndexIssue]
+            given, R, x1, W1, y, M, C, size, L, width, x1.shape[2], R.shape[1], **OPTIONS
+        )
+    return y
+
+
+def backward(
+    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``given``, ``R``, ``x1`` and ``W1``; shapes as in :func:`forward`."""
+    M, C, size = given.shape
+    L, width, k = x1.shape[1], W1.shape[1], x1.shape[2]
+    rows = triton.cdiv(M, TILE_M)
+    dgiven, dR = torch.empty_like(given), torch.zeros_like(R)
+    dx1, dW1 = torch.empty_like(x1), W1.new_zeros(min(PARTS, rows), k, width)
+    sizes = (M, C, size, L, width, k, R.shape[1])
+    tiles_k, tiles_r = triton.cdiv(size, TILE_K), triton.cdiv(width, TILE_R)
+    with torch.cuda.device_of(given):
+        _given[(rows, tiles_k, C)](  # pyright: ignore[reportIndexIssue]
+            dy, y, R, dgiven, *sizes, **OPTIONS
+        )
+        _states[(triton.cdiv(size - L, TILE_K), tiles_r, L * C)](  # pyright: ignore[reportIndexIssue]
+            dy, y, given, dR, *sizes, **OPTIONS
+        )
+        _kernel[(triton.cdiv(L, TILE_K), tiles_r, C)](  # pyright: ignore[reportIndexIssue]
+            dy, y, given, dR, *sizes, **OPTIONS
+        )
+        _input[(rows, triton.cdiv(k, TILE_K), L)](  # pyright: ignore[reportIndexIssue]
+            dy, y, W1, dx1, *sizes, **OPTIONS
+        )
+        _weights[(len(dW1), tiles_r, triton.cdiv(k, TILE_K))](  # pyright: ignore[reportIndexIssue]
+            dy, y, x1, dW1, len(dW1), *sizes, **OPTIONS
+        )
+    return dgiven, dR, dx1, dW1.sum(0)
+
+
+def compiled() -> bool:
+    """Whether kernels are compiled; with TRITON_INTERPRET=1 at the import they are interpreted."""
+    return isinstance(_forward, triton.runtime.JITFunction)
+
+
+# As in slots.py, no kernel calls what is a kernel of triton.language itself.
+
+
+@triton.jit
+def _dot(a, b, total):
+    # Not TensorFloat-32, which is the default: float32 results are good to float32.
+    return tl.dot(a, b, total, input_precision="ieee", out_dtype=total.dtype)
+
+
+@triton.jit
+def _responses(R, c, k, t, cols, inside, L, size, width, height):
+    """The rows of ``R`` that belong to the given numbers ``k`` at step t."""
+    row = tl.where(k < L, t - k + L - 1, 2 * L - 1 + (k - L) * L + t)
+    row = (c * height + row).to(tl.int64)
+    return tl.load(R + row * width + cols, mask=inside & (k < size), other=0.0)
+
+
+@triton.jit
+def _masked(dy, y, at, inside):
+    """The gradient of z, at offsets into it."""
+    g = tl.load(dy + at, mask=inside, other=0.0)
+    return tl.where(tl.load(y + at, mask=inside, other=0.0) > 0, g, 0.0)
+
+
+@triton.jit
+def _forward(
+    given, R, x1, W1, y, M, C, size, L, width, features, height,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
+    cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]
+    t = tl.program_id(2)
+    rows = m.to(tl.int64)
+    total = tl.full((TILE_M, TILE_R), 0.0, y.dtype.element_ty)
+    across, down = tl.arange(0, TILE_K)[None, :], tl.arange(0, TILE_K)[:, None]
+    for start in range(0, features, TILE_K):
+        k = start + across
+        a = tl.load(x1 + (rows * L + t) * features + k, mask=(m < M) & (k < features), other=0.0)
+        k = start + down
+        b = tl.load(W1 + k * width + cols, mask=(k < features) & (cols < width), other=0.0)
+        total = _dot(a, b, total)
+    for c in range(C):
+        for start in range(0, size, TILE_K):
+            # A tile that lies above the diagonal is zero.
+            if (start <= t) | (start + TILE_K > L):
+                k = start + across
+                a = tl.load(given + (rows * C + c) * size + k, mask=(m < M) & (k < size), other=0.0)
+                b = _responses(R, c, start + down, t, cols, cols < width, L, size, width, height)
+                total = _dot(a, b, total)
+    tl.store(
+        y + (rows * L + t) * width + cols, tl.maximum(total, 0.0), mask=(m < M) & (cols < width)
+    )
+
+
+@triton.jit
+def _given(
+    dy, y, R, dgiven, M, C, size, L, width, features, height,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
+    first, c = tl.program_id(1) * TILE_K, tl.program_id(2)
+    k = first + tl.arange(0, TILE_K)[None, :]
+    rows = m.to(tl.int64)
+    total = tl.full((TILE_M, TILE_K), 0.0, dgiven.dtype.element_ty)
+    for t in range(L):
+        if (first <= t) | (first + TILE_K > L):
+            for start in range(0, width, TILE_R):
+                r = start + tl.arange(0, TILE_R)[None, :]
+                g = _masked(dy, y, (rows * L + t) * width + r, (m < M) & (r < width))
+                r = start + tl.arange(0, TILE_R)[:, None]
+                b = _responses(R, c, k, t, r, r < width, L, size, width, height)
+                total = _dot(g, b, total)
+    tl.store(dgiven + (rows * C + c) * size + k, total, mask=(m < M) & (k < size))
+
+
+@triton.jit
+def _states(
+    dy, y, given, dR, M, C, size, L, width, features, height,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    """Gradients of F: of a tile of states at one step."""
+    i = tl.program_id(0) * TILE_K + tl.arange(0, TILE_K)[:, None]
+    cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]
+    t, c = tl.program_id(2) % L, tl.program_id(2) // L
+    total = tl.full((TILE_K, TILE_R), 0.0, dR.dtype.element_ty)
+    for start in range(0, M, TILE_M):
+        m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
+        a = tl.load(given + (m * C + c) * size + L + i, mask=(m < M) & (L + i < size), other=0.0)
+        m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
+        g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width))
+        total = _dot(a, g, total)
+    row = (c * height + 2 * L - 1 + i * L + t).to(tl.int64)
+    tl.store(dR + row * width + cols, total, mask=(L + i < size) & (cols < width))
+
+
+@triton.jit
+def _kernel(
+    dy, y, given, dR, M, C, size, L, width, features, height,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    """Gradients of K: of a tile of delays, from all steps that have so much behind them."""
+    first, c = tl.program_id(0) * TILE_K, tl.program_id(2)
+    delay = first + tl.arange(0, TILE_K)[:, None]
+    cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]
+    total = tl.full((TILE_K, TILE_R), 0.0, dR.dtype.element_ty)
+    for t in range(first, L):
+        for start in range(0, M, TILE_M):
+            m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
+            a = tl.load(
+                given + (m * C + c) * size + t - delay, mask=(m < M) & (delay <= t), other=0.0
+            )
+            m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
+            g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width))
+            total = _dot(a, g, total)
+    row = (c * height + L - 1 + delay).to(tl.int64)
+    tl.store(dR + row * width + cols, total, mask=(delay < L) & (cols < width))
+
+
+@triton.jit
+def _input(
+    dy, y, W1, dx1, M, C, size, L, width, features, height,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
+    k = tl.program_id(1) * TILE_K + tl.arange(0, TILE_K)[None, :]
+    t = tl.program_id(2)
+    rows = m.to(tl.int64)
+    total = tl.full((TILE_M, TILE_K), 0.0, dx1.dtype.element_ty)
+    for start in range(0, width, TILE_R):
+        r = start + tl.arange(0, TILE_R)[None, :]
+        g = _masked(dy, y, (rows * L + t) * width + r, (m < M) & (r < width))
+        r = start + tl.arange(0, TILE_R)[:, None]
+        b = tl.load(W1 + k * width + r, mask=(k < features) & (r < width), other=0.0)
+        total = _dot(g, b, total)
+    tl.store(dx1 + (rows * L + t) * features + k, total, mask=(m < M) & (k < features))
+
+
+@triton.jit
+def _weights(
+    dy, y, x1, dW1, parts, M, C, size, L, width, features, height,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
+    part = tl.program_id(0)
+    cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]
+    k = tl.program_id(2) * TILE_K + tl.arange(0, TILE_K)[:, None]
+    total = tl.full((TILE_K, TILE_R), 0.0, dW1.dtype.element_ty)
+    for start in range(part * TILE_M, M, parts * TILE_M):
+        for t in range(L):
+            m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
+            a = tl.load(x1 + (m * L + t) * features + k, mask=(m < M) & (k < features), other=0.0)
+            m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
+            g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width))
+            total = _dot(a, g, total)
+    at = (part * features + k) * width + cols
+    tl.store(dW1 + at, total, mask=(k < features) & (cols < width))
