@@ -12,6 +12,8 @@ and z is never written: only y = relu(z). Backward reads the gradient and y and 
 state. All sums are in one order: the same input gives the same bits.
 """
 
+from typing import Any
+
 import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
@@ -20,8 +22,8 @@ from torch import Tensor
 TILE_M, TILE_R, TILE_K = 64, 64, 32  # chunks, hidden units, given numbers; powers of two
 PARTS = 32  # of the chunks, whose gradients of weights are summed apart, to fill a card
 # Two stages of loads ahead, not three: float64 then fits the shared memory of small cards too.
-OPTIONS = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K, "num_stages": 2}
-OPTIONS |= {"enable_fp_fusion": True}
+OPTIONS: dict[str, Any] = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K}
+OPTIONS |= {"num_stages": 2, "enable_fp_fusion": True}
 
 
 def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
