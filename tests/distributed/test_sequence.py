@@ -155,3 +155,17 @@ def test_powers_of_a_constant_matrix_are_computed_once(processes):
     for rank, (first, second, noticed) in enumerate(processes.run(3, work.kept)):
         assert first == second == (4 if rank == 2 else 0)
         assert noticed
+
+
+def test_a_state_alone_needs_a_gradient(processes):
+    first, *others = processes.run(3, work.frozen)
+    assert first[0] > 0
+    assert max(others) == [0]
+
+
+def test_training_after_inference(processes):
+    assert all(processes.run(3, work.inference_first))
+
+
+def test_recomputation_in_backward(processes):
+    assert max(processes.run(2, work.checkpointed)) == 0

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from lmu import LMU, LMUFFT, LMUStack
 from lmu.distributed import _powers, sequence_parallel, split
@@ -271,3 +272,39 @@ def kept(group: Any) -> tuple[int, int, bool]:
     layer.Ad.mul_(0.5)
     after = _powers.squares(layer.Ad, 2)[1]
     return counts[0], counts[1], torch.allclose(after, before / 4)
+
+
+def frozen(group: Any) -> list[float]:
+    """Largest entry of the gradient of a state that alone needs one, on each process."""
+    layer = sequence_parallel(single(), group).requires_grad_(False)
+    torch.manual_seed(6)
+    m_0 = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 6, 2, dtype=torch.float64)
+    y, _ = layer(x, (torch.zeros(2, 4, dtype=torch.float64), m_0), return_state=True)
+    y.sum().backward()
+    assert m_0.grad is not None
+    return [m_0.grad.abs().max().item()]
+
+
+def inference_first(group: Any) -> bool:
+    """Whether a layer trains after it was used for inference."""
+    layer = sequence_parallel(single(return_sequences=False), group)
+    x = torch.randn(2, 8, 2, dtype=torch.float64)
+    with torch.inference_mode():
+        before = layer(x)[0].clone()
+    y = layer(x)[0]
+    y.sum().backward()
+    return bool((y == before).all()) and layer.W_u.weight.grad is not None
+
+
+def checkpointed(group: Any) -> float:
+    """Difference of gradients with and without recomputation in backward."""
+    x = torch.randn(2, 6, 2, dtype=torch.float64)
+    grads = []
+    for again in (False, True):
+        layer = sequence_parallel(single(), group)
+        y = checkpoint(lambda z, f=layer: f(z)[0], x, use_reentrant=False) if again else layer(x)[0]
+        assert isinstance(y, Tensor)
+        y.sum().backward()
+        grads.append(layer.W_u.weight.grad)
+    return (grads[0] - grads[1]).abs().max().item()

@@ -16,8 +16,17 @@ def squares(Ad: Tensor, bits: int) -> list[Tensor]:
     elif Ad in _kept and _kept[Ad][0] == Ad._version:
         found = _kept[Ad][1]
     else:
-        found = [Ad.clone()]  # the matrix itself would keep its own entry alive
+        with torch.inference_mode(False):
+            found = [Ad.clone()]  # the matrix itself would keep its own entry alive
         _kept[Ad] = Ad._version, found
+    if found[0].requires_grad:
+        return _longer(found, bits)
+    # What is kept must serve training even if this is inference.
+    with torch.inference_mode(False), torch.no_grad():
+        return _longer(found, bits)
+
+
+def _longer(found: list[Tensor], bits: int) -> list[Tensor]:
     while len(found) < bits:
         found.append(found[-1] @ found[-1])
     return found

@@ -134,28 +134,32 @@ def _(values: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str, reverse: 
 
 @torch.library.custom_op("lmu::hand_over", mutates_args=())
 def hand_over(
-    ends: Tensor, starts: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str
+    ends: Tensor, starts: Tensor, first: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str
 ) -> Tensor:
     """The states ``starts``, which came from the processes before and have the gradients of theirs.
 
     Forward, they were carried already. Backward, the gradient of a process' start is passed to the
-    ends of those before it.
+    ends of those before it. The state ``first`` before all steps has no part in that, but if it
+    needs a gradient, all processes' backward must run, although only one of them uses it.
     """
     return starts.clone()
 
 
 @hand_over.register_fake
-def _(ends: Tensor, starts: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str) -> Tensor:
+def _(
+    ends: Tensor, starts: Tensor, first: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str
+) -> Tensor:
     return torch.empty_like(starts)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     Ad, steps = ctx.saved_tensors
-    return carry(grad, Ad, steps, ctx.group, ctx.way, True), None, None, None, None, None
+    ends = carry(grad, Ad, steps, ctx.group, ctx.way, True)
+    return ends, None, torch.zeros_like(ends), None, None, None, None
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, _, Ad, steps, ctx.group, ctx.way = inputs
+    _, _, _, Ad, steps, ctx.group, ctx.way = inputs
     ctx.save_for_backward(Ad, steps)
 
 

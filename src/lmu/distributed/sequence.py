@@ -169,7 +169,8 @@ class Shards:
                 start = carry(values.detach(), constant, steps, self.group, self.way, False)
             if self.rank and Ad.requires_grad:
                 values = own + advance(Ad, start, length)  # now it depends on Ad as it should
-            start = hand_over(values, start, constant, steps, self.group, self.way)
+            first = start.new_zeros(start.shape) if m_0 is None else m_0
+            start = hand_over(values, start, first, constant, steps, self.group, self.way)
             if m_0 is not None and self.rank == 0:
                 start = start + m_0
             # Also of the first process' zeros: its backward must run with that of the others.

@@ -24,7 +24,8 @@ class _SumOverProcesses(torch.autograd.Function):
 class SharedBatchNorm1d(nn.BatchNorm1d):
     """Normalize (batch, features) by mean and variance over the samples of all processes.
 
-    What ``nn.SyncBatchNorm`` does, which CPUs lack.
+    What ``nn.SyncBatchNorm`` does, which CPUs lack. A sample of weight zero, see
+    :class:`lmu.training.batches.Batches`, counts like any.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class SharedBatchNorm1d(nn.BatchNorm1d):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
         y = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
         return y.to(input.dtype)
 
