@@ -50,17 +50,15 @@ def compare(args, exact, tolerance):
         off = (a.double() - b).norm() / b.norm().clamp(min=1e-9)
         assert off < tolerance, off
 
-big = t.arguments(7, 203, 2, 3, 35, 70, with_m_0=True)
+big = t.arguments(5, 209, 2, 3, 35, 70, with_m_0=True)
 systems = [discretize(*legt(35, theta)) for theta in (40.0, 90.0)]
 big["Ad"], big["Bd"] = (torch.stack(parts) for parts in zip(*systems))
-compare(big, big, 1e-12)
-narrow = {k: v if k in ("Ad", "Bd") else v.float() for k, v in big.items()}
-compare(narrow, big, 1e-5)
-
 strided = dict(big)
 strided["u"] = big["u"].mT.contiguous().mT
-strided["x"] = big["x"].flip(1).flip(1).transpose(0, 1).contiguous().transpose(0, 1)
+strided["x"] = big["x"].transpose(0, 1).contiguous().transpose(0, 1)
 compare(strided, big, 1e-12)
+narrow = {k: v if k in ("Ad", "Bd") else v.float() for k, v in big.items()}
+compare(narrow, big, 1e-5)
 
 g = torch.Generator().manual_seed(0)
 draw = lambda *s: torch.randn(s, generator=g, dtype=torch.float64).requires_grad_()
