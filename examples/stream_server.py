@@ -257,7 +257,10 @@ def main() -> None:
     if options.demo:
         asyncio.run(demo())
         return
-    model = load(options.model)
+    try:
+        model = load(options.model)
+    except ValueError as error:  # no checkpoint, or not one of lmu train
+        parser.error(str(error))
     front = Front(StreamServer(model.layer, options.capacity), model.classifier)
     print(f"serving {options.capacity} streams on {options.host}:{options.port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
