@@ -164,7 +164,9 @@ def test_trained_theta_leaves_its_range(name, discretizer, rate):
 
 # The FFT of float16 or bfloat16 crashes.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", ["final", "states", "fft", "chunked", "blocks", "loop", "parallel"])
+@pytest.mark.parametrize(
+    "method", ["final", "states", "fft", "chunked", "blocks", "loop", "parallel"]
+)
 def test_low_precision_crashes(method, dtype):
     name = "LMUFFT" if method in READOUTS else "LMU" if method in LMU_METHODS else "LMUFFT-last"
     options = {} if method == "final" else {"method": method}
