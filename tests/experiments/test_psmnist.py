@@ -11,7 +11,7 @@ from lmu.experiments import psmnist
 from lmu.experiments.psmnist import RECIPES, Recipe, run
 from lmu.tasks.psmnist import build_model
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.run import RunInterruptedError
+from lmu.training.interruption import RunInterruptedError
 
 TINY = RunConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
 

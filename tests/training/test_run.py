@@ -20,11 +20,11 @@ from lmu.training.checkpoint import (
 )
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.files import write_json
+from lmu.training.interruption import RunInterruptedError
 from lmu.training.lightning import flushed_denormals
 from lmu.training.module import TrainingDivergedError
 from lmu.training.report import PICTURES
 from lmu.training.run import (
-    RunInterruptedError,
     RunResult,
     build_module,
     evaluate,

@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lmu.training.config import RunConfig
+from lmu.training.interruption import RunInterruptedError
 from lmu.training.module import ClassificationModule
-from lmu.training.run import RunInterruptedError, resume_config, train
+from lmu.training.run import resume_config, train
 
 # Batches that do not divide, and a last one of a single digit.
 COMMON: dict[str, Any] = {

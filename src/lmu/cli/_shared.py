@@ -58,8 +58,8 @@ def clear_errors(context: typer.Context) -> Iterator[None]:
     from lmu.tasks.mnist import DataError
     from lmu.training.checkpoint import CheckpointError
     from lmu.training.config import ConfigError
+    from lmu.training.interruption import RunInterruptedError
     from lmu.training.module import TrainingDivergedError
-    from lmu.training.run import RunInterruptedError
 
     try:
         yield

@@ -73,7 +73,7 @@ def psmnist(
     """Every model of the psMNIST table with its recipe. What is there already is not repeated."""
     with clear_errors(context):
         from lmu.experiments.psmnist import RECIPES, run
-        from lmu.training.run import RunInterruptedError
+        from lmu.training.interruption import RunInterruptedError
 
         output = _place(output, "psmnist-table", quick)
         changes: dict[str, Any] = {"limit": 300, "epochs": 1, "max_seconds": 20} if quick else {}

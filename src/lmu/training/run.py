@@ -1,9 +1,7 @@
 """The one way to run a task: settings in, a folder with results out."""
 
 import os
-import re
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -15,7 +13,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from lmu.tasks.psmnist import (
@@ -37,31 +34,12 @@ from lmu.training.checkpoint import (
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.files import write_json
 from lmu.training.history import History
+from lmu.training.interruption import interruptible
 from lmu.training.lightning import flushed_denormals, quiet_lightning
 from lmu.training.module import ClassificationModule, Metrics
 from lmu.training.normalization import share_batch_norm
 from lmu.training.progress import EpochProgress
 from lmu.training.report import write_report
-
-# How the backends of torch.distributed tell that another process is gone; gloo has no error of its
-# own for it.
-LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Tt]imed out|Broken pipe")
-
-
-class RunInterruptedError(Exception):
-    """A run was stopped by a signal, or by the loss of one of its processes.
-
-    Attributes:
-        folder: The run's folder.
-        resumable: Whether there is a checkpoint in it.
-        exit_code: Conventional exit status for the signal; 1 where a process was lost.
-    """
-
-    def __init__(self, folder: Path, exit_code: int, reason: str = "interrupted") -> None:
-        super().__init__(reason)
-        self.folder = folder
-        self.resumable = (folder / LAST).is_file()
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -120,7 +98,7 @@ def train(
         if trainer.is_global_zero:
             write_json(folder / "config.json", asdict(config))
         data = TaskData(task, config.batch_size, config.seed)
-        with _interruptible(trainer, checkpoint):
+        with interruptible(trainer, checkpoint):
             trainer.fit(module, data, ckpt_path=None if resume is None else str(resume))
             chosen = checkpoint.folder / (LAST if config.full_train else BEST)
             module.load_state_dict(load_checkpoint(chosen).state_dict)
@@ -317,32 +295,3 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise
-
-
-@contextmanager
-def _interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]:
-    """Turn Lightning's way of ending on a signal, SystemExit, into an error that can be handled.
-
-    Likewise what a backend says when a process is lost.
-    """
-    handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise RunInterruptedError(checkpoint.folder, 130) from error
-    except SystemExit as error:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-        exit_code = 143 if isinstance(error, SIGTERMException) else 130
-        raise RunInterruptedError(checkpoint.folder, exit_code) from error
-    except RuntimeError as error:
-        if trainer.world_size == 1 or not LOST.search(str(error)):
-            raise
-        said = re.sub(r"\[[^\]]*\] *", "", str(error))  # without places in its code
-        said = said.splitlines()[0].split(". ")[0]
-        reason = (
-            f"process {trainer.global_rank} of {trainer.world_size} lost the connection to "
-            f"another, which may have been killed: {said}"
-        )
-        raise RunInterruptedError(checkpoint.folder, 1, reason) from error
