@@ -98,6 +98,11 @@ with torch.autocast("cpu", torch.bfloat16):
     narrow = layer(x)[0]
 assert narrow.dtype == torch.bfloat16
 assert 0 < (narrow.float() - eager).norm() / eager.norm() < 3e-2
+x[1, 3] = torch.nan
+assert layer(x)[0][1, 3:].isnan().all()
+assert layer(x)[0][[0, 2]].isfinite().all()
+x[1, 3] = 0
+eager = layer(x)[0]
 layer.method = "fft"
 torch.testing.assert_close(layer(x)[0], eager)
 """

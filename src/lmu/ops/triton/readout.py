@@ -136,7 +136,9 @@ def _forward(
                 b = _responses(R, c, start + down, t, cols, cols < width, L, size, width, height)
                 total = _dot(a, b, total)
     tl.store(
-        y + (rows * L + t) * width + cols, tl.maximum(total, 0.0), mask=(m < M) & (cols < width)
+        y + (rows * L + t) * width + cols,
+        tl.where(total < 0, 0.0, total),
+        mask=(m < M) & (cols < width),
     )
 
 
