@@ -93,10 +93,28 @@ def test_a_sequence_goes_on_where_the_last_one_ended(processes):
     torch.testing.assert_close(torch.cat([g.double() for g in got], dim=1), y)
 
 
-def test_compiled_whole(processes):
-    for eager, fullgraph in processes.run(2, work.compiled, (5, 3)):
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        ("stack", {}),
+        ("layer", {"return_sequences": False}),
+        ("layer", {"return_sequences": False, "learn_theta": True}),
+    ],
+    ids=["stack", "last step", "learned theta"],
+)
+def test_compiled_whole(processes, kind, kwargs):
+    for eager, fullgraph in processes.run(2, work.compiled, (5, 3), kind, kwargs):
         for a, b in zip(eager, fullgraph, strict=True):
             close(b, a, 1e-12)
+
+
+def test_weighted_losses_of_uneven_shards(processes):
+    steps = (4, 7, 1)
+    layer = work.single()
+    layer(work.sequence_of(steps))[0].square().mean().backward()
+    for got in processes.run(3, work.uneven_under_ddp, steps):
+        for a, p in zip(got, layer.parameters(), strict=True):
+            close(a, numbers(p.grad), 1e-12)
 
 
 def test_narrow_dtypes(processes):

@@ -171,20 +171,30 @@ def sequence_of(lengths: Sequence[int]) -> Tensor:
     return torch.randn(2, sum(lengths), 2, dtype=torch.float64)
 
 
-def compiled(group: Any, steps: Sequence[int]) -> list[Any]:
-    """Outputs and the gradient of the input, compiled and not."""
+def compiled(group: Any, steps: Sequence[int], kind: str, kwargs: dict[str, Any]) -> list[Any]:
+    """Outputs and the gradients of input and weights, compiled and not."""
     rank = dist.get_rank(group)
+    torch.manual_seed(rank)
     x = torch.randn(2, steps[rank], 2, dtype=torch.float64)
     results = []
     for compile in (False, True):
-        model: Any = sequence_parallel(stack(), group, way="scan")
-        if compile:
-            model = torch.compile(model, fullgraph=True, backend="aot_eager")
+        model: Any = sequence_parallel(BUILDS[kind](**kwargs), group)
+        run = torch.compile(model, fullgraph=True, backend="aot_eager") if compile else model
         given = x.clone().requires_grad_()
-        y, state = model(given)
-        (y.square().sum() + state[0].sum()).backward()
-        results.append([numbers(y), numbers(given.grad)])
+        y, state = run(given)
+        (y.square().sum() + tensors_of(state)[0].sum()).backward()
+        results.append(numbers([y, given.grad, *(p.grad for p in model.parameters())]))
     return results
+
+
+def uneven_under_ddp(group: Any, steps: Sequence[int]) -> list[Any]:
+    """Gradients of a mean over all steps, by losses that are weighted by steps."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    model = DistributedDataParallel(sequence_parallel(single(), group), process_group=group)
+    here = sequence_of(steps).split(list(steps), dim=1)[rank]
+    loss = model(here)[0].square().mean() * steps[rank] * size / sum(steps)
+    loss.backward()
+    return numbers([p.grad for p in model.parameters()])
 
 
 def narrowed(group: Any, length: int) -> list[float]:

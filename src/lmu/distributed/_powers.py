@@ -11,16 +11,14 @@ _kept = WeakTensorKeyDictionary()
 
 def squares(Ad: Tensor, bits: int) -> list[Tensor]:
     """``Ad^(2^i)`` for at least so many i; kept with the matrix, unless that has a gradient."""
-    if Ad.requires_grad or Ad.is_inference() or torch.compiler.is_compiling():
-        found = [Ad]
-    elif Ad in _kept and _kept[Ad][0] == Ad._version:
+    if torch.compiler.is_compiling() or Ad.requires_grad or Ad.is_inference():
+        return _longer([Ad], bits)
+    if Ad in _kept and _kept[Ad][0] == Ad._version:
         found = _kept[Ad][1]
     else:
         with torch.inference_mode(False):
             found = [Ad.clone()]  # the matrix itself would keep its own entry alive
         _kept[Ad] = Ad._version, found
-    if found[0].requires_grad:
-        return _longer(found, bits)
     # What is kept must serve training even if this is inference.
     with torch.inference_mode(False), torch.no_grad():
         return _longer(found, bits)
