@@ -65,7 +65,8 @@ def sharded(
         sequence_parallel(model, mesh)
     for layer in model.layers:
         if compile:
-            layer.compile(fullgraph=True)
+            # One graph; what the default backend makes of it is tested in tests/layers.
+            layer.compile(fullgraph=True, backend="aot_eager")
         fully_shard(layer, **options)
     fully_shard(model, **options)
     x = split(batch(), mesh) if over_time else batch().chunk(size)[rank]
