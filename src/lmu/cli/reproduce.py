@@ -82,7 +82,8 @@ def psmnist(
         try:
             run(names, output, seeds=seeds, console=console, data=data, **changes)
         except RunInterruptedError as error:
-            console.print("Interrupted: the same command goes on from here.", highlight=False)
+            said = f"{error}: the same command goes on from here."
+            console.print(said[0].upper() + said[1:], highlight=False, markup=False)
             raise typer.Exit(error.exit_code) from error
 
 

@@ -113,6 +113,30 @@ def test_the_layer_by_kernels_compiled_split_and_narrow():
     in_interpreter("-W", "ignore", "-c", LAYER)
 
 
+def test_they_compile_for_a_card_that_is_not_here():
+    pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from lmu.ops.triton import readout as kernels
+
+    tiles = ("TILE_M", "TILE_R", "TILE_K")
+    tensors = {"given", "R", "x1", "W1", "y", "dy", "dgiven", "dR", "dx1", "dW1"}
+    for name in ("_forward", "_given", "_states", "_kernel", "_input", "_weights"):
+        function = getattr(kernels, name)
+        types = {
+            argument: "constexpr" if argument in tiles
+            else "*fp32" if argument in tensors else "i32"
+            for argument in function.arg_names
+        }  # fmt: skip
+        constants = {(function.arg_names.index(tile),): getattr(kernels, tile) for tile in tiles}
+        source = ASTSource(fn=function, signature=types, constexprs=constants)
+        options = {key: value for key, value in kernels.OPTIONS.items() if key not in tiles}
+        made = compile(source, target=GPUTarget("cuda", 80, 32), options=options)
+        assert "cubin" in made.asm
+        assert made.metadata.shared < 99 * 1024  # what the smallest cards since sm_80 have
+
+
 def test_a_cpu_is_refused():
     pytest.importorskip("triton")
     with pytest.raises(ValueError, match="needs CUDA tensors, got tensors on cpu"):
