@@ -22,9 +22,9 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.harness import peak_of
 from lmu import LMUFFT
 from lmu.distributed import sequence_parallel, split
-from lmu.distributed._powers import advance
 from lmu.distributed.carry import WAYS, carry
 from lmu.experiments.record import write_record
+from lmu.ops import System
 from lmu.theory import discretize, legt
 from lmu.training.files import write_json
 
@@ -196,7 +196,8 @@ def powers(settings: Settings) -> list[dict[str, float]]:
     for order, theta in settings.powers:
         A, B = legt(order, theta)
         steps = int(theta) // 2
-        got = advance(discretize(A, B)[0], torch.eye(order, dtype=A.dtype)[:, None], steps)
+        system = System(*discretize(A, B), constant=True)
+        got = system.advance(torch.eye(order, dtype=A.dtype)[:, None], steps)
         exact = torch.linalg.matrix_exp(A * steps).mT
         rows.append({"order": order, "theta": theta, "error": off(got[:, 0], exact)})
     return rows

@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from lmu import LMU, LMUFFT, LMUStack
-from lmu.distributed import _powers, sequence_parallel, split
+from lmu.distributed import sequence_parallel, split
 from lmu.distributed.carry import carry
 from lmu.models import SequenceClassifier
+from lmu.ops.system import system_of
 
 Build = Callable[..., nn.Module]
 Arrays = dict[str, Any]
@@ -277,10 +278,10 @@ def kept(group: Any) -> tuple[int, int, bool]:
     counts = []
     for _ in range(2):
         layer(x)
-        counts.append(len(_powers._kept[layer.Ad][1]) if layer.Ad in _powers._kept else 0)
-    before = _powers.squares(layer.Ad, 2)[1]
+        counts.append(len(system_of(layer.Ad).squares(1)))
+    before = system_of(layer.Ad).squares(2)[1]
     layer.Ad.mul_(0.5)
-    after = _powers.squares(layer.Ad, 2)[1]
+    after = system_of(layer.Ad).squares(2)[1]
     return counts[0], counts[1], torch.allclose(after, before / 4)
 
 

@@ -209,7 +209,7 @@ def test_hooks_of_a_hidden_cell_are_called_at_every_step():
     [
         (
             "lstm",
-            (torch.zeros(1, 4), torch.zeros(3, 4)),
+            (torch.zeros(2, 4), torch.zeros(3, 4)),
             ValueError,
             r"h must have the shape \(3, 4",
         ),
@@ -219,7 +219,7 @@ def test_hooks_of_a_hidden_cell_are_called_at_every_step():
             TypeError,
             r"must be \(\(h, c\), m\), as the hidden cell is an",
         ),
-        ("gru", torch.zeros(1, 4), ValueError, r"h must have the shape \(3, 4\), got \(1, 4\)"),
+        ("gru", torch.zeros(2, 4), ValueError, r"h must have the shape \(3, 4\), got \(2, 4\)"),
         ("gru", (torch.zeros(3, 4),) * 2, TypeError, "h must be a torch.Tensor, got tuple"),
         ("mlp", torch.zeros(3, 5), ValueError, r"h must have the shape \(3, 4\)"),
         ("own", (torch.zeros(2, 4),) * 2, ValueError, "must be of 3 sequences"),

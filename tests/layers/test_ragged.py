@@ -160,9 +160,10 @@ def test_wrong_lengths(name):
     x, _ = draw(layer, name, False)
     for lengths, kind, message in (
         ([1, 2], ValueError, r"one number for each of the 5 sequences, got the shape \(2,\)"),
-        ([0, 1, 2, 3, 4], ValueError, "within 1 and 43, the steps of the input, got 0 to 4"),
+        ([-1, 1, 2, 3, 4], ValueError, "within 0 and 43, the steps of the input, got -1 to 4"),
         ([1, 2, 3, 4, 44], ValueError, "got 1 to 44"),
         (torch.ones(5), TypeError, "lengths must be integers, got torch.float32"),
+        (x[..., 0] > 0, TypeError, r"got torch.bool: of a mask \(batch, time\) give mask.sum\(1\)"),
     ):
         with pytest.raises(kind, match=message):
             run(layer, x, lengths=lengths)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmu.distributed._groups import Group, Swap, resolve
-from lmu.distributed._powers import advance
+from lmu.ops.system import System, system_of
 
 PIECE = 1 << 16  # bytes of a message of the ring: what takes longer to send than to start
 
@@ -29,7 +29,7 @@ class Line:
 
     Attributes:
         group: Them.
-        Ad: (order, order) or (channels, order, order), in the dtype for powers.
+        system: The memory's, in the dtype for powers.
         steps: Of each process, in this order.
         place: Of this process in it.
         reverse: Whether the order is from the last process to the first, and what is carried the
@@ -37,14 +37,15 @@ class Line:
     """
 
     group: Group
-    Ad: Tensor
+    system: System
     steps: tuple[int, ...]
     place: int
     reverse: bool
 
     def advance(self, state: Tensor, first: int, last: int) -> Tensor:
         """Let the steps of the processes from place ``first`` to before ``last`` pass."""
-        return advance(self.Ad, state, sum(self.steps[first:last]), adjoint=self.reverse)
+        steps = sum(self.steps[first:last])
+        return self.system.advance(state, steps, adjoint=self.reverse)
 
     def swap(self, given: Tensor, ahead: int, *, send: bool, receive: bool) -> Swap:
         """Send to the process so many places ahead, receive from the one so far behind."""
@@ -124,7 +125,7 @@ def carry(values: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str, rever
     rank, counts = dist.get_rank(members), tuple(steps.tolist())
     if reverse:
         counts, rank = counts[::-1], len(counts) - 1 - rank
-    return WAYS[way](values, Line(members, Ad, counts, rank, reverse))
+    return WAYS[way](values, Line(members, system_of(Ad), counts, rank, reverse))
 
 
 @carry.register_fake

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
-from lmu.distributed._powers import advance
 from lmu.distributed.carry import WAYS, carry, hand_over
 from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
-from lmu.layers._time import Response
+from lmu.ops import System
 from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.ops.chunked import chunk_states
@@ -123,23 +122,22 @@ class Shards:
     steps: tuple[int, ...] | None
     way: str
 
-    def start(self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
+    def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor:
         """The memory before the first step here (batch, channels, order).
 
         Args:
             u: Encoded input of the steps here (batch, time, channels).
-            Ad: (order, order) or (channels, order, order).
-            Bd: (order,) or (channels, order).
+            system: The memory's.
             m_0: Memory before the whole sequence (batch, channels, order); zeros if None.
         """
-        return self._ends(u, Ad, Bd, m_0)[0]
+        return self._ends(u, system, m_0)[0]
 
     def final(
-        self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, response: Response
+        self, u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None
     ) -> Tensor:
         """The memory after the last step here; arguments and result as :meth:`start`."""
-        del response  # as long as the steps here: no need of it
-        return self._ends(u, Ad, Bd, m_0, both=True)[1]
+        del likely  # the impulse response is not needed
+        return self._ends(u, system, m_0, both=True)[1]
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:
         """What the last step of the last process has, (batch, ...) each."""
@@ -152,29 +150,31 @@ class Shards:
         )
 
     def _ends(
-        self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, *, both: bool = False
+        self, u: Tensor, system: System, m_0: Tensor | None, *, both: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The memory before the first step here and what the steps here, or ``both``, end in."""
         length = u.shape[1]
         with no_autocast(u.device):
             u = u.to(compute_dtype(u.dtype))
-            Ad, Bd = widen(Ad), widen(Bd)
-            own = end_state(u, Ad, Bd)
+            if not system.constant:
+                system = System(widen(system.Ad), widen(system.Bd), constant=False)
+            Ad = system.Ad
+            own = end_state(u, Ad, system.Bd)
             steps = self._counts(own, length)
             values = own  # what the processes ahead need of this one
             if m_0 is not None and self.rank == 0:
-                values = own + advance(Ad, m_0, length)
-            constant = Ad.detach() if Ad.requires_grad else Ad  # the same tensor: powers are kept
+                values = own + system.advance(m_0, length)
+            fixed = system if system.constant else System(Ad.detach(), system.Bd, constant=True)
             with torch.no_grad():
-                start = carry(values.detach(), constant, steps, self.group, self.way, False)
+                start = carry(values.detach(), fixed.Ad, steps, self.group, self.way, False)
             if self.rank and Ad.requires_grad:
-                values = own + advance(Ad, start, length)  # now it depends on Ad as it should
+                values = own + system.advance(start, length)  # now it depends on Ad as it should
             first = start.new_zeros(start.shape) if m_0 is None else m_0
-            start = hand_over(values, start, first, constant, steps, self.group, self.way)
+            start = hand_over(values, start, first, fixed.Ad, steps, self.group, self.way)
             if m_0 is not None and self.rank == 0:
                 start = start + m_0
             # Also of the first process' zeros: its backward must run with that of the others.
-            return start, own + advance(Ad, start, length) if both else own
+            return start, own + system.advance(start, length) if both else own
 
     def _counts(self, state: Tensor, length: int) -> Tensor:
         if self.steps is None:

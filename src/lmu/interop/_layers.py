@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu import LMU, LMUFFT, __version__
+from lmu.layers._modules import is_hooked, is_simple, name_of
 from lmu.models import SequenceClassifier
 from lmu.ops._precision import compute_dtype, widen
 
@@ -71,6 +72,8 @@ def take_apart(model: nn.Module) -> Parts:
     if not isinstance(layer, LMU | LMUFFT):
         name = type(layer).__name__
         raise TypeError(f"LMU, LMUFFT and SequenceClassifier over them are exported, got {name}")
+    if is_hooked(layer):
+        raise ValueError(_NOT_READ.format(name_of(layer)))
     with torch.no_grad():
         parts = _lmu(layer) if isinstance(layer, LMU) else _fft(layer)
         if isinstance(model, SequenceClassifier):
@@ -98,6 +101,13 @@ def describe(model: nn.Module, form: str) -> dict[str, str]:
     if isinstance(model, SequenceClassifier):
         facts["num_classes"] = model.classifier.out_features
     return {f"lmu.{key}": str(value) for key, value in facts.items()}
+
+
+# Adapters, pruning and norms of weights: what would be read is not what a call computes.
+_NOT_READ = (
+    "the weights of a {} cannot be read: merge or remove what was added to it first, as by "
+    "merge_and_unload(), prune.remove() or remove_parametrizations()"
+)
 
 
 def _lmu(layer: Any) -> Parts:
@@ -133,6 +143,8 @@ def _exportable(cell: nn.Module) -> tuple[nn.Module, bool]:
             f"a hidden cell of the type {type(cell).__name__} cannot be exported, as its state is "
             "not one tensor: use nn.GRUCell, nn.RNNCell, or a module without a state"
         )
+    if hooked := [module for module in cell.modules() if is_hooked(module)]:
+        raise ValueError(_NOT_READ.format(name_of(hooked[0])))
     return copy.deepcopy(cell).to("cpu").eval(), recurrent
 
 
@@ -155,6 +167,8 @@ def _fft(layer: LMUFFT) -> Parts:
 
 
 def _dense(linear: nn.Linear, weight: str, bias: str) -> dict[str, Tensor]:
+    if not is_simple(linear):
+        raise ValueError(_NOT_READ.format(name_of(linear)))
     found = {weight: linear.weight.mT}
     if linear.bias is not None:
         found[bias] = linear.bias
@@ -163,7 +177,8 @@ def _dense(linear: nn.Linear, weight: str, bias: str) -> dict[str, Tensor]:
 
 def _dynamics(layer: LMU | LMUFFT) -> dict[str, Tensor]:
     """``E``, transposed, and ``B``: the present ones, where they are learned."""
-    Ad, Bd = (widen(t.detach().to("cpu")) for t in layer._dynamics())
+    system = layer._system()
+    Ad, Bd = (widen(t.detach().to("cpu")) for t in (system.Ad, system.Bd))
     return {"E": (Ad - torch.eye(layer.memory_size, dtype=Ad.dtype)).mT, "B": Bd}
 
 

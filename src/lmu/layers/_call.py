@@ -7,14 +7,29 @@ from torch import Tensor, nn
 
 from lmu.layers._checks import check_size
 from lmu.layers._hidden import output_of
-from lmu.layers.lmu_fft import LMUFFT
+from lmu.layers._modules import unwrap
 from lmu.layers.state import State
 
 
-def call(layer: nn.Module, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Any, State]:
-    """The output of a layer and its whole state."""
-    kwargs: dict[str, Any] = {"return_state": True} if isinstance(layer, LMUFFT) else {}
-    return layer(x, state, lengths=lengths, **kwargs)
+def call(
+    layer: nn.Module, x: Tensor, state: State, lengths: Tensor | None = None
+) -> tuple[Any, State]:
+    """The output of a layer, which may be wrapped, and its whole state."""
+    return layer(x, state, lengths=lengths, **getattr(unwrap(layer), "with_state", {}))
+
+
+def step(layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """One step of a layer; if it is wrapped or hooked by a call, which may make its weights."""
+    inner = unwrap(layer)
+    if not hasattr(inner, "step"):
+        raise TypeError(f"{type(inner).__name__} cannot go step by step")
+    return inner.step(x, state) if inner is layer else step_by_call(layer, x, state)
+
+
+def step_by_call(layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """One step as a sequence of one."""
+    y, after = call(layer, x.unsqueeze(1), state)
+    return (y.squeeze(1) if y.ndim == 3 else y), after
 
 
 def hidden_of(state: State) -> Tensor:
@@ -23,29 +38,33 @@ def hidden_of(state: State) -> Tensor:
 
 
 def check_layer(name: str, layer: object) -> nn.Module:
-    """Return ``layer`` if it is one of ours, or is called alike."""
-    if not isinstance(layer, nn.Module) or "lengths" not in signature(layer.forward).parameters:
+    """Return ``layer`` if it is one of ours, or is called alike; it may be wrapped."""
+    inner = unwrap(layer)
+    if not isinstance(inner, nn.Module) or "lengths" not in signature(inner.forward).parameters:
         raise TypeError(f"{name} must be a layer such as lmu.LMU or lmu.LMUFFT, got {layer!r}")
     for size in ("input_size", "hidden_size"):
-        if not hasattr(layer, size):
+        if not hasattr(inner, size):
             raise TypeError(
                 f"{name} must be a layer such as lmu.LMU or lmu.LMUFFT with an {size}, "
-                f"got {type(layer).__name__}"
+                f"got {type(inner).__name__}"
             )
-        check_size(f"{size} of {name}", getattr(layer, size))
+        check_size(f"{size} of {name}", getattr(inner, size))
+    assert isinstance(layer, nn.Module)
     return layer
 
 
 def sizes_of(layer: Any) -> tuple[int, int]:
     """Numbers of features that a layer takes and gives."""
-    return layer.input_size, layer.hidden_size
+    inner = unwrap(layer)
+    return inner.input_size, inner.hidden_size
 
 
 def like_of(layer: Any) -> Tensor:
     """A tensor of the layer's device and dtype."""
-    return layer._like() if hasattr(layer, "_like") else next(layer.parameters())
+    inner = unwrap(layer)
+    return inner._like() if hasattr(inner, "_like") else next(inner.parameters())
 
 
 def gives_sequences(layer: nn.Module) -> bool:
     """Whether a layer gives the outputs of all steps."""
-    return bool(getattr(layer, "return_sequences", True))
+    return bool(getattr(unwrap(layer), "return_sequences", True))

@@ -1,4 +1,4 @@
-"""What layers say about wrong arguments: what came, what was expected, how to mend it."""
+"""Argument checks. Messages give the value, what was expected and the fix."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -77,39 +77,44 @@ def check_function(name: str, value: Any) -> Any:
 
 def check_cell_state(
     state: Any, cell: Any, recurrent: bool, shape: tuple[int, int], like: Tensor
-) -> None:
-    """Check the state of a hidden cell: PyTorch's kernels would read beyond one of a wrong size."""
+) -> Any:
+    """Return the state of a hidden cell; None is what the cell starts from.
+
+    PyTorch's kernels would read beyond a state of a wrong size.
+    """
+    if state is None:
+        return None
     if isinstance(cell, nn.LSTMCell):
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise TypeError(
                 "the state must be ((h, c), m), as the hidden cell is an LSTMCell, "
                 f"got {type(state).__name__} in the first place"
             )
-        for name, part in zip("hc", state, strict=True):
-            check_state(name, part, shape, like)
-    elif not recurrent or isinstance(cell, nn.RNNCellBase):
-        check_state("h", state, shape, like)
-    else:  # of the user's own making: the batch at least must fit
-        for part in state if isinstance(state, tuple | list) else (state,):
-            if isinstance(part, Tensor) and part.shape[:1] != shape[:1]:
-                raise ValueError(
-                    f"the state of the hidden cell must be of {shape[0]} sequences, "
-                    f"got {tuple(part.shape)}"
-                )
+        return tuple(check_state(*part, shape, like) for part in zip("hc", state, strict=True))
+    if not recurrent or isinstance(cell, nn.RNNCellBase):
+        return check_state("h", state, shape, like)
+    for part in state if isinstance(state, tuple | list) else (state,):
+        # Of the user's own making: the batch at least must fit.
+        if isinstance(part, Tensor) and part.shape[:1] != shape[:1]:
+            raise ValueError(
+                f"the state of the hidden cell must be of {shape[0]} sequences, "
+                f"got {tuple(part.shape)}"
+            )
+    return state
 
 
-def check_thetas(theta: Any, channels: int) -> tuple[list[Any], bool]:
-    """Return the window of each channel, or one that all share and True."""
+def check_thetas(theta: Any, channels: int) -> Any:
+    """Return one window that all channels share, or a tuple with that of each."""
     if hasattr(theta, "tolist"):  # an array or a tensor
         theta = theta.tolist()
     if not isinstance(theta, Sequence) or isinstance(theta, str):
-        return [theta], True  # a number, or refused where it is used
+        return theta  # a number, or refused where it is used
     if len(theta) != channels:
         raise ValueError(
             f"theta must be one number or one for each of the {channels} memory channels, "
             f"got {len(theta)} numbers"
         )
-    return list(theta), False
+    return tuple(theta)
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
@@ -121,6 +126,16 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
+def check_sequence(x: Tensor, input_size: int, like: Tensor) -> None:
+    """Check a sequence (batch, time, input_size), which no tracer of one length may record."""
+    check_input(x, ("batch", "time"), input_size, like)
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace would record this one length of sequence: use torch.export, "
+            "torch.onnx.export(dynamo=True) or lmu.interop, which keep it variable"
+        )
+
+
 def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor) -> None:
     """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
     if not isinstance(x, Tensor):
@@ -129,32 +144,41 @@ def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor)
         # Not before: the size of one layer among several may be symbolic to torch.compile.
         shape = f"({', '.join(axes)}, input_size={input_size})"
         hint = ""
+        if x.ndim == len(axes) + 1 == 3 and x.shape[1] == input_size:
+            hint = ": time comes before the features, x.transpose(1, 2)"
         if x.ndim == len(axes) and (input_size == 1 or x.shape[-1] == input_size):
             hint = f": add the missing axis with x.unsqueeze({-1 if input_size == 1 else 0})"
         raise ValueError(f"the input must have the shape {shape}, got {tuple(x.shape)}{hint}")
-    if 0 in x.shape[:-1]:
-        raise ValueError(f"the input must not be empty, got {tuple(x.shape)}")
+    if len(axes) > 1 and x.shape[1] == 0:
+        raise ValueError(f"the input must have at least one time step, got {tuple(x.shape)}")
     _check_device("the input", x, like)
     _check_dtype("the input", x, like)
 
 
-def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
-    """Check one tensor of a state; it may be float32 where the layer is narrower."""
+def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return one tensor of a state, that of a single sequence being meant for all.
+
+    It may be float32 where the layer is narrower.
+    """
     if not isinstance(state, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(state).__name__}")
     if state.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape}, got {tuple(state.shape)}")
+        if state.shape != (1, *shape[1:]):
+            raise ValueError(f"{name} must have the shape {shape}, got {tuple(state.shape)}")
+        state = state.expand(shape)
     _check_device(name, state, like)
     if state.dtype != torch.promote_types(like.dtype, torch.float32):
         _check_dtype(name, state, like)
+    return state
 
 
-def check_pair(state: object) -> None:
-    """Check that a state is a pair ``(h, m)``."""
+def check_pair(state: Any, hint: str = "") -> tuple[Any, Any]:
+    """Return a state that is a pair ``(h, m)``; the hint says how to get one."""
     if not isinstance(state, tuple | list):
-        raise TypeError(f"the state must be a pair (h, m), got {type(state).__name__}")
+        raise TypeError(f"the state must be a pair (h, m), got {type(state).__name__}{hint}")
     if len(state) != 2:
-        raise TypeError(f"the state must be a pair (h, m), got {len(state)} items")
+        raise TypeError(f"the state must be a pair (h, m), got {len(state)} items{hint}")
+    return state[0], state[1]
 
 
 def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:

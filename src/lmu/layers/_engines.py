@@ -1,18 +1,18 @@
 """What steps a stream: each keeps the states of all its sequences, in buffers of its own."""
 
-import copy
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from lmu.layers._hidden import output_of
+from lmu.layers._hidden import TANH, output_of
+from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import State, map_state
-from lmu.ops import LMUWeights, Powers, lmu_step
+from lmu.ops import LMUWeights, block_length, lmu_step
 from lmu.ops._precision import compute_dtype
 from lmu.ops.lmu_forward import Slots
 from lmu.ops.lmu_operators import block_operators
@@ -33,7 +33,7 @@ class StepsEngine:
     """Any layer, by its own steps; a stream without a past is stepped without a state."""
 
     def __init__(self, layer: LMU | LMUStack, batch: int) -> None:
-        self.layer = copy.deepcopy(layer).eval()
+        self.layer = layer
         like = layer._like()
         _, example = self.layer.step(like.new_zeros(batch, layer.input_size), None)
         self.zeros = map_state(torch.zeros_like, example)
@@ -110,10 +110,17 @@ class LMUEngine:
     all streams as a block has: ``at`` counts them down, and at its length + 1 a block begins again.
     """
 
+    @staticmethod
+    def fits(layer: object) -> TypeGuard[LMU]:
+        """True for the published recurrence, all of whose weights can be read."""
+        usual = isinstance(layer, LMU) and layer.hidden_cell == TANH and layer._linear_encoder
+        return usual and not is_hooked(layer)
+
     def __init__(self, layer: LMU, batch: int) -> None:
         weights = layer._weights(ones=layer._biased)
         dtype = weights.W_h.dtype
-        powers = Powers(*(t.to(dtype) for t in layer._exact_powers()))
+        steps = block_length(layer.hidden_size, layer.memory_channels)
+        powers = layer._system().powers(layer.memory_channels, steps, dtype)
         self.o = o = block_operators(weights, powers)
         self.weights = LMUWeights(*(w.clone() for w in weights))
         self.dtype, self.out, self.n = dtype, layer._like().dtype, layer.hidden_size
@@ -210,11 +217,19 @@ class Columns(NamedTuple):
 class FFTEngine:
     """The parallel layer: its memory step by step, the read-out in one product."""
 
+    @staticmethod
+    def fits(layer: object) -> TypeGuard[LMUFFT]:
+        """True if all weights can be read, and none is a module's that must be called."""
+        if not isinstance(layer, LMUFFT) or is_hooked(layer):
+            return False
+        return is_simple(layer.W_h) and (layer.W_u is None or is_simple(layer.W_u))
+
     def __init__(self, layer: LMUFFT, batch: int) -> None:
         weight, self.out = layer.W_h.weight, layer.W_h.weight.dtype
         self.dtype = dtype = compute_dtype(self.out)
         self.c, self.d = c, d = layer.memory_channels, layer.memory_size
-        E, Bd = layer._increment().expand(c, d, d), layer._dynamics()[1].expand(c, d)
+        system = layer._system()
+        E, Bd = system.increment().expand(c, d, d), system.Bd.expand(c, d)
         self.E = E.mT.to(dtype, copy=True).contiguous().unbind()
         self.Bd = Bd.to(dtype, copy=True)[:, None].unbind()
         self.encode = layer.encoder_activation
@@ -234,8 +249,9 @@ class FFTEngine:
 
     def start(self, state: State) -> None:
         h, m = self.layer._checked_state(self.batch, state)
-        self.h = h.clone()
-        self.now.all[:, : m.shape[1]] = m
+        size = self.c * self.d
+        self.h = self.W.new_zeros(self.batch, self.layer.hidden_size) if h is None else h.clone()
+        self.now.all[:, :size] = 0 if m is None else m.flatten(1)
 
     def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         x = x.to(self.dtype)

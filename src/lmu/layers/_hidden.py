@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lmu.layers.state import State, map_state
 from lmu.ops._autograd import is_transformed
+from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._precision import is_autocast
-from lmu.ops.lmu_parallel import recurrence
+from lmu.ops.recurrence import recurrence
 
 TANH = "tanh"  # the name of the default cell, whose weights are the layer's own
 
@@ -32,7 +33,7 @@ class Tanh(NamedTuple):
     ) -> tuple[Tensor, State]:
         """As :meth:`Module.sequence`."""
         y = recurrence(self._given(m, x), h, self.W_h)
-        return y, last_alive(y, alive)
+        return y, last_alive(y, alive, h)
 
     def _given(self, m: Tensor, x: Tensor) -> Tensor:
         return F.linear(m, self.W_m) + F.linear(x, self.W_x)
@@ -68,7 +69,7 @@ class Module(NamedTuple):
         if self.recurrent:
             return self._recurrence(z, state, alive)
         y = self._checked(z if self.cell is None else self._all_steps(z, alive))
-        return y, last_alive(y, alive)
+        return y, last_alive(y, alive, state)
 
     def _all_steps(self, z: Tensor, alive: Tensor | None) -> Tensor:
         # Flat, so that a normalization sees features last, as it does step by step; and one over
@@ -82,11 +83,15 @@ class Module(NamedTuple):
         state = _start(self.cell, z, state)
         if alive is None and _has_kernel(self.cell, z):
             return _run_kernel(self.cell, z, state)
-        outputs = []
-        for t, z_t in enumerate(z.unbind(1)):
-            state = freeze(self._kept(self._call(z_t, state)), state, alive, t)
-            outputs.append(self._checked(output_of(state)))
-        return torch.stack(outputs, dim=1), state
+        xs = (z,) if alive is None else (z, alive)
+
+        def step(carry: Carry, slices: Slices) -> Stepped:
+            z_t, *alive_t = slices
+            after = freeze(self._kept(self._call(z_t, carry[0])), carry[0], *alive_t)
+            return (after,), self._checked(output_of(after))
+
+        (state,), y = over_time(step, (state,), xs)
+        return y, state
 
     def _call(self, *arguments: Any) -> Any:
         assert self.cell is not None
@@ -108,20 +113,28 @@ class Module(NamedTuple):
         return map_state(lambda s: s.to(self.dtype) if s.is_floating_point() else s, state)
 
 
-def last_alive(y: Tensor, alive: Tensor | None) -> Tensor:
-    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size)."""
+def last_alive(y: Tensor, alive: Tensor | None, before: Tensor | None = None) -> Tensor:
+    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size).
+
+    Of a sequence without a step it is what was there ``before``, or zero.
+    """
     if alive is None:
         return y[:, -1].clone()
-    return y.take_along_dim(alive.sum(1, keepdim=True) - 1, dim=1).squeeze(1)
+    steps = alive.sum(1, keepdim=True)
+    last = y.take_along_dim((steps - 1).clamp(min=0), dim=1).squeeze(1)
+    start = last.new_zeros(()) if before is None else before.to(last.dtype)
+    return torch.where(steps.squeeze(2) > 0, last, start)
 
 
-def freeze(state: State, before: State, alive: Tensor | None, t: int) -> State:
-    """The new state where step ``t`` is no padding, and the one before where it is."""
-    if alive is None or t == 0:  # a sequence has one step at least
+def freeze(state: State, before: State, alive: Tensor | None = None) -> State:
+    """The new state where a step is no padding (batch, 1), and the one before where it is."""
+    if alive is None:
         return state
+    if before is None:
+        before = map_state(torch.zeros_like, state)
 
     def choose(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(alive[:, t].view(-1, *[1] * (new.ndim - 1)), new, old)
+        return torch.where(alive.view(-1, *[1] * (new.ndim - 1)), new, old)
 
     return map_state(choose, state, before)
 

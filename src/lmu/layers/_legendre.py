@@ -1,43 +1,35 @@
-"""What all layers share: the discrete Legendre system as buffers or parameters."""
+"""What all layers share: the discrete Legendre system, as constants or parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.layers._foreign import translate
-from lmu.ops._autograd import is_exporting, is_transformed
-from lmu.ops._precision import compute_dtype, power_dtype, widen
-from lmu.theory import (
-    decode_window,
-    discretize,
-    discretize_theta,
-    impulse_response,
-    least_theta,
-    legt,
-)
-
-_DERIVED = ("Ad", "Bd", "E", "H")  # unless they are parameters
+from lmu.ops import System
+from lmu.ops._autograd import is_plain, is_transformed
+from lmu.ops._precision import power_dtype
+from lmu.theory import decode_window, discretize, discretize_theta, least_theta, legt
 
 
 class LegendreModule(nn.Module):
-    """Base of the layers: holds ``Ad`` (order, order) and ``Bd`` (order,) for one step.
+    """Base of the layers, and the owner of their discrete systems.
 
-    With a theta for each channel they are (channels, order, order) and (channels, order). They are
-    parameters where they are learned and otherwise non-persistent buffers in float64, whatever the
-    dtype of the layer. Buffers are made anew from the originals whenever the module changes dtype
-    or device: rounded ones never become the source of wider ones, and ``to_empty()`` leaves no
-    garbage in them. With ``learn_theta`` there is only the parameter ``log_theta``.
+    ``Ad`` (order, order) and ``Bd`` (order,), or with a theta for each channel (channels, order,
+    order) and (channels, order), are parameters where they are learned. Otherwise they are plain
+    tensors in float64, whatever the dtype of the layer: no buffers, which other code would copy,
+    broadcast, average and cast. A tensor that is assigned to ``layer.Ad`` replaces the constant.
+    With ``learn_theta`` there is only the parameter ``log_theta``.
     """
 
     Ad: Tensor
     Bd: Tensor
-    E: Tensor | None  # Ad - I, unless it is learned
-    H: Tensor  # the impulse response, as far as it was wanted
     log_theta: Tensor
-    seq_len: int | None = None  # steps for which H is made in advance
+    # Arguments of a call that give the whole state in the second place.
+    with_state: ClassVar[dict[str, Any]] = {}
+    seq_len: int | None = None  # a length of which the impulse response is likely to be wanted
 
     def __init__(
         self,
@@ -60,18 +52,15 @@ class LegendreModule(nn.Module):
                 "learn_theta trains the matrices through theta and learn_a, learn_b train them "
                 "freely: choose one of the two"
             )
-        thetas, shared = check_thetas(theta, memory_channels)
-        with torch.inference_mode(False), torch.no_grad():
-            systems = [discretize(*legt(memory_size, value), discretizer) for value in thetas]
-            Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
-        if shared:
-            Ad, Bd = Ad[0], Bd[0]
-        self._exact: dict[str, Tensor] = {"Ad": Ad, "Bd": Bd}
-        self._theta = tuple(float(v) for v in thetas) if Ad.ndim == 3 else float(thetas[0])
-        self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
-        self._discretized: tuple[Any, Tensor, Tensor] | None = None
         self.discretizer = discretizer
-        self.register_load_state_dict_post_hook(_refresh_after_loading)
+        self._theta = check_thetas(theta, memory_channels)
+        exact = self._legendre()
+        several = isinstance(self._theta, tuple)
+        self._theta = tuple(map(float, self._theta)) if several else float(self._theta)
+        # None where a fake mode looks on, whose tensors are of no use beyond it.
+        self._exact = exact if is_plain(*exact.values()) else None
+        self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
+        self._forget()
 
     @property
     def theta(self) -> float | tuple[float, ...]:
@@ -103,42 +92,102 @@ class LegendreModule(nn.Module):
         return not (self.learn_a or self.learn_b or self.learn_theta)
 
     def _add_dynamics(self, factory: dict[str, Any]) -> None:
-        """Register ``Ad``, ``Bd`` and ``E``; subclasses call this after their own parameters."""
+        """Register what is learned of the dynamics; subclasses call this after their parameters."""
+        # Tells the device and dtype of a layer that has no parameters.
+        self._anchor = torch.empty(0, **factory)
         if self.learn_theta:
             # Of one axis also where all channels share it: fully_shard takes no scalars.
             number = len(self._theta) if isinstance(self._theta, tuple) else 1
             self.log_theta = nn.Parameter(torch.empty(number, **factory))
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
-            empty = torch.empty(self._exact[name].shape, **factory)
             if learned:
-                setattr(self, name, nn.Parameter(empty))
-            else:
-                self.register_buffer(name, None if self.learn_theta else empty, persistent=False)
-        for name in ("E", "H"):
-            self.register_buffer(name, None, persistent=False)
+                empty = torch.empty(self._matrices()[name].shape, **factory)
+                self.register_parameter(name, nn.Parameter(empty))
 
-    def _dynamics(self) -> tuple[Tensor, Tensor]:
-        """``Ad`` and ``Bd``, in float64 unless they are parameters; from theta where it is learned.
+    def _legendre(self) -> dict[str, Tensor]:
+        """``Ad`` and ``Bd`` of theta, in float64 on the CPU."""
+        thetas = self._theta if isinstance(self._theta, tuple) else (self._theta,)
+        with torch.inference_mode(False), torch.no_grad():
+            systems = [discretize(*legt(self.memory_size, v), self.discretizer) for v in thetas]
+            Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
+        return {"Ad": Ad, "Bd": Bd} if thetas is self._theta else {"Ad": Ad[0], "Bd": Bd[0]}
 
-        Without gradients they are kept until theta has another value: steps of a stream want them
-        again and again.
+    def _matrices(self) -> dict[str, Tensor]:
+        return self._legendre() if self._exact is None else self._exact
+
+    def _forget(self) -> None:
+        """Drop what follows from the matrices."""
+        self._systems: dict[torch.device, System] = {}
+        self._discretized: tuple[Any, System] | None = None
+
+    def _is_constant(self, name: str) -> bool:
+        learned = {"Ad": "learn_a", "Bd": "learn_b"}
+        return name in learned and not self.__dict__.get(learned[name], False)
+
+    def __getattr__(self, name: str) -> Any:
+        return (
+            getattr(self._system(), name) if self._is_constant(name) else super().__getattr__(name)
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_constant(name):
+            self._replace(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _replace(self, name: str, value: Any) -> None:
+        """Compute with another constant matrix; theta then no longer tells what the memory holds."""
+        exact = self._matrices()
+        shape = exact[name].shape
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a floating tensor {tuple(shape)}, got {given}")
+        if self.learn_theta:
+            raise ValueError(f"{name} follows from log_theta: build a layer without learn_theta")
+        self._exact = exact | {name: value.detach()}
+        self._forget()
+
+    def _system(self) -> System:
+        """The discrete system, in float64 unless it is learned, or follows from a learned theta.
+
+        The latter is kept without gradients until theta has another value: steps of a stream want
+        it again and again.
         """
+        if self._constant:
+            return self._placed()
         if not self.learn_theta:
-            return self.Ad, self.Bd
+            fixed = self._placed()
+            Ad, Bd = (
+                (self.Ad if self.learn_a else fixed.Ad),
+                (self.Bd if self.learn_b else fixed.Bd),
+            )
+            return System(Ad, Bd, constant=False)
         theta = self._current_theta()
-        keep = not (torch.is_grad_enabled() or is_transformed() or theta.is_meta)
+        keep = not (torch.is_grad_enabled() or is_transformed()) and is_plain(theta)
         values = theta.tolist() if keep else None
         if keep and self._discretized is not None and self._discretized[0] == values:
-            return self._discretized[1:]
+            return self._discretized[1]
         systems = [
             discretize_theta(self.memory_size, value, self.discretizer)
             for value in theta.reshape(-1).unbind()
         ]
         Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
-        Ad, Bd = (Ad, Bd) if theta.ndim else (Ad[0], Bd[0])
+        system = System(*((Ad, Bd) if theta.ndim else (Ad[0], Bd[0])), constant=keep)
         if keep:
-            self._discretized = values, Ad, Bd
-        return Ad, Bd
+            self._discretized = values, system
+        return system
+
+    def _placed(self) -> System:
+        """The constant matrices on the device that the layer's parameters have now."""
+        device = self._like().device
+        system = self._systems.get(device)
+        if system is None:
+            dtype = power_dtype(device)
+            Ad, Bd = (t.to(device, dtype) for t in self._matrices().values())
+            system = System(Ad, Bd, constant=True)
+            if not torch.compiler.is_compiling() and is_plain(Ad, Bd):
+                self._systems = self._systems | {device: system}  # at once, for other threads
+        return system
 
     def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
         r"""Read the window out of a memory state: what went into the memory, so many steps ago.
@@ -192,84 +241,48 @@ class LegendreModule(nn.Module):
 
     def _reset_dynamics(self) -> None:
         with torch.no_grad():
-            for name, value in self._exact.items():
-                if name in self._parameters:
-                    getattr(self, name).copy_(value)
+            for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
+                if learned:
+                    getattr(self, name).copy_(self._matrices()[name])
             if self.learn_theta:
                 theta = torch.tensor(self._theta, dtype=torch.float64)
                 self.log_theta.copy_((theta - self._least_theta).log())
-        self._refresh()
+        self._place()
 
     def _like(self) -> Tensor:
-        """A parameter whose device and dtype are the layer's."""
+        """A tensor whose device and dtype are the layer's."""
         raise NotImplementedError
 
-    def _refresh(self) -> None:
-        """Make the derived buffers anew, for the device and dtype that the layer has now."""
-        device = self._like().device
-        self._made_for = device, self._like().dtype
-        with torch.inference_mode(False), torch.no_grad():
-            self._make_buffers(device)
-
-    def _make_buffers(self, device: torch.device) -> None:
-        """``Ad`` and ``Bd``, where they are not learned, and what subclasses derive from them."""
-        self._discretized = None
-        for name, value in self._exact.items():
-            if name in self._buffers and not self.learn_theta:
-                self._buffers[name] = value.to(device, power_dtype(device), copy=True)
-        self.E = None
-        if not (self.learn_a or self.learn_theta):
-            self.E = self._increment().to(compute_dtype(self._like().dtype))
-        self.H = torch.empty(0, device=device, dtype=compute_dtype(self._like().dtype))
-        if self.seq_len is not None:
-            self._impulse_response(self.seq_len)
-
-    def _impulse_response(self, length: int) -> Tensor | None:
-        """The kept impulse response, made longer if need be; None if it cannot be kept."""
-        if not self._constant:
-            return None
-        if self.H.shape[-1] < length and is_exporting():
-            return None
-        if self.H.shape[-1] < length:
-            # Kept beyond this call, so it must serve training even if this is inference; and for
-            # the next length, if lengths creep up.
-            longest = length if length == self.seq_len else 1 << (length - 1).bit_length()
-            with torch.inference_mode(False), torch.no_grad():
-                H = impulse_response(self.Ad, self.Bd, longest)
-                self.H = H.to(compute_dtype(self._like().dtype))
-        return self.H
-
-    def _increment(self) -> Tensor:
-        """``Ad - I``, by which a recurrence advances the memory."""
-        if self.E is not None:
-            return self.E
-        Ad = widen(self._dynamics()[0])
-        return Ad - torch.eye(self.memory_size, device=Ad.device, dtype=Ad.dtype)
+    def _place(self) -> None:
+        """Have the constant matrices ready, as a compiler had better find them."""
+        self._forget()
+        if not self.learn_theta:
+            self._placed()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        kept = {name: None for name in _DERIVED if name in self._buffers}
-        state["_discretized"] = None
-        state["_buffers"] = self._buffers | kept  # made anew, as is what subclasses keep
-        return state
+        return self.__dict__ | {"_systems": {}, "_discretized": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_exact" not in state:
+            raise TypeError(
+                f"this pickle holds a {type(self).__name__} of another package, whose modules have "
+                "the names of ours: load it there, save its state_dict(), and give that to "
+                "load_state_dict() of a layer built here"
+            )
         super().__setstate__(state)
-        self._refresh()
+        self._place()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
-        for name in _DERIVED:  # made anew, not converted: a device may lack their dtype
-            if name in self._buffers:
-                self._buffers[name] = None
         super()._apply(fn, recurse)
-        self._refresh()
+        self._anchor = fn(self._anchor)
+        self._place()
         return self
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         name = f"theta={self._name_theta()} and discretizer={self.discretizer!r}"
-        translate(state_dict, prefix, self._exact, self._parameters, args[-1], name)
+        translate(state_dict, prefix, self._matrices(), self._parameters, args[-1], name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _describe(self) -> str:
@@ -308,11 +321,3 @@ def initialize(
             )
         with torch.no_grad():
             function(parameters[name])
-
-
-def _refresh_after_loading(module: nn.Module, _: Any) -> None:
-    """With ``assign=True`` a loaded checkpoint changes the device and dtype of the layer."""
-    assert isinstance(module, LegendreModule)
-    like = module._like()
-    if module._made_for != (like.device, like.dtype):
-        module._refresh()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmu.layers._hidden import Module, Tanh, freeze, output_of
 from lmu.layers.state import State
+from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._precision import no_autocast
 
 
@@ -62,15 +63,17 @@ def run_steps(
     """
     before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
     keep = memory.masks(before, m)
-    outputs = []
-    for t, (u_t, x_t) in enumerate(zip(u.unbind(1), x.unbind(1), strict=True)):
-        h_before = h
+
+    def step(carry: Carry, slices: Slices) -> Stepped:
+        (before, h, m), (u_t, x_t, *alive_t) = carry, slices
         with no_autocast(u.device):
-            m = freeze(memory.step(u_t, before, m, keep), m, alive, t)
+            m_n = freeze(memory.step(u_t, before, m, keep), m, *alive_t)
             if isinstance(cell, Tanh):
-                before, h = cell.step(m, x_t, h)
+                y, h_n = cell.step(m_n, x_t, h)
         if isinstance(cell, Module):
-            before, h = cell.step(m, x_t, h)
-        h = freeze(h, h_before, alive, t)
-        outputs.append(before)
-    return torch.stack(outputs, dim=1), h, m
+            y, h_n = cell.step(m_n, x_t, h)
+        return (y, freeze(h_n, h, *alive_t), m_n), y
+
+    xs = (u, x) if alive is None else (u, x, alive)
+    (_, h, m), y = over_time(step, (before, h, m), xs)
+    return y, h, m

@@ -25,8 +25,7 @@ from lmu.layers._hidden import TANH, Module, Tanh, is_recurrent
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._loop import Memory, run_steps
 from lmu.layers.state import State
-from lmu.ops import LMUWeights, join_channels, lmu_step
-from lmu.ops._autograd import is_exporting
+from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._precision import compute_dtype, no_autocast
 
 Activation = Callable[[Tensor], Tensor]
@@ -47,7 +46,6 @@ class NonlinearLMU(LegendreModule):
     W_h: nn.Parameter
     W_m: nn.Parameter
     b_h: nn.Parameter | None  # None without hidden_bias
-    _anchor: Tensor
 
     def __init__(
         self,
@@ -133,8 +131,6 @@ class NonlinearLMU(LegendreModule):
         ):
             parameter = nn.Parameter(torch.empty(shape, **factory)) if wanted else None
             self.register_parameter(name, parameter)
-        # What tells the layer's device and dtype, also where it has no parameters.
-        self.register_buffer("_anchor", torch.empty(0, **factory), persistent=False)
         self._add_dynamics(factory)
 
     def reset_parameters(self) -> None:
@@ -182,6 +178,12 @@ class NonlinearLMU(LegendreModule):
                 return parameter
         return self._anchor
 
+    def _follow(self, x: Tensor) -> None:
+        """A layer without parameters goes where its input is."""
+        anchor = self._anchor
+        if isinstance(x, Tensor) and anchor.device != x.device and self._like() is anchor:
+            self._anchor = torch.empty(0, device=x.device, dtype=anchor.dtype)
+
     @property
     def _fast(self) -> bool:
         """Whether the recurrence is the published one, which blocks of time can run."""
@@ -202,21 +204,6 @@ class NonlinearLMU(LegendreModule):
         """Whether states are dropped where they are fed back."""
         return self.recurrent_dropout > 0 and self.training
 
-    def _system(self) -> tuple[Tensor, Tensor]:
-        """``Ad - I`` (order, order) and ``Bd`` (order, channels) of all channels as one system."""
-        if not self._constant or (self._joined is None and is_exporting()):
-            return self._join()
-        if self._joined is None:
-            # Kept beyond this call, so it must serve training even if this is inference.
-            with torch.inference_mode(False), torch.no_grad():
-                self._joined = self._join()
-        return self._joined
-
-    def _join(self) -> tuple[Tensor, Tensor]:
-        dtype = compute_dtype(self._like().dtype)
-        E, Bd = (t.to(dtype) for t in (self._increment(), self._dynamics()[1]))
-        return join_channels(E, Bd, self.memory_channels)
-
     def _weights(self, ones: bool = False) -> LMUWeights:
         """The weights in the dtype that the recurrence is computed in, None being zeros.
 
@@ -233,7 +220,8 @@ class NonlinearLMU(LegendreModule):
         if ones:
             e_x = torch.cat([e_x, given(self.b_u, c)[:, None]], dim=1)
             W_x = torch.cat([W_x, given(self.b_h, n)[:, None]], dim=1)
-        dtype, (E, Bd) = compute_dtype(like.dtype), self._system()
+        dtype = compute_dtype(like.dtype)
+        E, Bd = self._system().joined(self.memory_channels, dtype)
         weights = LMUWeights(e_x, e_h, e_m, W_x, self.W_h, self.W_m, E, Bd)
         return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
 
@@ -260,8 +248,20 @@ class NonlinearLMU(LegendreModule):
         u = x if self.e_x is None else F.linear(x, self.e_x.to(x.dtype))
         return u if self.b_u is None else u + self.b_u.to(x.dtype)
 
+    def _activate(self, u: Tensor, x: Tensor) -> Tensor:
+        """The encoder's activation, which must not write to the caller's input if it is in place."""
+        if self.encoder_activation is None:
+            return u
+        return self.encoder_activation(u.clone() if u is x else u)
+
+    @property
+    def _starts_itself(self) -> bool:
+        """Whether the hidden cell is called without a state at first."""
+        return self._recurrent and not isinstance(self.hidden_cell, nn.RNNCellBase)
+
     def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step: the output, and the state that holds it, and the memory."""
+        self._follow(x)
         check_input(x, ("batch",), self.input_size, self._like())
         h, m = self._checked_state(x.shape[0], state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -285,7 +285,8 @@ class NonlinearLMU(LegendreModule):
         dtype = compute_dtype(like.dtype)
         e_h, e_m = (None if e is None else e.to(dtype) for e in (self.e_h, self.e_m))
         drop = self.recurrent_dropout if self._drops else 0.0
-        memory = Memory(*self._system(), e_h, e_m, self.encoder_activation, drop)
+        E, Bd = self._system().joined(self.memory_channels, dtype)
+        memory = Memory(E, Bd, e_h, e_m, self.encoder_activation, drop)
         with no_autocast(x.device):
             u = self._encode(x)
         if isinstance(cell, Module):
@@ -303,18 +304,9 @@ class NonlinearLMU(LegendreModule):
             m = torch.zeros(batch, self._state_size, device=like.device, dtype=dtype)
             h = None if module else m.new_zeros(batch, self.hidden_size)
             return h, m
-        check_pair(state)
-        h, m = state
-        check_state("m", m, (batch, self._state_size), like)
-        if module:
-            check_cell_state(h, self.hidden_cell, self._recurrent, (batch, self.hidden_size), like)
-            return h, m.to(dtype)
-        check_state("h", h, (batch, self.hidden_size), like)
-        return h.to(dtype), m.to(dtype)
-
-    def _make_buffers(self, device: torch.device) -> None:
-        self._joined: tuple[Tensor, Tensor] | None = None
-        super()._make_buffers(device)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_joined": None}
+        h, m = check_pair(state)
+        m = check_state("m", m, (batch, self._state_size), like).to(dtype)
+        if module or self.hidden_cell is None:
+            shape = batch, self.hidden_size
+            return check_cell_state(h, self.hidden_cell, self._recurrent, shape, like), m
+        return check_state("h", h, (batch, self.hidden_size), like).to(dtype), m

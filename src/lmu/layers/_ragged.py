@@ -19,6 +19,11 @@ class Ragged(NamedTuple):
         """Which steps are no padding (batch, time, 1)."""
         return inside(self.lengths, self.x.shape[1])
 
+    def ended(self, last: Tensor, before: Tensor | None) -> Tensor:
+        """``last`` (batch, size), but of sequences without a step what was there before."""
+        before = last.new_zeros(()) if before is None else before.to(last.dtype)
+        return torch.where((self.lengths > 0)[:, None], last, before)
+
     def pack(self, y: Tensor) -> Any:
         """The output in the form that the input had."""
         if self.packed is None:
@@ -42,7 +47,7 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
 
     Raises:
         TypeError: ``lengths`` are not integers, or come with a ``PackedSequence``.
-        ValueError: There is not one for each sequence, or one is not within 1 and time.
+        ValueError: There is not one for each sequence, or one is not within 0 and time.
     """
     if isinstance(x, PackedSequence):
         if lengths is not None:
@@ -56,7 +61,8 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lengths must be integers, got {lengths!r}") from error
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+        hint = ": of a mask (batch, time) give mask.sum(1)" if lengths.dtype == torch.bool else ""
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}{hint}")
     lengths = lengths.long()
     if x.ndim != 3:
         return x, None  # which the layer refuses
@@ -66,9 +72,9 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
             f"got the shape {tuple(lengths.shape)}"
         )
     traced = torch.compiler.is_compiling() or lengths.is_meta  # values are not known there
-    if not traced and not ((lengths >= 1) & (lengths <= x.shape[1])).all():
+    if not traced and not ((lengths >= 0) & (lengths <= x.shape[1])).all():
         raise ValueError(
-            f"lengths must lie within 1 and {x.shape[1]}, the steps of the input, "
+            f"lengths must lie within 0 and {x.shape[1]}, the steps of the input, "
             f"got {lengths.min().item()} to {lengths.max().item()}"
         )
     # Chosen, not multiplied: padding may be NaN, and then neither is its gradient to be.
@@ -82,8 +88,11 @@ def inside(lengths: Tensor, time: int) -> Tensor:
 
 
 def last_step(y: Tensor, lengths: Tensor) -> Tensor:
-    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size)."""
-    return y.take_along_dim((lengths - 1)[:, None, None], dim=1).squeeze(1)
+    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size).
+
+    Of a sequence without a step it is the first, which is padding.
+    """
+    return y.take_along_dim((lengths - 1).clamp(min=0)[:, None, None], dim=1).squeeze(1)
 
 
 def align_right(x: Tensor, lengths: Tensor) -> Tensor:

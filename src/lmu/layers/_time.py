@@ -1,27 +1,23 @@
 """Where the steps of a sequence are."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
-from lmu.ops import final_memory
-
-# From a number of steps to the impulse response of at least so many, if that is kept.
-Response = Callable[[int], Tensor | None]
+from lmu.ops import System, final_state
 
 
 class Time(Protocol):
     """What a layer must ask because its steps may be only a part of the sequence's."""
 
-    def start(self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor | None:
+    def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor | None:
         """The memory before the first step here, from that before the sequence."""
         ...
 
     def final(
-        self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, response: Response
+        self, u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None
     ) -> Tensor:
-        """The memory after the last step here."""
+        """The memory after the last step here; ``likely`` is the length that is expected."""
         ...
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:
@@ -32,15 +28,15 @@ class Time(Protocol):
 class WholeTime:
     """All steps are here."""
 
-    def start(self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor | None:
+    def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor | None:
         """The same."""
         return m_0
 
     def final(
-        self, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, response: Response
+        self, u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None
     ) -> Tensor:
         """The last state."""
-        return final_memory(u, Ad, Bd, m_0, H=response(u.shape[1]))
+        return final_state(u, system, m_0, likely)
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The same."""

@@ -8,25 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from lmu.layers._checks import check_flag, check_input
+from lmu.layers._call import step_by_call
+from lmu.layers._checks import check_flag, check_sequence
 from lmu.layers._hidden import TANH, Module, last_alive, output_of
+from lmu.layers._modules import is_hooked
 from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU
 from lmu.layers._ragged import Ragged, align_left, align_right, unpack
+from lmu.layers._sequences import in_pieces
 from lmu.layers.state import State
 from lmu.ops import (
     LMU_METHODS,
     Choice,
     Powers,
+    System,
     Work,
     block_length,
-    block_powers,
     choose_lmu,
-    final_memory,
-    join_channels,
+    final_state,
     lmu_sequence,
     memory,
 )
-from lmu.ops._autograd import is_exporting, is_transformed
+from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
 
 Sequences = Tensor | PackedSequence
@@ -159,18 +161,25 @@ class LMU(NonlinearLMU):
         return method
 
     def forward(
-        self, x: Sequences, state: State = None, *, lengths: Lengths = None
+        self,
+        x: Sequences,
+        state: State = None,
+        *,
+        lengths: Lengths = None,
+        resets: Tensor | None = None,
     ) -> tuple[Any, tuple[State, Tensor]]:
         """Run over a sequence.
 
         Args:
             x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
-                memory_channels * memory_size); zeros if None. Feed back what a call returned to go
-                on with the sequence: the split gives the same numbers as the whole. With a
+                memory_channels * memory_size), or of one sequence for all; zeros if None. Feed
+                back what a call returned to go on with the sequence: the split gives the same numbers as the whole. With a
                 recurrent ``hidden_cell``, ``h_0`` is what its state is.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
-                padding, and has no influence on anything.
+                padding, and has no influence on anything; without a step the state stays as it is.
+            resets: Where a sequence starts anew (batch, time): True at the first step that knows
+                nothing of those before, such as one after an episode's end.
 
         Returns:
             All hidden states (batch, time, hidden_size), zero in padding, or packed as the input
@@ -180,14 +189,34 @@ class LMU(NonlinearLMU):
 
         Raises:
             TypeError: A dtype is not the layer's (unless under autocast).
-            ValueError: A shape or device does not fit, or a length is not within 1 and time.
+            ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
+        return self.run(x, state, lengths, resets)
+
+    def run(
+        self, x: Sequences, state: State = None, lengths: Lengths = None, resets: Any = None
+    ) -> tuple[Any, tuple[State, Tensor]]:
+        """As :meth:`forward`: what all layers have in common."""
+        if resets is not None and self._starts_itself:
+            raise ValueError(
+                "resets cannot start a hidden cell of your own anew, whose first state only it "
+                "knows: run the sequences piece by piece, each without a state"
+            )
+        return in_pieces(self._run, x, state, lengths, resets)
+
+    def _run(
+        self, x: Sequences, state: State, lengths: Lengths
+    ) -> tuple[Any, tuple[State, Tensor]]:
         signal, ragged = unpack(x, lengths)
-        check_input(signal, ("batch", "time"), self.input_size, self._like())
+        self._follow(signal)
+        check_sequence(signal, self.input_size, self._like())
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
             ragged = ragged and ragged._replace(x=signal)
-        y, after = self._run(signal, state) if ragged is None else self._run_ragged(ragged, state)
+        if ragged is None:
+            y, after = self._run_whole(signal, state)
+        else:
+            y, after = self._run_ragged(ragged, state)
         if not self.return_sequences:
             return output_of(after[0]).clone(), after
         return y if ragged is None else ragged.pack(y), after
@@ -198,7 +227,7 @@ class LMU(NonlinearLMU):
         if state is None and self._fast:
             # Without input the state stays at zero: sequences may as well all end together.
             ones = align_right(alive.to(x.dtype), steps)
-            y, after = self._run(align_right(x, steps), None, ones)
+            y, after = self._run_whole(align_right(x, steps), None, ones)
             return align_left(y, steps), after
         if self.method in {"blocks", "triton"}:
             raise ValueError(
@@ -210,7 +239,7 @@ class LMU(NonlinearLMU):
         y, h, m = self._run_general(x, h, m, state is None, alive)
         return torch.where(alive, y, y.new_zeros(())), (h, m)
 
-    def _run(
+    def _run_whole(
         self, x: Tensor, state: State, ones: Tensor | None = None
     ) -> tuple[Tensor, tuple[State, Tensor]]:
         """Run over sequences of one length; ``ones`` (batch, time, 1) says where biases apply."""
@@ -247,8 +276,8 @@ class LMU(NonlinearLMU):
         dtype, cell = self._like().dtype, self._cell()
         last = not self.return_sequences and isinstance(cell, Module) and not cell.recurrent
         last = last and alive is None
-        states, m = self._linear_memory(x, None if from_zero else m, last)
-        m = m if alive is None else last_alive(states, alive)
+        states, m_n = self._linear_memory(x, None if from_zero else m, last)
+        m = m_n if alive is None else last_alive(states, alive, m)
         if isinstance(cell, Module):
             y, h = cell.sequence(states, x[:, -1:] if last else x, h, alive)
             return y, h, m
@@ -259,20 +288,19 @@ class LMU(NonlinearLMU):
     def _linear_memory(self, x: Tensor, m: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """All states (batch, time, order) or the ``last`` (batch, 1, order), and the last again."""
         c, d = self.memory_channels, self.memory_size
-        Ad, Bd = (widen(t) for t in self._dynamics())
+        system = self._system()
         with no_autocast(x.device):
-            u = self._encode(x)
-            u = u if self.encoder_activation is None else self.encoder_activation(u)
-            if self.e_m is None:
-                H = self._impulse_response(x.shape[1])
-            else:  # of a single channel
-                H, Ad = None, Ad.reshape(d, d) + Bd.reshape(d, 1) * widen(self.e_m)
-                Bd = Bd.reshape(d)
+            u = self._activate(self._encode(x), x)
+            if self.e_m is not None:  # of a single channel
+                Bd = widen(system.Bd).reshape(d)
+                Ad = widen(system.Ad).reshape(d, d) + Bd[:, None] * widen(self.e_m)
+                system = System(Ad, Bd, constant=False)
             m = None if m is None else m.unflatten(1, (c, d))
             if last:
-                m_n = final_memory(u, Ad, Bd, m, H=H).flatten(1)
+                m_n = final_state(u, system, m).flatten(1)
                 return m_n.unsqueeze(1), m_n
-            states, m_n = memory(u, Ad, Bd, m, H=H)
+            H = system.response(x.shape[1], u.dtype)
+            states, m_n = memory(u, widen(system.Ad), widen(system.Bd), m, H=H)
         return states.flatten(2), m_n.flatten(1)
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -289,6 +317,8 @@ class LMU(NonlinearLMU):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit.
         """
+        if is_hooked(self):
+            return step_by_call(self, x, state)
         return self._step(x, state)
 
     def explain(self, length: int, batch_size: int = 1) -> Choice:
@@ -302,7 +332,7 @@ class LMU(NonlinearLMU):
                 reason = "the hidden cell, or what is fed back, goes step by step"
                 return Choice("loop", reason)
             return Choice("parallel", "the memory is linear: all its states at once, then the cell")
-        transformed = is_transformed() and not torch.compiler.is_compiling()
+        transformed = is_transformed()
         work = self._work(length, batch_size)
         return choose_lmu(work, feedback=self._coupled, transformed=transformed)
 
@@ -323,29 +353,12 @@ class LMU(NonlinearLMU):
         return text if self.method == "auto" else f"{text}, method={self.method!r}"
 
     def _block_powers(self) -> Powers | None:
-        """The kept powers of constant dynamics, computed at the first call; None if not kept."""
-        if not self._constant or (self._powers is None and is_exporting()):
+        """The powers of constant dynamics; None where they are made from the weights."""
+        system = self._system()
+        if not system.constant:
             return None
-        if self._powers is None:
-            # Kept beyond this call, so they must serve training even if this is inference.
-            with torch.inference_mode(False), torch.no_grad():
-                dtype = compute_dtype(self._like().dtype)
-                self._powers = Powers(*(t.to(dtype) for t in self._exact_powers()))
-        return self._powers
-
-    def _exact_powers(self) -> Powers:
-        """The powers of a block in the precision that they are formed in."""
-        Ad, Bd = (widen(t) for t in self._dynamics())
-        E = Ad - torch.eye(self.memory_size, device=Ad.device, dtype=Ad.dtype)
         steps = block_length(self.hidden_size, self.memory_channels)
-        return block_powers(*join_channels(E, Bd, self.memory_channels), steps)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_powers": None}
-
-    def _make_buffers(self, device: torch.device) -> None:
-        super()._make_buffers(device)
-        self._powers: Powers | None = None
+        return system.powers(self.memory_channels, steps, compute_dtype(self._like().dtype))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -1,13 +1,14 @@
 """The Legendre Memory Unit without feedback, evaluated for all time steps at once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
     check_dtype,
     check_flag,
@@ -15,11 +16,14 @@ from lmu.layers._checks import (
     check_input,
     check_pair,
     check_probability,
+    check_sequence,
     check_size,
     check_state,
 )
 from lmu.layers._legendre import LegendreModule, initialize
+from lmu.layers._modules import is_hooked, is_simple, name_of
 from lmu.layers._ragged import Ragged, align_right, last_step, unpack
+from lmu.layers._sequences import in_pieces
 from lmu.layers._time import WHOLE, Time
 from lmu.ops import (
     READOUTS,
@@ -27,7 +31,8 @@ from lmu.ops import (
     Work,
     choose,
     choose_readout,
-    final_memory,
+    final_state,
+    memory,
     memory_step,
     readout,
 )
@@ -52,9 +57,8 @@ class LMUFFT(LegendreModule):
         input_size: Number of input features.
         hidden_size: Number of hidden units.
         memory_size: Order d of the Legendre memory.
-        seq_len: Length of the sequences that are expected, for which the impulse response is
-            computed in advance. A hint: any length runs and gives the right answer. None computes
-            it at the first call.
+        seq_len: Length of the sequences that are expected, of which the impulse response is kept.
+            A hint: any length runs and gives the right answer.
         theta: Length of the memory's window in time steps; or a sequence with that of each channel.
         memory_channels: Number of memories, each with an input ``u`` of its own.
         learn_a: Train ``Ad``, the discrete state matrix.
@@ -91,6 +95,7 @@ class LMUFFT(LegendreModule):
     Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
     """
 
+    with_state: ClassVar[dict[str, Any]] = {"return_state": True}
     _time: Time = WHOLE  # which lmu.distributed replaces
 
     def __init__(
@@ -188,6 +193,7 @@ class LMUFFT(LegendreModule):
         state: State | None = None,
         *,
         lengths: Lengths = None,
+        resets: Tensor | None = None,
         return_state: Literal[False] = False,
     ) -> tuple[Any, Tensor]: ...
     @overload
@@ -197,6 +203,7 @@ class LMUFFT(LegendreModule):
         state: State | None = None,
         *,
         lengths: Lengths = None,
+        resets: Tensor | None = None,
         return_state: Literal[True],
     ) -> tuple[Any, State]: ...
     def forward(
@@ -205,6 +212,7 @@ class LMUFFT(LegendreModule):
         state: State | None = None,
         *,
         lengths: Lengths = None,
+        resets: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Any, Tensor | State]:
         """Run over a sequence.
@@ -212,10 +220,12 @@ class LMUFFT(LegendreModule):
         Args:
             x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
-                memory_channels * memory_size), as ``return_state`` gives it; zeros if None. Only
-                ``m_0`` matters: nothing is fed back from the hidden units.
+                memory_channels * memory_size), as ``return_state`` gives it, or of one sequence for
+                all; zeros if None. Only ``m_0`` matters: nothing is fed back from the hidden units.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
-                padding, and has no influence on anything.
+                padding, and has no influence on anything; without a step the state stays as it is.
+            resets: Where a sequence starts anew (batch, time): True at the first step that knows
+                nothing of those before, such as one after an episode's end.
             return_state: Give the whole state in the second place, to go on with the sequence.
 
         Returns:
@@ -227,30 +237,46 @@ class LMUFFT(LegendreModule):
 
         Raises:
             TypeError: A dtype is not the layer's (unless under autocast).
-            ValueError: A shape or device does not fit, or a length is not within 1 and time.
+            ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
+        output, after = self.run(x, state, lengths, resets)
+        return output, after if return_state else after[0]
+
+    def run(
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None = None,
+        lengths: Lengths = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, State]:
+        """As :meth:`forward` with ``return_state=True``: what all layers have in common."""
+        return in_pieces(self._run, x, state, lengths, resets)
+
+    def _run(
+        self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths
+    ) -> tuple[Any, State]:
         signal, ragged = unpack(x, lengths)
-        check_input(signal, ("batch", "time"), self.input_size, self._like())
-        m_0 = self._initial_memory(signal.shape[0], state)
+        check_sequence(signal, self.input_size, self._like())
+        before = self._checked_state(signal.shape[0], state)
+        m_0 = before[1]
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         u = self._encode(signal)
-        Ad, Bd = (widen(t) for t in self._dynamics())
         if ragged is not None:
-            output, h_n, m_n = self._run_ragged(u, signal, Ad, Bd, m_0, ragged)
+            output, h_n, m_n = self._run_ragged(u, signal, before, ragged)
         elif self.return_sequences:
-            m_0 = self._time.start(u, Ad, Bd, m_0)
-            output, m_n = self._all_outputs(u, signal, Ad, Bd, m_0)
+            m_0 = self._time.start(u, self._system(), m_0)
+            output, m_n = self._all_outputs(u, signal, m_0)
             # A copy: a kept state must not keep the whole sequence.
             h_n, m_n = self._time.last(output[:, -1].clone(), m_n)
         else:
-            m_n = self._time.final(u, Ad, Bd, m_0, self._impulse_response)
+            m_n = self._time.final(u, self._system(), m_0, self.seq_len)
             m_n, x_n = self._time.last(m_n, signal[:, -1])
             output = h_n = self._read_out(m_n, x_n)
-        return output, (h_n, m_n.flatten(1)) if return_state else h_n
+        return output, (h_n, m_n.flatten(1))
 
     def _run_ragged(
-        self, u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, ragged: Ragged
+        self, u: Tensor, x: Tensor, state: State | None, ragged: Ragged
     ) -> tuple[Any, Tensor, Tensor]:
         """Outputs, last hidden and last memory state of sequences of several lengths."""
         if self._time is not WHOLE:
@@ -258,28 +284,30 @@ class LMUFFT(LegendreModule):
                 "lengths and packed sequences cannot be spread over processes: pad all sequences "
                 "to one length and drop lengths"
             )
-        steps = ragged.lengths
+        steps, system = ragged.lengths, self._system()
+        h_0, m_0 = (None, None) if state is None else state
         # Without input the memory stays at zero: all sequences may as well end together.
-        H = self._impulse_response(x.shape[1])
-        m_n = final_memory(align_right(u, steps), Ad, Bd, None, H=H)
+        m_n = self._final(align_right(u, steps), None)
         if m_0 is not None:
+            each = channels(self.memory_channels, widen(system.Ad), widen(system.Bd), None)
             free = [
                 apply_powers(A, m.mT, steps, x.shape[1]).mT
-                for m, (A, _, _) in zip(
-                    m_0.unbind(1), channels(self.memory_channels, Ad, Bd, None), strict=True
-                )
+                for m, (A, _, _) in zip(m_0.unbind(1), each, strict=True)
             ]
             m_n = m_n + torch.stack(free, dim=1)
         if not self.return_sequences:
-            h_n = self._read_out(m_n, last_step(x, steps))
+            h_n = ragged.ended(self._read_out(m_n, last_step(x, steps)), h_0)
             return h_n, h_n, m_n
-        output = self._all_outputs(u, x, Ad, Bd, m_0)[0]
+        output = self._all_outputs(u, x, m_0)[0]
         output = torch.where(ragged.inside, output, output.new_zeros(()))
-        return ragged.pack(output), last_step(output, steps), m_n
+        return ragged.pack(output), ragged.ended(last_step(output, steps), h_0), m_n
 
     def _encode(self, x: Tensor) -> Tensor:
         u = x if self.W_u is None else self.W_u(x)
-        return u if self.encoder_activation is None else self.encoder_activation(u)
+        if self.encoder_activation is None:
+            return u
+        # An activation that works in place must not write to the caller's input.
+        return self.encoder_activation(u.clone() if u is x else u)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.
@@ -296,26 +324,34 @@ class LMUFFT(LegendreModule):
             ValueError: A shape or device does not fit.
         """
         check_input(x, ("batch",), self.input_size, self._like())
+        if is_hooked(self):
+            return step_by_call(self, x, state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         u = self._encode(x)
-        m = self._initial_memory(x.shape[0], state)
-        dtype = compute_dtype(u.dtype)
-        E, Bd = self._increment(), self._dynamics()[1]
+        _, m = self._checked_state(x.shape[0], state)
+        dtype, system = compute_dtype(u.dtype), self._system()
         with no_autocast(x.device):
             if m is None:
                 m = u.new_zeros(u.shape[0], self.memory_channels, self.memory_size, dtype=dtype)
-            m_n = memory_step(u.to(dtype), m, E.to(dtype), Bd.to(dtype))
+            m_n = memory_step(u.to(dtype), m, system.increment(dtype), system.Bd.to(dtype))
         h = self._read_out(m_n, x)
         return h, (h, m_n.flatten(1))
 
-    def _all_outputs(
-        self, u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _final(self, u: Tensor, m_0: Tensor | None) -> Tensor:
+        """The last memory state (batch, channels, order)."""
+        return final_state(u, self._system(), m_0, self.seq_len)
+
+    def _all_outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Hidden units of all steps and the last memory state (batch, channels, order)."""
-        method = self.method
-        if method == "auto":
-            method = self.explain(x.shape[1], x.shape[0], initial_state=m_0 is not None).method
-        H = None if method in {"chunked", "triton"} else self._impulse_response(x.shape[1])
+        system, (batch, length, _) = self._system(), x.shape
+        Ad, Bd = widen(system.Ad), widen(system.Bd)
+        method = self._choose(length, batch, m_0 is not None)
+        H = None
+        if method not in {"chunked", "triton"}:
+            H = system.response(length, compute_dtype(u.dtype), self.seq_len)
+        if not is_simple(self.W_h):
+            m, m_n = memory(u, Ad, Bd, m_0, H=H)
+            return self._read_out(m, x), m_n
         if not self.input_to_hidden:
             x = x[..., :0]
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
@@ -331,11 +367,24 @@ class LMUFFT(LegendreModule):
             initial_state: Whether the call is given a state.
         """
         work = self._work(length, batch_size)
-        if self.return_sequences and self.method != "auto":
-            return work.choice(self.method, "asked for by name")
         if not self.return_sequences:
             return choose(work, all_states=False, initial_state=initial_state)
+        if not is_simple(self.W_h):
+            if self.method not in {"auto", "states"}:
+                raise ValueError(
+                    f"method {self.method!r} reads the weight of W_h, which is a "
+                    f"{name_of(self.W_h)} that must be called: choose 'auto' or 'states'"
+                )
+            reason = f"W_h is a {name_of(self.W_h)}: it is called on all states"
+            return work.choice("states", reason)
+        if self.method != "auto":
+            return work.choice(self.method, "asked for by name")
         return choose_readout(work, initial_state=initial_state, transformed=is_transformed())
+
+    def _choose(self, length: int, batch: int, initial_state: bool) -> str:
+        if self.method == "auto" and torch.compiler.is_compiling() and is_simple(self.W_h):
+            return "chunked"  # whatever the length, which the compiler should not look at
+        return self.explain(length, batch, initial_state=initial_state).method
 
     def _work(self, length: int, batch_size: int) -> Work:
         return Work(
@@ -348,28 +397,26 @@ class LMUFFT(LegendreModule):
         )
 
     def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
-        """Hidden units of one step, from the memory (batch, channels, order) and the input."""
-        m = m.flatten(1).to(x.dtype)
-        return torch.relu(self.W_h(torch.cat([m, x], dim=1) if self.input_to_hidden else m))
+        """Hidden units, from the memory (..., channels, order) and the input (..., input)."""
+        m = m.flatten(-2).to(x.dtype)
+        return torch.relu(self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m))
 
-    def _initial_memory(self, batch: int, state: State | None) -> Tensor | None:
+    def _checked_state(
+        self, batch: int, state: State | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``h`` and ``m`` (batch, channels, order), in the dtype that they are computed in."""
         if state is None:
-            return None
-        _, m = self._checked_state(batch, state)
-        return m.unflatten(1, (self.memory_channels, self.memory_size))
-
-    def _checked_state(self, batch: int, state: State | None) -> State:
-        """The given state, checked, or zeros; ``m`` in the dtype that it is computed in."""
+            return None, None
         like = self._like()
         dtype = compute_dtype(like.dtype)
-        if state is None:
-            h = torch.zeros(batch, self.hidden_size, device=like.device, dtype=dtype)
-            return h, h.new_zeros(batch, self._state_size)
-        check_pair(state)
-        h, m = state
-        check_state("h", h, (batch, self.hidden_size), like)
-        check_state("m", m, (batch, self._state_size), like)
-        return h.to(dtype), m.to(dtype)
+        h, m = check_pair(state, ": call the layer with return_state=True to get one")
+        h = check_state("h", h, (batch, self.hidden_size), like)
+        m = check_state("m", m, (batch, self._state_size), like)
+        shape = self.memory_channels, self.memory_size
+        return h.to(dtype), m.to(dtype).unflatten(1, shape)
 
     def _like(self) -> Tensor:
-        return self.W_h.weight
+        # An adapter or a quantized module may have something else of this name.
+        weight = getattr(self.W_h, "weight", None)
+        fits = isinstance(weight, Tensor) and weight.is_floating_point()
+        return weight if fits else self._anchor

@@ -7,8 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lmu.layers._call import call, check_layer, gives_sequences, like_of, sizes_of
+from lmu.layers._call import (
+    call,
+    check_layer,
+    gives_sequences,
+    like_of,
+    sizes_of,
+    step,
+    step_by_call,
+)
 from lmu.layers._checks import check_flag, check_input, check_pair, check_probability
+from lmu.layers._modules import is_hooked
 from lmu.layers._ragged import last_step, unpack
 from lmu.layers._time import WHOLE, Time
 from lmu.layers.lmu import Lengths
@@ -85,10 +94,10 @@ class LMUStack(nn.Module):
         if not self.layers:
             raise ValueError("layers must hold at least one layer")
         for i, (one, other) in enumerate(zip(self.layers[:-1], self.layers[1:], strict=True)):
-            if one.hidden_size != other.input_size:
+            if sizes_of(one)[1] != sizes_of(other)[0]:
                 raise ValueError(
-                    f"layer {i} gives {one.hidden_size} features and layer {i + 1} takes "
-                    f"{other.input_size}: make them equal"
+                    f"layer {i} gives {sizes_of(one)[1]} features and layer {i + 1} takes "
+                    f"{sizes_of(other)[0]}: make them equal"
                 )
             if not gives_sequences(one):
                 raise ValueError(
@@ -155,12 +164,11 @@ class LMUStack(nn.Module):
         Raises:
             TypeError: A layer has no steps, as :class:`lmu.Bidirectional` has none.
         """
+        if is_hooked(self):
+            return step_by_call(self, x, state)
         ended = []
         for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
-            if not hasattr(layer, "step"):
-                raise TypeError(f"{type(layer).__name__} cannot go step by step")
-            step: Any = layer.step
-            y, after = step(self.norms[i](x), before)
+            y, after = step(layer, self.norms[i](x), before)
             ended.append(after)
             x = self._join(i, x, y)
         x = self.last_norm(x)

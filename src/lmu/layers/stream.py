@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lmu.layers._checks import check_input, check_size
 from lmu.layers._engines import Engine, FFTEngine, LMUEngine, Rows, StepsEngine
-from lmu.layers._hidden import TANH
+from lmu.layers._modules import in_evaluation, unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.stack import LMUStack
@@ -19,8 +19,10 @@ class Stream:
     """Run a trained layer step by step on one or many streams, for inference.
 
     ``h = stream(x_t)`` gives the same numbers as the layer over the whole sequence, but checks
-    little, allocates nothing that stays, and reads the layer's weights once, here: call
-    :meth:`refresh` after changing them. An :class:`lmu.LMU` advances its memory once in a block of
+    little, allocates nothing that stays, and reads the weights of an :class:`lmu.LMU` or
+    :class:`lmu.LMUFFT` once, here: call :meth:`refresh` after changing them. Where a weight is not
+    simply there to be read (stacks, cells of yours, hooks, adapters) the modules are called, in
+    evaluation mode, while yours stay in theirs. An :class:`lmu.LMU` advances its memory once in a block of
     some ten steps (see :mod:`lmu.ops.lmu_blocks`). Dropout is off.
 
     Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
@@ -29,7 +31,8 @@ class Stream:
     a stream, until all streams have stepped together for the length of a block.
 
     Args:
-        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`.
+        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`; also compiled, or
+            wrapped for checkpointing or data parallel.
         batch_size: Number of streams that step together.
 
     Raises:
@@ -38,8 +41,11 @@ class Stream:
     """
 
     def __init__(self, layer: LMU | LMUFFT | LMUStack, batch_size: int = 1) -> None:
-        if not isinstance(layer, LMU | LMUFFT | LMUStack):
-            raise TypeError(f"layer must be an LMU, LMUFFT or LMUStack, got {type(layer).__name__}")
+        inner = unwrap(layer)
+        if not isinstance(inner, LMU | LMUFFT | LMUStack):
+            raise TypeError(f"layer must be an LMU, LMUFFT or LMUStack, got {type(inner).__name__}")
+        if any(hasattr(module, "_fsdp_wrapped_module") for module in layer.modules()):
+            raise TypeError("a stream cannot read weights that FSDP shards: gather them first")
         self.layer = layer
         self.batch_size = check_size("batch_size", batch_size)
         self._engine = self._build()
@@ -65,7 +71,7 @@ class Stream:
         rows, shape = None, self._shape
         if streams is not None:
             rows = self._numbers(streams)
-            shape = len(rows), self.layer.input_size
+            shape = len(rows), self._shape[1]
         if x.shape != shape or x.dtype != self._dtype or x.device != self._device:
             self._refuse(x, rows)
         # Nothing here has a graph; entering a context would take as long as a product.
@@ -139,19 +145,19 @@ class Stream:
         self.state = state["state"]
 
     def _build(self) -> Engine:
-        layer = self.layer
+        layer = in_evaluation(unwrap(self.layer))
         weight = layer._like()
         self._shape = torch.Size([self.batch_size, layer.input_size])
         self._device, self._dtype = weight.device, weight.dtype
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
-            if isinstance(layer, LMUFFT):
+            if FFTEngine.fits(layer):
                 return FFTEngine(layer, self.batch_size)
-            if isinstance(layer, LMU) and layer.hidden_cell == TANH and layer._linear_encoder:
+            if LMUEngine.fits(layer):
                 return LMUEngine(layer, self.batch_size)
             return StepsEngine(layer, self.batch_size)
 
     def _refuse(self, x: Tensor, rows: Tensor | None) -> None:
-        check_input(x, ("batch",), self.layer.input_size, self.layer._like())
+        check_input(x, ("batch",), self._shape[1], unwrap(self.layer)._like())
         if rows is not None:
             raise ValueError(f"streams names {len(rows)} streams, got {len(x)} rows of x")
         if len(x) != self.batch_size:

@@ -5,9 +5,10 @@ from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu import LMU_METHODS, choose_lmu, lmu_sequence
 from lmu.ops.lmu_loop import LMUWeights, lmu_step
 from lmu.ops.lmu_operators import Powers, block_length, block_powers
-from lmu.ops.memory import METHODS, Method, choose, final_memory, memory
+from lmu.ops.memory import METHODS, Method, choose, final_memory, final_state, memory
 from lmu.ops.readout import READOUTS, choose_readout, readout
 from lmu.ops.recurrent import memory_step
+from lmu.ops.system import System
 
 __all__ = [
     "LMU_METHODS",
@@ -17,6 +18,7 @@ __all__ = [
     "LMUWeights",
     "Method",
     "Powers",
+    "System",
     "Work",
     "block_length",
     "block_powers",
@@ -24,6 +26,7 @@ __all__ = [
     "choose_lmu",
     "choose_readout",
     "final_memory",
+    "final_state",
     "join_channels",
     "lmu_sequence",
     "lmu_step",

@@ -4,12 +4,38 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def is_transformed() -> bool:
-    """Whether a compiler or ``torch.func`` looks on, which want plain operations."""
-    # There is no public way to ask for the latter.
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """True where only plain operations work: under torch.compile, torch.func or forward-mode AD."""
+    return torch.compiler.is_compiling() or is_differentiated()
+
+
+def is_differentiated() -> bool:
+    """True under a transform of torch.func, and inside of a level of forward-mode AD."""
+    # There is no public way to ask for either.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """True for tensors with values of their own, that may be kept beyond the call.
+
+    Not for those that are meta, fake, made in inference mode, or wrapped by a transform.
+    """
+    return all(
+        type(t) in {Tensor, torch.nn.Parameter}
+        and not (t.is_meta or t.is_inference())
+        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+        and not torch._is_functional_tensor(t)
+        for t in tensors
+    )
+
+
+def is_batched(*tensors: Tensor) -> bool:
+    """True where a vmap runs over one of the tensors, as over batched gradients in backward."""
+    C = torch._C._functorch
+    return any(C.is_legacy_batchedtensor(t) or C.is_batchedtensor(t) for t in tensors)
 
 
 def is_exporting() -> bool:
@@ -25,17 +51,23 @@ def differentiable_backward(
     grads: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that have a graph of their own, from running a plain version of the forward again.
+    """Gradients by plain operations, from running a plain version of the forward again.
 
-    The inputs keep their history, so that derivatives of the gradients reach what they came from.
-    But one input may have come from another, and that path is not this function's: so the plain
-    version is run, and differentiated, on aliases.
+    Where derivatives of the gradients are wanted, the inputs keep their history, so that these
+    reach what they came from. But one input may have come from another, and that path is not this
+    function's: so the plain version is run, and differentiated, on aliases.
     """
-    aliases = [tensor.view_as(tensor) for tensor in inputs]
-    outputs = run(*aliases)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if again:
+            aliases = [tensor.view_as(tensor) for tensor in inputs]
+        else:
+            pairs = zip(inputs, needed, strict=True)
+            aliases = [tensor.detach().requires_grad_(need) for tensor, need in pairs]
+        outputs = run(*aliases)
     wanted = [alias for alias, need in zip(aliases, needed, strict=True) if need]
     found = torch.autograd.grad(
-        outputs, wanted, grads, create_graph=True, allow_unused=True, materialize_grads=True
+        outputs, wanted, grads, create_graph=again, allow_unused=True, materialize_grads=True
     )
     remaining = iter(found)
     return tuple(next(remaining) if need else None for need in needed)

@@ -2,11 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lmu.ops._precision import widen
 from lmu.ops.final import final
-from lmu.theory import apply_power, impulse_response, orbit
+from lmu.ops.recurrence import recurrence
+from lmu.theory import apply_power, apply_powers, impulse_response, orbit
 
+COMPILED = 1 << 13  # the length that chunks are as long for where a compiler looks on
 LARGEST_OPERATOR = 1 << 22  # floats: what is read again and again should stay in the cache
 
 
@@ -16,6 +19,8 @@ def chunk_length(length: int, order: int, rows: int) -> int:
     Short chunks cost less arithmetic, (L + order) * rows per step, long ones fewer sequential
     steps. And building the operator must not cost more than a sequence that uses it.
     """
+    if torch.compiler.is_compiling():
+        length = COMPILED  # one graph for all lengths
     largest = min(LARGEST_OPERATOR // rows, length)
     steps = 16
     while steps < 256 and (2 * steps + order) * 2 * steps <= largest:
@@ -49,13 +54,14 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
     Ad, Bd = widen(Ad), widen(Bd)
     steps = u.shape[2]
     identity = torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)
-    power = apply_power(Ad, identity, steps).to(u.dtype).mT
+    power = apply_power(Ad, identity, steps).to(u.dtype)
     H = impulse_response(Ad, Bd, steps).to(u.dtype)
-    arriving = u[:, :-1].flip(2) @ H.mT
-    states = [m_0]
-    for v in arriving.unbind(1):
-        states.append(torch.addmm(v, states[-1], power))
-    return torch.stack(states, dim=1)
+    # The last chunk's input matters to no state here, but a compiler would tell one chunk from more.
+    given = u if torch.compiler.is_compiling() else u[:, :-1]
+    if given.shape[1] == 0:
+        return m_0.unsqueeze(1)
+    following = recurrence(given.flip(2) @ H.mT, m_0, power, linear=True)
+    return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, : u.shape[1]]
 
 
 def chunked_readout(
@@ -73,8 +79,8 @@ def chunked_readout(
     batch, length = u.shape
     order = len(Bd)
     steps = chunk_length(length, order, len(W))
-    chunks = -(-length // steps)
-    padded = torch.nn.functional.pad(u, (0, chunks * steps - length)).view(batch, chunks, steps)
+    chunks = _number(length, steps)
+    padded = pad(u, (0, chunks * steps - length)).view(batch, chunks, steps)
     start = u.new_zeros(batch, order) if m_0 is None else m_0
     states = chunk_states(padded, Ad, Bd, start)
     operator = chunk_operator(Ad, Bd, W, steps)
@@ -83,9 +89,49 @@ def chunked_readout(
         z = (given @ operator).view(batch, chunks * steps, len(W))
     else:
         z.view(batch * chunks, -1).addmm_(given, operator)
-    rest = u[:, (chunks - 1) * steps :, None]
-    m_n = final(rest, Ad, Bd, states[:, -1:], None).squeeze(1)
-    return z, m_n
+    return z, _last(padded, states, Ad, Bd, length)
+
+
+def _number(length: int, steps: int) -> int:
+    """Chunks of a sequence; where a compiler looks on one more, as it tells one from several."""
+    return -(-length // steps) + torch.compiler.is_compiling()
+
+
+def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
+    """The state (batch, order) after ``length`` steps; arguments as in :func:`chunk_states`."""
+    steps = u.shape[2]
+    last = (length - 1) // steps
+    if not torch.compiler.is_compiling():
+        rest = u[:, last, : length - last * steps, None]
+        return final(rest, Ad, Bd, states[:, last, None], None).squeeze(1)
+    # The same with a mask, as the compiler must not look at the number of steps that are left.
+    Ad, Bd = widen(Ad), widen(Bd)
+    before = states.select(1, last)
+    left = length - last * steps
+    age = left - 1 - torch.arange(steps, device=u.device)
+    H = impulse_response(Ad, Bd, steps).to(u.dtype)[:, age.clamp(min=0)]
+    given = torch.where(age >= 0, u.select(1, last), u.new_zeros(())) @ H.mT
+    exponents = torch.full((len(u),), left, device=u.device)
+    return given + apply_powers(Ad, before.mT, exponents, steps).mT
+
+
+def chunked_final(
+    u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
+) -> Tensor:
+    """Only the last state, from that before the last chunk; the number of chunks may be symbolic.
+
+    Shapes and arguments as :func:`chunked`; returns (batch, channels, order).
+
+    Cost: 2 b c T d FLOPs, besides 2 L d^2 + 2 d^3 log2(L) once with chunks of L = 64 steps.
+    """
+    del H
+    (batch, length, number), order = u.shape, len(Bd)
+    steps = 64
+    chunks = _number(length, steps)
+    padded = pad(u.mT.flatten(0, 1), (0, chunks * steps - length)).view(-1, chunks, steps)
+    start = u.new_zeros(batch * number, order) if m_0 is None else m_0.flatten(0, 1)
+    m = _last(padded, chunk_states(padded, Ad, Bd, start), Ad, Bd, length)
+    return m.unflatten(0, (batch, number))
 
 
 def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lmu.ops._autograd import differentiable_backward
+from lmu.ops._autograd import differentiable_backward, is_batched
 from lmu.ops._precision import no_autocast
 from lmu.ops.fft import fast_length
 
@@ -80,7 +80,8 @@ class FFTReadout(torch.autograd.Function):
         """Gradients of all arguments."""
         dy = grad_outputs[0]
         y, U, KF, *inputs = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a derivative of the gradients is wanted
+        # A derivative of the gradients is wanted, or many gradients at once.
+        if torch.is_grad_enabled() or is_batched(dy):
             return differentiable_backward(plain, inputs, (dy,), ctx.needs_input_grad)
         with no_autocast(dy.device):
             return _backward(dy, y, U, KF, inputs[2], inputs[3], ctx.needs_input_grad[2])

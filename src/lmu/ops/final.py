@@ -1,8 +1,13 @@
 """Only the last state: one matrix product with the impulse response."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from lmu.ops._channels import channels
 from lmu.ops._precision import widen
+from lmu.ops.system import System, system_of
 from lmu.theory import apply_power, impulse_response
 
 
@@ -17,13 +22,69 @@ def final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | Non
 
     Source: Chilkuri & Eliasmith, ICML 2021, equation 25.
     """
-    batch, length, channels = u.shape
+    batch, length, number = u.shape
     if H is None:
         H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
     # Reversing the input is cheaper than reversing H, which is order / batch times as large.
     # One product of two matrices: a batch of vectors against H takes several times as long.
-    m = (u.flip(1).mT.flatten(0, 1) @ H[:, :length].mT).unflatten(0, (batch, channels))
+    m = (u.flip(1).mT.flatten(0, 1) @ H[:, :length].mT).unflatten(0, (batch, number))
     if m_0 is not None:
         columns = m_0.flatten(0, 1).mT
         m = m + apply_power(widen(Ad), columns, length).mT.view_as(m)
     return m
+
+
+# torch.compile takes it as one operator: it could not keep the impulse response from call to call,
+# and would make another graph for each number of powers.
+
+
+@torch.library.custom_op("lmu::final", mutates_args=())
+def compiled_final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
+    """As :func:`final`, of constant dynamics, also of each channel, in one operator."""
+    system, length = system_of(Ad, Bd), u.shape[1]
+    H = _response(system, length, u.dtype)
+    each = channels(u.shape[2], Ad, Bd, H)
+    m = torch.cat([final(u[..., c, None], *ABH[:2], None, ABH[2]) for c, ABH in enumerate(each)], 1)
+    return m if m_0 is None else m + system.advance(m_0, length)
+
+
+@compiled_final.register_fake
+def _(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
+    return u.new_empty(u.shape[0], u.shape[2], Bd.shape[-1])
+
+
+@torch.library.custom_op("lmu::final_backward", mutates_args=())
+def _backward(
+    dm: Tensor, Ad: Tensor, Bd: Tensor, length: int, with_m_0: bool
+) -> tuple[Tensor, Tensor]:
+    system = system_of(Ad, Bd)
+    H = _response(system, length, dm.dtype)
+    each = channels(dm.shape[1], Ad, Bd, H)
+    du = [dm[:, c] @ K[:, :length] for c, (_, _, K) in enumerate(each) if K is not None]
+    dm_0 = system.advance(dm, length, adjoint=True) if with_m_0 else dm.new_empty(0)
+    return torch.stack(du, dim=2).flip(1), dm_0
+
+
+@_backward.register_fake
+def _(dm: Tensor, Ad: Tensor, Bd: Tensor, length: int, with_m_0: bool) -> tuple[Tensor, Tensor]:
+    du = dm.new_empty(dm.shape[0], length, dm.shape[1])
+    return du, torch.empty_like(dm) if with_m_0 else dm.new_empty(0)
+
+
+def _backward_of_compiled(ctx: Any, dm: Tensor) -> tuple[Tensor | None, ...]:
+    du, dm_0 = _backward(dm, *ctx.saved_tensors, ctx.length, ctx.with_m_0)
+    return du, None, None, dm_0 if ctx.with_m_0 else None
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    u, Ad, Bd, m_0 = inputs
+    ctx.length, ctx.with_m_0 = u.shape[1], m_0 is not None
+    ctx.save_for_backward(Ad, Bd)
+
+
+compiled_final.register_autograd(_backward_of_compiled, setup_context=_keep_for_backward)
+
+
+def _response(system: System, length: int, dtype: torch.dtype) -> Tensor:
+    H = system.response(length, dtype)
+    return impulse_response(system.Ad, system.Bd, length).to(dtype) if H is None else H

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lmu.ops._autograd import is_transformed
+from lmu.ops._autograd import is_exporting, is_transformed
 from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu_blocks import blocks
 from lmu.ops.lmu_loop import LMUWeights, loop
@@ -74,8 +74,11 @@ def lmu_sequence(
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
-    if method == "auto":
-        transformed = is_transformed() and not torch.compiler.is_compiling()
+    if method == "auto" and torch.compiler.is_compiling():
+        # Whatever the length, which the compiler should not look at.
+        method = "loop" if is_exporting() else "blocks" if feedback else "parallel"
+    elif method == "auto":
+        transformed = is_transformed()
         channels = len(weights.e_x)
         order, device = m.shape[1] // channels, x.device.type
         work = Work(x.shape[1], order, h.shape[1], x.shape[0], channels, device)

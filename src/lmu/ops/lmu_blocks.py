@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmu.ops._autograd import differentiable_backward
+from lmu.ops._autograd import differentiable_backward, is_batched
 from lmu.ops._precision import no_autocast, widen
 from lmu.ops.lmu_backward import backward
 from lmu.ops.lmu_forward import Saved, forward
@@ -54,7 +54,7 @@ def blocks(
         steps = block_length(h.shape[1], channels)
         wide = block_powers(widen(weights.E), widen(weights.Bd), steps)
         powers = Powers(*(t.to(x.dtype) for t in wide))
-    if length < len(powers.increments):
+    if not torch.compiler.is_compiling() and length < len(powers.increments):
         powers = Powers(powers.increments[: length + 1], powers.H[: length * channels])
     operators = block_operators(weights, powers)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
@@ -85,7 +85,8 @@ class BlockLMU(torch.autograd.Function):
         tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
         saved, inputs = Saved(*tensors[:4]), tensors[4:]
         needed = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():  # a derivative of the gradients is wanted
+        # A derivative of the gradients is wanted, or many gradients at once.
+        if torch.is_grad_enabled() or is_batched(dy, dm):
             return None, *differentiable_backward(plain, inputs, (dy, dm), needed)
         with no_autocast(dy.device):
             x, h_0, _, *operators = inputs
@@ -137,7 +138,7 @@ def _(
     return (
         x.new_empty(batch, length, h_0.shape[1]),
         torch.empty_like(m_0),
-        x.new_empty(number, batch, registers),
+        x.new_empty(number + 1, batch, registers),
         x.new_empty(number + 1, batch, order),
         x.new_empty(steps, *W.shape),
     )

@@ -27,7 +27,7 @@ class Saved(NamedTuple):
     """What backward needs of forward, besides the arguments."""
 
     y: Tensor  # (batch, time, hidden)
-    registers: Tensor  # (blocks, batch, steps * channels): u, that of a block newest first
+    registers: Tensor  # (blocks + 1, batch, steps * channels): u, that of a block newest first
     states: Tensor  # (blocks + 1, batch, order): the memory before and after each block
     R: Tensor  # (steps, width, order), W Ad^s: from the state before a block to its slots
 
@@ -39,7 +39,8 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
     c = len(o.H) // steps
     number = -(-length // steps)
     y = x.new_empty(batch, length, n)
-    registers = x.new_zeros(number, batch, steps * c)
+    # Of one block more than there are: a compiler tells one from several.
+    registers = x.new_zeros(number + 1, batch, steps * c)
     states = x.new_empty(number + 1, batch, m_0.shape[1])
     states[0] = m_0
     W = o.W.expand(steps, -1, -1)
@@ -51,7 +52,7 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
         buffers = [Slots(x, batch, steps, width, n, c) for _ in range(min(2, length // steps))]
         h, m = h_0.contiguous(), states[0]
         for i, (x_b, y_b, m_b, reg) in enumerate(
-            zip(x.split(steps, 1), y.split(steps, 1), states[1:], registers, strict=True)
+            zip(x.split(steps, 1), y.split(steps, 1), states[1:], registers[:-1], strict=True)
         ):
             size = x_b.shape[1]
             whole = size == steps

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmu.ops._loops import Carry, Slices, Stepped, over_time
+
 
 class LMUWeights(NamedTuple):
     """Everything that multiplies a signal in the LMU; all of one dtype and on one device.
@@ -60,8 +62,10 @@ def loop(
     """
     del powers
     u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
-    outputs = []
-    for u_t, h_t in zip(u_x.unbind(1), h_x.unbind(1), strict=True):
-        h, m = lmu_step(u_t, h_t, h, m, weights)
-        outputs.append(h)
-    return torch.stack(outputs, dim=1), h, m
+
+    def step(carry: Carry, slices: Slices) -> Stepped:
+        after = lmu_step(*slices, *carry, weights)
+        return after, after[0]
+
+    (h, m), y = over_time(step, (h, m), (u_x, h_x))
+    return y, h, m

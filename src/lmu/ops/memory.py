@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmu.ops._autograd import is_transformed
+from lmu.ops._autograd import is_differentiated, is_exporting, is_transformed
 from lmu.ops._channels import channels
-from lmu.ops._precision import compute_dtype, no_autocast
+from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.ops.choice import Choice, Work, compare
-from lmu.ops.chunked import chunked
+from lmu.ops.chunked import chunked, chunked_final
 from lmu.ops.fft import fft
-from lmu.ops.final import final
+from lmu.ops.final import compiled_final, final
 from lmu.ops.recurrent import recurrent
 from lmu.ops.reference import reference
+from lmu.ops.system import System
 
 # (u, Ad, Bd, m_0, H) -> all states (batch, time, channels, order) or the last (batch, channels,
 # order), where all arguments but Ad and Bd have the dtype of u, and those have it or a better one.
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     "final": Method(final, all_states=False),
     "fft": Method(fft, all_states=True),
     "chunked": Method(chunked, all_states=True),
+    "chunked_final": Method(chunked_final, all_states=False),
     "recurrent": Method(recurrent, all_states=True),
 }
 
@@ -89,7 +91,9 @@ def memory(
             states; ``H`` comes with an ``Ad`` or ``Bd`` that is being trained.
     """
     check_memory(u, Ad, Bd, m_0, H)
-    if method == "auto":
+    if method == "auto" and torch.compiler.is_compiling():
+        method = "chunked"  # whatever the length, which the compiler should not look at
+    elif method == "auto":
         method = choose(
             work_of(u, Bd),
             all_states=True,
@@ -117,9 +121,27 @@ def final_memory(
 ) -> Tensor:
     """The last state (batch, channels, order) alone; arguments and errors as :func:`memory`."""
     check_memory(u, Ad, Bd, m_0, H)
+    if method == "auto" and torch.compiler.is_compiling():
+        if not (Ad.requires_grad or Bd.requires_grad or is_differentiated() or is_exporting()):
+            with no_autocast(u.device):
+                return compiled_final(u.to(compute_dtype(u.dtype)), Ad, Bd, m_0)
+        method = "chunked_final"
     name = choose(work_of(u, Bd), all_states=False).method if method == "auto" else method
     m = run_method(name, u, Ad, Bd, m_0, H)
     return m[:, -1].clone() if METHODS[name].all_states else m
+
+
+def final_state(u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None) -> Tensor:
+    """The last state (batch, channels, order) of a system, whose impulse response is kept.
+
+    Args:
+        u: Encoded input (batch, time, channels).
+        system: The memory's.
+        m_0: State before the first step (batch, channels, order); zeros if None.
+        likely: A length that is likely to come again.
+    """
+    H = system.response(u.shape[1], compute_dtype(u.dtype), likely)
+    return final_memory(u, widen(system.Ad), widen(system.Bd), m_0, H=H)
 
 
 def work_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Work:

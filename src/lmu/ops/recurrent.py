@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lmu.ops._loops import Carry, Slices, Stepped, over_time
+
 
 def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
     """One step by the increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad - I``.
@@ -32,8 +34,9 @@ def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor |
     E = (Ad - torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)).to(u.dtype)
     Bd = Bd.to(u.dtype)
     m = u.new_zeros(u.shape[0], u.shape[2], len(Bd)) if m_0 is None else m_0
-    states = []
-    for u_t in u.unbind(1):
-        m = memory_step(u_t, m, E, Bd)
-        states.append(m)
-    return torch.stack(states, dim=1)
+
+    def step(carry: Carry, slices: Slices) -> Stepped:
+        m = memory_step(slices[0], carry[0], E, Bd)
+        return (m,), m
+
+    return over_time(step, (m,), (u,))[1]

@@ -1,0 +1,63 @@
+"""Modules of other people's programs: wrapped, hooked, adapted."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# The attribute in which a wrapper holds the module that it calls.
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
+
+def unwrap(module: Any) -> Any:
+    """The module that ``torch.compile``, checkpointing, FSDP and data parallel wrap.
+
+    Ask it for sizes and signatures, but call the wrapper.
+    """
+    while isinstance(module, nn.Module):
+        if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            module = module.module
+            continue
+        inner = [module._modules[name] for name in _WRAPPERS if name in module._modules]
+        if not inner:
+            break
+        module = inner[0]
+    return module
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """True if a call does more than ``forward``: pruning and weight norms make weights in hooks."""
+    own = any(getattr(module, name) for name in _HOOKS)
+    everywhere = any(getattr(torch_module, f"_global{name}") for name in _HOOKS)
+    return own or everywhere
+
+
+def is_simple(linear: Any) -> bool:
+    """True if a call is ``F.linear`` with the weights that are read from the module."""
+    return (
+        type(linear) is nn.Linear
+        and "forward" not in vars(linear)
+        and not is_hooked(linear)
+        and all(type(p) in {nn.Parameter, Tensor} for p in (linear.weight, linear.bias))
+    )
+
+
+def name_of(module: Any) -> str:
+    """What a module is, for a reason in words."""
+    name = type(module).__name__
+    return f"{name} with hooks" if isinstance(module, nn.Module) and is_hooked(module) else name
+
+
+def in_evaluation(module: Any) -> Any:
+    """The module in evaluation mode, sharing its weights, while the module itself stays as it is.
+
+    Not a deep copy: that would double the weights, and pruned modules refuse it.
+    """
+    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
+        return module
+    same = module.__new__(type(module))
+    same.__dict__ = vars(module) | {"training": False}
+    same._modules = {name: in_evaluation(child) for name, child in module._modules.items()}
+    return same

@@ -1,0 +1,138 @@
+"""A recurrence whose inputs are all known beforehand: only the state is sequential."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmu.ops._autograd import (
+    differentiable_backward,
+    is_batched,
+    is_differentiated,
+    is_exporting,
+    is_transformed,
+)
+from lmu.ops._loops import Carry, Slices, Stepped, over_time
+from lmu.ops._precision import no_autocast
+
+
+def recurrence(a: Tensor, h: Tensor, W: Tensor, *, linear: bool = False) -> Tensor:
+    """``y_t = tanh(a_t + W y_{t-1})`` from ``y_{-1} = h``, or without the tanh if ``linear``.
+
+    Shapes: ``a`` (batch, time, size), ``h`` (batch, size), ``W`` (size, size); returns (batch,
+    time, size).
+
+    Cost: 2 b T n^2 FLOPs in T sequential steps, one product and one tanh each.
+    """
+    if not is_transformed():
+        return Recurrence.apply(linear, a, h, W)
+    if is_differentiated() or is_exporting():
+        return plain(linear, a, h, W)[0]
+    return _compiled(a, h, W, linear)
+
+
+def plain(linear: bool, a: Tensor, h: Tensor, W: Tensor) -> tuple[Tensor]:
+    """What :class:`Recurrence` computes, by autograd."""
+
+    def step(carry: Carry, slices: Slices) -> Stepped:
+        z = torch.addmm(slices[0], carry[0], W.mT)
+        y = z if linear else torch.tanh(z)
+        return (y,), y
+
+    return (over_time(step, (h,), (a,))[1],)
+
+
+class Recurrence(torch.autograd.Function):
+    """``(linear, a, h_0, W) -> y``."""
+
+    @staticmethod
+    def forward(linear: bool, a: Tensor, h_0: Tensor, W: Tensor) -> Tensor:
+        """One product and one tanh a step, in place."""
+        return _forward(a, h_0, W, linear)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the output and what the gradients of the weights need."""
+        ctx.linear, *tensors = inputs
+        ctx.save_for_backward(output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of all arguments; that of ``W`` is one product over all steps."""
+        dy = grad_outputs[0]
+        y, *inputs = ctx.saved_tensors
+        # A derivative of the gradients is wanted, or many gradients at once.
+        if torch.is_grad_enabled() or is_batched(dy):
+            needed = ctx.needs_input_grad[1:]
+            run = lambda *tensors: plain(ctx.linear, *tensors)  # noqa: E731
+            return None, *differentiable_backward(run, inputs, (dy,), needed)
+        _, h_0, W = inputs
+        with no_autocast(dy.device):
+            return None, *_gradients(_backward(dy, y, W, ctx.linear), y, h_0, W)
+
+
+def _forward(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
+    y = a.clone(memory_format=torch.contiguous_format)
+    with torch.inference_mode():  # the same kernels, called with less ado
+        # Products with rows of W err less, which adds up where no tanh forgets; else speed counts.
+        to_h = W.mT if linear else W.mT.contiguous()
+        for y_t in y.unbind(1):
+            h = y_t.addmm_(h, to_h)
+            if not linear:
+                h.tanh_()
+    return y
+
+
+def _backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool) -> Tensor:
+    """The gradient of ``a``."""
+    da = dy.clone(memory_format=torch.contiguous_format)
+    with torch.inference_mode():
+        g = None
+        for g_t, y_t in zip(da.unbind(1)[::-1], y.unbind(1)[::-1], strict=True):
+            if g is not None:
+                g_t.addmm_(g, W)
+            if not linear:
+                torch.ops.aten.tanh_backward.grad_input(g_t, y_t, grad_input=g_t)
+            g = g_t
+    return da
+
+
+def _gradients(da: Tensor, y: Tensor, h_0: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    before = torch.cat([h_0[:, None], y[:, :-1]], dim=1)
+    return da, da[:, 0] @ W, da.flatten(0, 1).mT @ before.flatten(0, 1)
+
+
+# torch.compile takes it as one operator; traced, its loop would unroll.
+
+
+@torch.library.custom_op("lmu::recurrence", mutates_args=())
+def _compiled(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
+    return _forward(a, h, W, linear)
+
+
+@torch.library.custom_op("lmu::recurrence_backward", mutates_args=())
+def _compiled_backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool) -> Tensor:
+    return _backward(dy, y, W, linear)
+
+
+@_compiled.register_fake
+def _(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
+    return torch.empty_like(a, memory_format=torch.contiguous_format)
+
+
+@_compiled_backward.register_fake
+def _(dy: Tensor, y: Tensor, W: Tensor, linear: bool) -> Tensor:
+    return torch.empty_like(dy, memory_format=torch.contiguous_format)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, h, W, ctx.linear = inputs
+    ctx.save_for_backward(output, h, W)
+
+
+def _backward_of_compiled(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    y, h, W = ctx.saved_tensors
+    return *_gradients(_compiled_backward(dy, y, W, ctx.linear), y, h, W), None
+
+
+_compiled.register_autograd(_backward_of_compiled, setup_context=_keep_for_backward)

@@ -1,0 +1,199 @@
+"""The discrete system of a memory, and what follows from it, computed once while it is constant."""
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lmu.ops._autograd import is_exporting, is_plain
+from lmu.ops._channels import join_channels
+from lmu.ops._precision import widen
+from lmu.ops.lmu_operators import Powers, block_powers
+from lmu.theory import impulse_response
+
+T = TypeVar("T")
+# A compiler that traces a function cannot read these written out in its signature.
+Joined = tuple[Tensor, Tensor]
+Squares = list[Tensor]
+
+LARGEST_KEPT = 1 << 24  # numbers: a longer impulse response is computed where it is needed
+
+
+class System:
+    """``m_t = Ad m_{t-1} + Bd u_t``, and the values that algorithms derive from it.
+
+    Derived values of a constant system are kept, for the version of ``Ad`` and ``Bd`` that they
+    were made from. Those of a learned one are made at each call, differentiably.
+
+    Args:
+        Ad: (order, order), or (channels, order, order) with dynamics for each channel.
+        Bd: (order,) or (channels, order).
+        constant: Whether nothing here is learned.
+    """
+
+    def __init__(self, Ad: Tensor, Bd: Tensor, *, constant: bool) -> None:
+        self.Ad, self.Bd, self.constant = Ad, Bd, constant
+        self._kept: dict[Hashable, tuple[tuple[int, int], Any]] = {}
+        if constant and is_plain(Ad, Bd):
+            with _lock:
+                _systems[Ad] = weakref.ref(self)
+
+    def increment(self, dtype: torch.dtype | None = None) -> Tensor:
+        """``Ad - I``, by which a recurrence advances the memory; in float64 if no dtype is named.
+
+        For a long window ``Ad`` is close to the identity, and rounding it loses digits that
+        rounding the increment keeps.
+        """
+
+        def make() -> Tensor:
+            Ad = widen(self.Ad)
+            E = Ad - torch.eye(Ad.shape[-1], device=Ad.device, dtype=Ad.dtype)
+            return E if dtype is None else E.to(dtype)
+
+        return self._keep(("increment", dtype), make)
+
+    def joined(self, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """``Ad - I`` (order, order) and ``Bd`` (order, channels) of all channels as one system."""
+
+        def make() -> Joined:
+            E, Bd = join_channels(self.increment().to(dtype), self.Bd.to(dtype), channels)
+            # A view of Bd that is kept would keep Bd.
+            return (E.clone(), Bd.clone()) if self.constant else (E, Bd)
+
+        return self._keep(("joined", channels, dtype), make)
+
+    def response(self, length: int, dtype: torch.dtype, likely: int | None = None) -> Tensor | None:
+        """The impulse response, of ``length`` steps or more; None where it cannot be kept.
+
+        It is kept for the next power of two, in case lengths creep up, unless the length is the
+        one that is ``likely``.
+        """
+        traced = torch.compiler.is_compiling()
+        if not self.constant or traced or self.Bd.numel() * length > LARGEST_KEPT:
+            return None
+        kept = self._found(("response", dtype))
+        if kept is not None and kept.shape[-1] >= length:
+            return kept
+        longest = length if length == likely else 1 << (length - 1).bit_length()
+        return self._make(
+            ("response", dtype), lambda: impulse_response(self.Ad, self.Bd, longest).to(dtype)
+        )
+
+    def powers(self, channels: int, steps: int, dtype: torch.dtype) -> Powers:
+        """The powers that a block of so many steps multiplies, all channels being one system."""
+
+        def make() -> Powers:
+            E, Bd = join_channels(self.increment(), widen(self.Bd), channels)
+            return Powers(*(t.to(dtype) for t in block_powers(E, Bd, steps)))
+
+        if self.constant and torch.compiler.is_compiling() and not is_exporting():
+            like = torch.empty(0, dtype=dtype, device=self.Ad.device)
+            return Powers(*_kept_powers(self.Ad, self.Bd, channels, steps, like))
+        return self._keep(("powers", channels, steps, dtype), make)
+
+    def squares(self, bits: int) -> list[Tensor]:
+        """``Ad^(2^i)`` for at least so many i."""
+        kept = self._found("squares") if self.constant else None
+        if kept is not None and len(kept) >= bits:
+            return kept
+
+        def make() -> Squares:
+            squares = [self.Ad.clone()] if kept is None else list(kept)
+            while len(squares) < bits:
+                squares.append(squares[-1] @ squares[-1])
+            return squares
+
+        return self._make("squares", make) if self.constant else make()
+
+    def advance(self, m: Tensor, steps: int, *, adjoint: bool = False) -> Tensor:
+        """Many steps without input, ``Ad^steps m``, or with ``adjoint`` ``(Ad^T)^steps m``.
+
+        Computed in the dtype of ``Ad``. Differentiable in both.
+
+        Shapes: ``m`` (batch, channels, order).
+
+        Cost: 2 b c d^2 log2(steps) FLOPs, and 2 d^3 log2(steps) for powers; those of a constant
+        system are kept, and take d^2 log2(steps) numbers.
+        """
+        rows = m.transpose(0, 1).to(self.Ad.dtype)
+        for bit, square in enumerate(self.squares(steps.bit_length())):
+            if steps >> bit & 1:
+                rows = rows @ (square if adjoint else square.mT)
+        return rows.transpose(0, 1).to(m.dtype).contiguous()
+
+    def _keep(self, name: Hashable, make: Callable[[], T]) -> T:
+        if not self.constant or torch.compiler.is_compiling():
+            return make()
+        found = self._found(name)
+        return self._make(name, make) if found is None else found
+
+    def _found(self, name: Hashable) -> Any:
+        if torch.compiler.is_compiling():
+            return None
+        version, value = self._kept.get(name, (None, None))
+        return value if version == self._version() else None
+
+    def _make(self, name: Hashable, make: Callable[[], T]) -> T:
+        """Make a value that serves training too, even if this is inference, and keep it.
+
+        What a transform, a tracer or a fake mode has its hands on is not kept.
+        """
+        if torch.compiler.is_compiling():
+            return make()
+        version = self._version()
+        with torch.inference_mode(False), torch.no_grad():
+            value = make()
+        if version is not None and is_plain(
+            *(value if isinstance(value, tuple | list) else [value])
+        ):
+            self._kept[name] = version, value
+        return value
+
+    def _version(self) -> tuple[int, int] | None:
+        """What tells that the matrices were written to; None if that cannot be told."""
+        if not is_plain(self.Ad, self.Bd):
+            return None
+        return self.Ad._version, self.Bd._version
+
+
+# The systems of living layers by their Ad: operators of the compiler are given tensors alone.
+_systems = WeakTensorKeyDictionary()
+_lock = threading.Lock()
+
+
+def system_of(Ad: Tensor, Bd: Tensor | None = None) -> System:
+    """The system of these matrices: that of a layer, whose derived values are kept, or a new one.
+
+    Without ``Bd`` it is good for powers of ``Ad``.
+    """
+    if Bd is None:
+        Bd, same = Ad[..., 0], True
+    else:
+        same = False
+    if torch.compiler.is_compiling() or Ad.requires_grad or Bd.requires_grad:
+        return System(Ad, Bd, constant=False)
+    with _lock:
+        known = _systems.get(Ad)
+    system = None if known is None else known()
+    if system is not None and (same or system.Bd is Bd):
+        return system
+    return System(Ad, Bd, constant=True)
+
+
+@torch.library.custom_op("lmu::block_powers", mutates_args=())
+def _kept_powers(
+    Ad: Tensor, Bd: Tensor, channels: int, steps: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Copies, as an operator's results must be its own."""
+    increments, H = system_of(Ad, Bd).powers(channels, steps, like.dtype)
+    return increments.clone(), H.clone()
+
+
+@_kept_powers.register_fake
+def _(Ad: Tensor, Bd: Tensor, channels: int, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    order = channels * Bd.shape[-1]
+    return like.new_empty(steps + 1, order, order), like.new_empty(steps * channels, order)
