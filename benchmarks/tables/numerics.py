@@ -29,5 +29,5 @@ def euler() -> str:
 
 def _times(value: float | None) -> str:
     if value is None:
-        return "over 1e6"
-    return f"{value:.1e}" if value >= 1000 else f"{value:#.2g}"
+        return "over a million"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

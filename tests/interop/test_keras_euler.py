@@ -120,8 +120,10 @@ def test_files_fill_only_layers_that_take_their_window(tmp_path):
             file[f"layers/lmu/cell/vars/{number}"] = array
         for number, array in enumerate((np.ones((12, 3)), np.ones((3, 3)), np.ones(3))):
             file[f"layers/lmu/cell/hidden_cell/vars/{number}"] = array
-    off = dict.fromkeys(("hidden_to_memory", "memory_to_memory", "input_to_hidden"), False)
-    make = {"hidden_bias": True, "learn_theta": True} | off
+    off: dict[str, Any] = dict.fromkeys(
+        ("hidden_to_memory", "memory_to_memory", "input_to_hidden"), False
+    )
+    make: dict[str, Any] = {"hidden_bias": True, "learn_theta": True} | off
     layer = LMU(2, 3, 12, 100.0, discretizer="euler", **make)
     with pytest.raises(
         ValueError, match=r"theta_inv=0\.1 is no stable .* or discretizer='euler-un"
