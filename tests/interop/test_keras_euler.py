@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 import torch
 
 from lmu import LMU, LMUFFT, LMUCell
-from lmu.interop.keras import from_config, load_weights
+from lmu.interop.keras import from_config, load_keras, load_weights
 from lmu.interop.keras._plans import plan_of
 from lmu.theory import least_theta
 
+MODEL = Path(__file__).parent / "keras_lmu" / "model_c01_lmu_srnn_all_o4.keras"
 F64 = torch.float64
 SHORT = pytest.mark.filterwarnings("ignore:.*lets powers of Ad grow:UserWarning")
 DENSE = {"class_name": "Dense", "config": {"units": 3, "activation": "relu"}}
@@ -111,6 +114,21 @@ def test_a_window_that_was_trained_too_short():
     long = from_config(about, arrays | {"theta_inv": torch.tensor(1 / (bound + 1))})
     assert long.discretizer == "euler"
     assert long.theta == pytest.approx(bound + 1)
+
+
+def test_a_file_whose_memory_is_eulers(tmp_path):
+    with zipfile.ZipFile(MODEL) as archive, zipfile.ZipFile(tmp_path / "it.keras", "w") as written:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "config.json":
+                content = content.replace(b'"discretizer": "zoh"', b'"discretizer": "euler"')
+                content = content.replace(b'"theta": 20', b'"theta": 5.3')
+            written.writestr(name, content)
+    with pytest.warns(UserWarning, match="'lmu_33': Euler's .* order 4 with theta=5.3 lets"):
+        model = load_keras(tmp_path / "it.keras")
+    layer: Any = model.lmu_33
+    assert (layer.discretizer, layer.theta) == ("euler-unchecked", 5.3)
+    assert model(torch.randn(2, 30, 2)).isfinite().all()
 
 
 def test_files_fill_only_layers_that_take_their_window(tmp_path):

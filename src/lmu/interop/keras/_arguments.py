@@ -91,8 +91,10 @@ def policy_of(config: Mapping[str, Any], where: str) -> str | None:
 def dtype_of(config: Mapping[str, Any], where: str) -> torch.dtype | None:
     """The dtype of a layer's parameters, or None; warns if it computes in another one."""
     name = policy_of(config, where)
-    if name is None or not name.startswith("mixed_"):
-        return name and _DTYPES[name]
+    if name is None:
+        return None
+    if name in _DTYPES:
+        return _DTYPES[name]
     warnings.warn(
         f"layer {where!r} computes in {name[6:]} (dtype={name!r}); here in the dtype of its "
         "parameters, unless you call it under torch.autocast",
