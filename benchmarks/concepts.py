@@ -97,7 +97,7 @@ def _best_read_out(order: int, theta: int) -> float:
 
 
 def by_discretizer(order: int = 16) -> dict[str, Any]:
-    """Error of a sine of one cycle against the steps in a window; None where unstable."""
+    """Error of a sine of one cycle against the steps in a window; None where it is refused."""
     steps = [50, 71, 100, 141, 200, 283, 400, 566, 800, 1131, 1600, 2263, 3200]
     lines = {
         name: [

@@ -119,7 +119,7 @@ def by_discretizer(result: dict[str, Any]) -> Figure:
     least = result["least_theta_of_euler"][str(result["order"])]
     axes.axvline(least, color="C2", ls=":", lw=1.2)
     axes.annotate(
-        "euler stable from here", (least, 1), xycoords=("data", "axes fraction"),
+        "euler accepted from here", (least, 1), xycoords=("data", "axes fraction"),
         va="top", fontsize=9, color="C2", xytext=(4, 4), textcoords="offset points",
     )  # fmt: skip
     axes.set(xlabel="θ, steps in a window", ylabel="error / signal", ylim=(3e-7, 3))

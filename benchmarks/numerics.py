@@ -9,12 +9,25 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from lmu.tasks.capacity import band_limited_noise
-from lmu.theory import discretize, legt
+from lmu.theory import discretize, impulse_response, least_theta, legt, noise_gain
 
 OUTPUT = Path(__file__).parent.parent / "results" / "numerics.json"
 WAYS = ("increment", "product", "float32 discretization")
 CASES = ((16, 100), (16, 1_000), (16, 10_000), (16, 100_000), (64, 1_000), (256, 1_000))
 SIGNALS = 8
+EULER = (
+    (1, 0.51),
+    (4, 5.5),
+    (12, 10),
+    (12, 50),
+    (16, 60),
+    (16, 90),
+    (16, 200),
+    (64, 700),
+    (64, 1_600),
+    (256, 2_000),
+)
+EULER += ((256, 6_800), (256, 13_000), (256, 27_000), (468, 19_000), (468, 92_000))
 
 
 def run(Ad: Tensor, Bd: Tensor, u: Tensor, increment: bool) -> Tensor:
@@ -42,10 +55,35 @@ def errors(order: int, theta: int) -> dict[str, float]:
     return {way: ((m - exact).norm() / exact.norm()).item() for way, m in got.items()}
 
 
+def largest(Ad: Tensor, Bd: Tensor, steps: int, block: int = 1024) -> float:
+    """The largest ``|z_i|`` that inputs of size 1 reach: the L1 norm of the impulse response."""
+    H = impulse_response(Ad, Bd, block)
+    ahead = torch.linalg.matrix_power(Ad, block)
+    total = torch.zeros_like(Bd)
+    for _ in range(0, steps, block):
+        total += H.abs().sum(dim=1)
+        H = ahead @ H
+    return (total / (2 * torch.arange(len(Bd)) + 1).sqrt()).max().item()
+
+
+def euler(order: int, theta: float) -> dict[str, float | int | bool | None]:
+    """What the powers of Euler's matrix do, over four windows or 1,024 steps."""
+    Ad, Bd = discretize(*legt(order, float(theta)), "euler-unchecked")
+    found = {
+        "radius": torch.linalg.eigvals(Ad).abs().max().item(),
+        "gain": noise_gain(Ad, Bd, theta),
+        "largest": largest(Ad, Bd, max(1024, int(4 * theta))),
+    }
+    known = {name: value if value < 1e6 else None for name, value in found.items()}
+    accepted = theta > least_theta(order, "euler")
+    return {"order": order, "theta": theta, **known, "accepted": accepted}
+
+
 def main() -> None:
     """Measure all cases and write them."""
     rows = [{"order": o, "theta": t, "errors": errors(o, t)} for o, t in CASES]
-    OUTPUT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    found = {"machine": machine(), "rows": rows, "euler": [euler(o, t) for o, t in EULER]}
+    OUTPUT.write_text(json.dumps(found, indent=2) + "\n")
     sys.stdout.write(f"wrote {OUTPUT.name}\n")
 
 

@@ -34,6 +34,7 @@ TABLES = {
     "mackey-glass": mackey_glass.table,
     "speed-up": speed_up.table,
     "numerics-steps": numerics.steps,
+    "numerics-euler": numerics.euler,
     "concepts-held": concepts.held,
     "concepts-noise": concepts.noise,
     "concepts-euler": concepts.euler,

@@ -28,7 +28,7 @@ def noise() -> str:
 
 
 def euler() -> str:
-    """A row per order: the shortest window that Euler's method keeps stable."""
+    """A row per order: the shortest window that Euler's method accepts."""
     least = record("concepts")["discretizers"]["least_theta_of_euler"]
     rows = ["| order | shortest theta of `euler` | theta / order |", "|--:|--:|--:|"]
     for order, theta in least.items():

@@ -13,3 +13,21 @@ def steps() -> str:
         errors = [f"{error:.0e}" for error in row["errors"].values()]
         rows.append(f"| {row['order']} | {row['theta']:,} | {' | '.join(errors)} |")
     return "\n".join(rows)
+
+
+def euler() -> str:
+    """A row per memory of Euler's: what decides whether it is accepted."""
+    rows = ["| order | theta | spectral radius | noise gain | largest \\|z\\| | accepted |"]
+    rows += ["|--:|--:|--:|--:|--:|---|"]
+    for row in record("numerics")["euler"]:
+        radius, largest = f"{row['radius']:.4f}", _times(row["largest"])
+        accepted = "yes" if row["accepted"] else "no"
+        cells = f"{row['order']} | {row['theta']:,} | {radius} | {_times(row['gain'])}"
+        rows.append(f"| {cells} | {largest} | {accepted} |")
+    return "\n".join(rows)
+
+
+def _times(value: float | None) -> str:
+    if value is None:
+        return "over a million"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -1,6 +1,7 @@
 """The mathematics of the Legendre memory, in float64 on the CPU and free of ``nn.Module``."""
 
 from lmu.theory.discretize import DISCRETIZERS, discretize
+from lmu.theory.euler import noise_gain
 from lmu.theory.impulse import apply_power, apply_powers, impulse_response, orbit
 from lmu.theory.legendre import decode_window, legendre
 from lmu.theory.legt import legt
@@ -17,5 +18,6 @@ __all__ = [
     "least_theta",
     "legendre",
     "legt",
+    "noise_gain",
     "orbit",
 ]

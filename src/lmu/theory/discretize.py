@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lmu.theory.euler import euler, euler_unchecked
+
 Discretizer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -21,25 +23,6 @@ def zoh(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     return block[:order, :order].contiguous(), block[:order, order].contiguous()
 
 
-def euler(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward Euler, ``Ad = I + A, Bd = B``: first order, and stable only for a long window.
-
-    Raises:
-        ValueError: The discrete system is unstable: ``Ad`` has an eigenvalue outside the unit disc.
-
-    Source: Voelker et al., 2019, equation 4 (with a step of 1).
-    """
-    Ad = torch.eye(A.shape[0], dtype=A.dtype, device=A.device) + A
-    radius = torch.linalg.eigvals(Ad).abs().max().item()
-    if radius > 1:
-        raise ValueError(
-            f"Euler's discretization of a Legendre memory of order {A.shape[0]} with this theta is "
-            f"unstable: the spectral radius of Ad is {radius:.4g}, more than 1, so that states "
-            "would grow without bound. Use discretizer='zoh', a larger theta or a smaller order"
-        )
-    return Ad, B.clone()
-
-
 def bilinear(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """Bilinear (trapezoidal) rule, second order and always stable.
 
@@ -51,7 +34,12 @@ def bilinear(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     return solved[:, :-1].contiguous(), solved[:, -1].contiguous()
 
 
-DISCRETIZERS: dict[str, Discretizer] = {"zoh": zoh, "euler": euler, "bilinear": bilinear}
+DISCRETIZERS: dict[str, Discretizer] = {
+    "zoh": zoh,
+    "euler": euler,
+    "euler-unchecked": euler_unchecked,
+    "bilinear": bilinear,
+}
 
 
 def discretize(A: Tensor, B: Tensor, method: str = "zoh") -> tuple[Tensor, Tensor]:
@@ -60,13 +48,14 @@ def discretize(A: Tensor, B: Tensor, method: str = "zoh") -> tuple[Tensor, Tenso
     Args:
         A: (order, order), per time step.
         B: (order,), per time step.
-        method: A key of :data:`DISCRETIZERS`: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        method: A key of :data:`DISCRETIZERS`: ``"zoh"``, ``"euler"``, ``"bilinear"``, or
+            ``"euler-unchecked"``, which builds what ``"euler"`` refuses.
 
     Returns:
         ``Ad`` (order, order) and ``Bd`` (order,), of the dtype of ``A``.
 
     Raises:
-        ValueError: The method is unknown, or it is Euler's and the result is unstable.
+        ValueError: The method is unknown, or it is Euler's and the window is too short.
     """
     if method not in DISCRETIZERS:
         raise ValueError(f"discretizer must be one of {sorted(DISCRETIZERS)}, got {method!r}")

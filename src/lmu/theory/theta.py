@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lmu.theory.discretize import DISCRETIZERS, bilinear
+from lmu.theory.euler import euler_unchecked, least_theta_of_euler
 from lmu.theory.legt import legt
 
 
@@ -41,7 +42,7 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
         theta: Length of the window in time steps, a tensor without axes, best in float64. It must
             be positive and, for Euler's method, at least :func:`least_theta`; that is the caller's
             to ensure, as checking would wait for the device.
-        method: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        method: ``"zoh"``, ``"euler"``, ``"euler-unchecked"`` or ``"bilinear"``.
 
     Returns:
         ``Ad`` (order, order) and ``Bd`` (order,), of the dtype and on the device of ``theta``.
@@ -54,8 +55,8 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
     A, B = (t.to(theta) for t in legt(order, 1.0))
     if method == "bilinear":
         return bilinear(A / theta, B / theta)
-    if method == "euler":
-        return torch.eye(order, dtype=A.dtype, device=A.device) + A / theta, B / theta
+    if method in ("euler", "euler-unchecked"):
+        return euler_unchecked(A / theta, B / theta)
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         Ad = torch.linalg.matrix_exp(A / theta)
     else:
@@ -66,12 +67,8 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
 
 
 def least_theta(order: int, method: str) -> float:
-    """The shortest window, in time steps, that a discretization keeps stable; 0 if any is.
+    """The shortest window, in time steps, that a discretization accepts; 0 if any is.
 
-    Euler's ``I + A / theta`` needs ``|1 + a / theta| <= 1`` for all eigenvalues a of A, that is
-    ``theta >= -|a|^2 / (2 Re a)``.
+    For ``"euler"`` the one at which noise grows tenfold, :func:`lmu.theory.noise_gain`.
     """
-    if method != "euler":
-        return 0.0
-    eigenvalues = torch.linalg.eigvals(legt(order, 1.0)[0])
-    return (-eigenvalues.abs().square() / (2 * eigenvalues.real)).max().item()
+    return least_theta_of_euler(int(order)) if method == "euler" else 0.0

@@ -33,7 +33,7 @@ def units_of(config: Any, where: str) -> int:
             f"layer {where!r} has a hidden cell of the class {kind}; {', '.join(_CLASSES)} can be "
             "imported"
         )
-    return read(config["config"], where, **_CELL_ARGUMENTS)["units"]
+    return read(config["config"], f"{where}/{name_of(config)}", **_CELL_ARGUMENTS)["units"]
 
 
 def hidden_cell(
@@ -43,7 +43,10 @@ def hidden_cell(
     if config is None:
         return {"hidden_size": None, "hidden_cell": None}
     where = f"{where}/{name_of(config)}"
-    kind, o = config["class_name"], read(config["config"], where, **_CELL_ARGUMENTS)
+    kind, o = (
+        check_form(config, where)["class_name"],
+        read(config["config"], where, **_CELL_ARGUMENTS),
+    )
     arguments: dict[str, Any] = {"hidden_size": o["units"]}
     if o["dropout"] or o["recurrent_dropout"]:
         warnings.warn(f"layer {where!r}: its dropout is left out", stacklevel=4)

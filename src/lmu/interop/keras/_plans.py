@@ -160,6 +160,7 @@ def _log_theta(layer: LMU | LMUCell | LMUFFT, w: Named) -> dict[str, Tensor]:
             f"theta_inv={w['theta_inv'].item():g} is no stable window: with "
             f"memory_size={layer.memory_size} and discretizer={layer.discretizer!r} theta must be "
             f"above {layer._least_theta:g}"
+            + (", or discretizer='euler-unchecked'" if layer.discretizer == "euler" else "")
         )
     return {"log_theta": (theta - layer._least_theta).log().expand_as(layer.log_theta)}
 

@@ -1,35 +1,19 @@
 """Building our layers from the arguments of KerasLMU's."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmu.interop.keras._arguments import check_form, name_of, read
-from lmu.interop.keras._hidden import hidden_cell, units_of
+from lmu.interop.keras._arguments import check_form, dtype_of, name_of, read
+from lmu.interop.keras._hidden import hidden_cell
+from lmu.interop.keras._options import read_options
 from lmu.interop.keras._plans import assign, plan_of
 from lmu.layers import LMU, LMUFFT, LMUCell
 
 Config = Mapping[str, Any]
-_CLASSES = ("LMU", "LMUFeedforward", "LMUCell", "RNN")
-
-_DEFAULTS = {
-    "hidden_cell": None,
-    "trainable_theta": False,
-    "hidden_to_memory": False,
-    "memory_to_memory": False,
-    "input_to_hidden": False,
-    "discretizer": "zoh",
-    "kernel_initializer": "glorot_uniform",
-    "use_bias": False,
-    "dropout": 0,
-    "recurrent_dropout": 0,
-    "return_sequences": False,
-    "conv_mode": "fft",
-    "truncate_ir": 1e-4,
-}
+_OF_CELL = {"hidden_cell", "W_x", "W_h", "W_m", "b_h"}
 
 
 def from_config(
@@ -52,7 +36,10 @@ def from_config(
 
     What cannot be the same: a convolution with ``conv_mode="raw"`` cuts off the impulse response,
     ours are exact. Dropout acts in training only, but not just where KerasLMU drops: training goes
-    on by other random numbers and slightly other rules. The dropout of a hidden cell is left out.
+    on by other random numbers and slightly other rules. The dropout of a hidden cell is left out,
+    as are regularizers and constraints. A memory of Euler's method that our layers refuse is built
+    with ``discretizer="euler-unchecked"``, and where its powers explode as an LMU that runs step by
+    step. All of these warn.
 
     Args:
         config: As Keras serializes a layer: ``{"class_name": "LMU", "config": {...}}`` with the
@@ -65,9 +52,10 @@ def from_config(
             ``recurrent_kernel`` (memory_d * order, memory_d), ``hidden.kernel``,
             ``hidden.recurrent_kernel``, ``hidden.bias``, as far as the layer has them. None draws
             initial values as ours do.
-        input_size: Number of input features; needed only if the weights do not tell.
+        input_size: Number of input features; needed only if neither the weights nor the config,
+            by ``input_d`` or ``build_config``, tell it.
         device: Device of the parameters.
-        dtype: Dtype of the parameters.
+        dtype: Dtype of the parameters; None takes that of the config, if it has one.
 
     Raises:
         ValueError: Something has no counterpart here, or a name or shape does not fit.
@@ -80,8 +68,12 @@ def from_config(
         if "kernel" in arrays and arrays["kernel"].ndim != 2:
             raise ValueError(f"kernel must be a matrix, got {tuple(arrays['kernel'].shape)}")
     rows = len(arrays["kernel"]) if arrays and "kernel" in arrays else None
-    factory = {"device": device, "dtype": dtype}
-    layer = build(config, rows, input_size, factory)
+    config = check_form(config, "config")
+    in_config = dtype_of(config, name_of(config))
+    factory = {"device": device, "dtype": dtype or in_config}
+    inverse = (arrays or {}).get("theta_inv", torch.zeros(()))
+    theta = 1 / inverse.item() if inverse.numel() == 1 and inverse.any() else None
+    layer = build(config, rows, input_size, factory, theta)
     if arrays is not None:
         plan = plan_of(layer)
         plan.check(arrays, f"layer {name_of(config)!r}")
@@ -90,58 +82,34 @@ def from_config(
 
 
 def build(
-    config: Config, rows: int | None, input_size: int | None, factory: dict[str, Any]
+    config: Config,
+    rows: int | None,
+    input_size: int | None,
+    factory: dict[str, Any],
+    theta: float | None = None,
 ) -> LMU | LMUFFT | LMUCell:
-    """Build a layer; ``rows`` is the height of its kernel, where it is known."""
-    inner = config = check_form(config, "config")
-    name = name_of(config)
-    if config["class_name"] == "RNN":
-        options = read(config["config"], name, cell=..., return_sequences=False)
-        inner = options["cell"]
-        if not isinstance(inner, Mapping) or inner.get("class_name") != "LMUCell":
-            raise ValueError(f"layer {name!r}: only an RNN around an LMUCell can be imported")
-    elif config["class_name"] not in _CLASSES:
-        raise ValueError(
-            f"layer {name!r} is a {config['class_name']}, not one of {', '.join(_CLASSES)}"
-        )
-    o = read(inner["config"], name, memory_d=..., order=..., theta=..., **_DEFAULTS)
-    o["units"] = units_of(o["hidden_cell"], name)
-    if o["conv_mode"] == "raw" and o["truncate_ir"] is not None:
-        warnings.warn(
-            f"layer {name!r} cuts off its impulse response (truncate_ir={o['truncate_ir']:g}); "
-            "here it is exact, so that outputs differ by about as much",
-            stacklevel=3,
-        )
-    o["return_sequences"] = bool(config["config"].get("return_sequences", False))
-    o["input_size"] = i = _input_size(o, rows, input_size, name)
-    read_out = o["memory_d"] * o["order"] + (i if o["input_to_hidden"] else 0)
-    if config["class_name"] != "LMUCell" and _is_lmu_fft(o, name):
-        return _lmu_fft(o, factory)
-    cell = hidden_cell(o["hidden_cell"], read_out, name, factory)
-    return _lmu(LMUCell if config["class_name"] == "LMUCell" else LMU, o, cell, factory)
-
-
-def _input_size(o: dict[str, Any], rows: int | None, given: int | None, name: str) -> int:
-    """From the height of the kernel, which the fed back hidden state may share."""
-    if o["kernel_initializer"] is None:
-        rows = o["memory_d"]  # the input of the memory is [x; h] itself
-    if rows is None:
-        if given is None:
-            raise ValueError(f"layer {name!r}: input_size must be given, no kernel tells it")
-        return given
-    fed_back = o["units"] if o["hidden_to_memory"] else 0
-    if rows <= fed_back or given not in (None, rows - fed_back):
-        raise ValueError(
-            f"layer {name!r}: a kernel of {rows} rows, {fed_back} of them for the hidden state, "
-            f"does not fit input_size={given if given is not None else 'at least 1'}"
-        )
-    return rows - fed_back
+    """Build a layer; ``rows`` is the height of its kernel, ``theta`` is trained, where known."""
+    o = read_options(config, rows, input_size, theta)
+    name, hidden = o["name"], o["hidden_cell"]
+    read_out = o["memory_d"] * o["order"] + (o["input_size"] if o["input_to_hidden"] else 0)
+    if o["class_name"] != "LMUCell" and _is_lmu_fft(o, name):
+        layer = _lmu_fft(o, factory)
+    else:
+        cell = hidden_cell(hidden, read_out, name, factory)
+        layer = _lmu(LMUCell if o["class_name"] == "LMUCell" else LMU, o, cell, factory)
+    for parameter, value in layer.named_parameters():
+        of_cell = parameter.split(".")[0] in _OF_CELL
+        if o["frozen"] or (of_cell and not hidden["config"].get("trainable", True)):
+            value.requires_grad_(False)
+    return layer
 
 
 def _is_lmu_fft(o: dict[str, Any], name: str) -> bool:
     """Whether a layer is one of [C21]: no feedback, and a read-out with a bias and relu."""
-    cell = o["hidden_cell"]
+    cell = o["hidden_cell"] and check_form(o["hidden_cell"], name)
     if o["hidden_to_memory"] or o["memory_to_memory"] or cell is None:
+        return False
+    if o["method"] == "loop":
         return False
     if cell["class_name"] != "Dense" or (o["kernel_initializer"] is None and o["use_bias"]):
         return False
@@ -188,7 +156,7 @@ def _lmu(
     if identity:
         cell = cell | {"initializers": cell.get("initializers", {}) | _IDENTITY}
     if kind is LMU:
-        cell = cell | {"return_sequences": o["return_sequences"]}
+        cell = cell | {"return_sequences": o["return_sequences"], "method": o["method"]}
     layer = kind(
         o["input_size"],
         memory_size=o["order"],

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmu.interop.keras._arguments import activation, name_of, read
+from lmu.interop.keras._arguments import activation, dtype_of, name_of, read, warn_left_out
 from lmu.interop.keras._files import FilePath, LayerArrays, read_model
 from lmu.interop.keras._hidden import dense
 from lmu.interop.keras._plans import assign, plan_of
@@ -58,7 +58,7 @@ def load_keras(
     Args:
         path: A file saved by Keras 3.
         device: Device of the parameters.
-        dtype: Dtype of the parameters; that of the file is not looked at.
+        dtype: Dtype of the parameters; None takes that of each layer in the file.
 
     Returns:
         The chain, whose input is (batch, time, input_size). Its layers go by their names in Keras:
@@ -82,7 +82,11 @@ def load_keras(
                 f"{', '.join(_BUILDERS)}"
             )
         held = arrays.get(keys[name], LayerArrays(keys[name], name, [], []))
-        module = _BUILDERS[kind](layer, held, {"device": device, "dtype": dtype})
+        in_file = dtype_of(layer, name)
+        factory = {"device": device, "dtype": dtype or in_file}
+        if kind not in _RECURRENT:
+            warn_left_out(layer["config"], name)
+        module = _BUILDERS[kind](layer, held, factory)
         if held.own or held.hidden or next(module.parameters(), None) is not None:
             plan = plan_of(module)
             assign(module, plan, plan.match(held.own, held.hidden, str(held)))
@@ -164,9 +168,9 @@ def _is_frozen(layer: Config) -> bool:
 
 
 def _lmu(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
-    shape = layer.get("build_config", {}).get("input_shape")
     rows = len(held.own[0]) if held.own and held.own[0].ndim == 2 else None
-    return build(layer, rows, shape[-1] if shape and rows is None else None, factory)
+    inverse = [array.item() for array in held.own if array.ndim == 0 and array]
+    return build(layer, rows, None, factory, 1 / inverse[0] if inverse else None)
 
 
 def _dense(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
