@@ -110,7 +110,7 @@ def test_float32_at_high_order(method):
     Ad, Bd = system(case)
     u, m_0 = signals(case, torch.float32)
     states = memory(u.double(), Ad, Bd, m_0.double(), method="reference")[0]
-    bound = 5e-6 if method == "recurrent" else 1e-6  # rounding at each step adds up
+    bound = 5e-6 if method == "recurrent" else 2e-6  # rounding at each step adds up
     for actual, right in zip(run(method, u, Ad, Bd, m_0), (states, states[:, -1]), strict=True):
         if actual is not None:
             assert (actual - right).norm() / right.norm() < bound

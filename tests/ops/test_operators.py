@@ -1,4 +1,4 @@
-"""The schemas of the operators that torch.compile sees; the oldest PyTorch must take them too."""
+"""What torch.compile reads of the package, in words that the oldest PyTorch understands too."""
 
 import ast
 from collections.abc import Iterator
@@ -39,7 +39,9 @@ def operators() -> Iterator[tuple[str, ast.Call, ast.FunctionDef]]:
     """The name, the decorator and the function of every custom operator of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for call in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for call in node.decorator_list:
                 if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("custom_op"):
                     name = ast.literal_eval(call.args[0])
                     yield name.removeprefix("lmu::"), call, node
@@ -63,3 +65,11 @@ def test_oldest_pytorch_can_read_the_schema(call, function):
     types = {ast.unparse(a.annotation) for a in function.args.args if a.annotation}
     returned = ast.unparse(function.returns).removeprefix("tuple[").removesuffix("]")
     assert types | set(returned.split(", ")) <= INFERRED, "pass schema= to custom_op"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_isinstance_takes_tuples(path):
+    """The compiler of PyTorch 2.6 cannot trace ``isinstance(x, A | B)``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            assert not isinstance(node.args[1], ast.BinOp), f"line {node.lineno}: pass a tuple"

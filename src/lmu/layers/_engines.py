@@ -52,7 +52,7 @@ class StepsEngine:
 
     def _fit(self, zeros: State, state: State) -> State:
         if isinstance(zeros, tuple):
-            if not isinstance(state, tuple | list) or len(state) != len(zeros):
+            if not isinstance(state, (tuple, list)) or len(state) != len(zeros):
                 raise TypeError(f"the state must be a tuple of {len(zeros)}, as the stream's is")
             return tuple(self._fit(z, s) for z, s in zip(zeros, state, strict=True))
         if not isinstance(state, Tensor) or state.shape != zeros.shape:

@@ -186,7 +186,7 @@ class LMU(NonlinearLMU):
         check_input(signal, ("batch", "time"), self.input_size, self._like())
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
-            ragged = ragged and ragged._replace(x=signal)
+            ragged = ragged and Ragged(signal, ragged.lengths, ragged.packed)
         y, after = self._run(signal, state) if ragged is None else self._run_ragged(ragged, state)
         if not self.return_sequences:
             return output_of(after[0]).clone(), after

@@ -38,7 +38,7 @@ class Stream:
     """
 
     def __init__(self, layer: LMU | LMUFFT | LMUStack, batch_size: int = 1) -> None:
-        if not isinstance(layer, LMU | LMUFFT | LMUStack):
+        if not isinstance(layer, (LMU, LMUFFT, LMUStack)):
             raise TypeError(f"layer must be an LMU, LMUFFT or LMUStack, got {type(layer).__name__}")
         self.layer = layer
         self.batch_size = check_size("batch_size", batch_size)
