@@ -75,7 +75,7 @@ def sharded(
         warnings.filterwarnings("ignore", ".*returned a view tensor", UserWarning)
         # The compiler's own.
         warnings.filterwarnings("ignore", ".*grad attribute of a Tensor that is not a leaf")
-        warnings.filterwarnings("ignore", ".torch.jit.script", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".torch.jit.script")
         losses = torch.stack(train(model, x))
     dist.all_reduce(losses, group=group)
     weights = {name: weight.full_tensor() for name, weight in model.state_dict().items()}

@@ -11,12 +11,16 @@ from torch.export import Dim
 
 from lmu import LMU, LMUFFT
 from lmu.interop import aoti
+from lmu.interop._trace import can_export
 from lmu.interop.aoti import export_aoti, export_program, has_compiler
 from lmu.models import SequenceClassifier
 
 compiles = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-# PyTorch's own, when it copies an exported program.
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
+pytestmark = [
+    pytest.mark.skipif(not can_export(), reason="this PyTorch cannot export"),
+    # PyTorch's own, when it copies an exported program.
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning"),
+]
 LENGTHS = (1, 2, 16, 63, 64, 65, 128, 129, 200)
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

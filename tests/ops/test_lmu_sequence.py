@@ -209,7 +209,14 @@ def test_parallel_refuses_feedback():
         lmu_sequence(*arguments(1, 2, 1, 2, 2), method="parallel")
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+# It fails in evaluating a condition on sizes that are all symbols.
+old = pytest.mark.skipif(
+    torch.__version__ < "2.7",  # compared as versions, not as text
+    reason="the compiler of PyTorch 2.6 fails on symbolic sizes",
+)
+
+
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=old)])
 def test_blocks_compile_as_one_operator(dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(run("blocks"), fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -222,6 +229,8 @@ def test_blocks_compile_as_one_operator(dynamic):
             torch.testing.assert_close(compiled(*args), equations(*args))
 
 
+# opcheck's own, in PyTorch 2.14.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("wanted", ["x", "weights", "all"])
 def test_blocks_are_a_valid_operator(wanted):
     x, h, m, w = arguments(2, 30, 2, 5, 4)
@@ -267,7 +276,7 @@ for sizes in [(2, 2, 3, 5, 4), (17, 33, 1, 8, 5, 2)]:
     for a, b in zip(t.with_gradients(t.run("triton"), *args), exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
-x, h, m, w = t.arguments(2, 30, 2, 5, 4)
+x, h, m, w = t.arguments(2, 30, 2, 5, 4, dtype=torch.float32)
 given = [x, h, m, *t.block_operators(w, t.block_powers(w.E, w.Bd, 8))]
 for tensor in given:
     tensor.requires_grad_()
@@ -277,7 +286,7 @@ torch.library.opcheck(torch.ops.lmu.blocks.default, (True, *given))
 
 def test_triton_kernels_give_the_same_in_the_interpreter():
     pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": "."}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f".{os.pathsep}src"}
     root = Path(__file__).parent.parent.parent
     command = [sys.executable, "-c", INTERPRETED]
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

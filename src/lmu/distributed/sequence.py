@@ -75,7 +75,7 @@ def sequence_parallel(
                 f"{path or 'the module'} is an {type(part).__name__}, which goes through time step "
                 "by step or both ways: only LMUFFT layers can share time among processes"
             )
-    layers = [part for part in module.modules() if isinstance(part, LMUFFT | LMUStack)]
+    layers = [part for part in module.modules() if isinstance(part, (LMUFFT, LMUStack))]
     if not any(isinstance(layer, LMUFFT) for layer in layers):
         raise ValueError(f"{type(module).__name__} holds no LMUFFT")
     counts = None if steps is None else tuple(int(count) for count in steps)

@@ -69,7 +69,7 @@ def take_apart(model: nn.Module) -> Parts:
         ValueError: The layer has a hidden cell that cannot be exported.
     """
     layer = model.layer if isinstance(model, SequenceClassifier) else model
-    if not isinstance(layer, LMU | LMUFFT):
+    if not isinstance(layer, (LMU, LMUFFT)):
         name = type(layer).__name__
         raise TypeError(f"LMU, LMUFFT and SequenceClassifier over them are exported, got {name}")
     if is_hooked(layer):

@@ -1,5 +1,6 @@
 """Tracing a graph for any batch size and any length, as both file formats need it."""
 
+import inspect
 import logging
 import os
 import warnings
@@ -29,9 +30,15 @@ def trace(
     The graph is made for ``device``, or for the model's if None.
 
     Raises:
+        ImportError: PyTorch is too old.
         TypeError: The model is of a kind that cannot be exported.
         ValueError: The form is unknown, or the layer's hidden cell cannot be exported.
     """
+    if not can_export():
+        raise ImportError(
+            f"PyTorch {torch.__version__} cannot export a model whose batch and time are variable: "
+            "upgrade it (pip install -U torch)"
+        )
     graph = build_graph(model, form, loop)
     device = graph.parts.layer._like().device if device is None else device
     inputs, _ = signature(model, form)
@@ -52,6 +59,12 @@ def trace(
             },
             prefer_deferred_runtime_asserts_over_guards=True,
         )
+
+
+def can_export() -> bool:
+    """Whether this PyTorch exports graphs of variable sizes; 2.6 does not."""
+    arguments = inspect.signature(torch.export.export).parameters
+    return "prefer_deferred_runtime_asserts_over_guards" in arguments
 
 
 def signature(model: nn.Module, form: str) -> tuple[dict[str, Shape], dict[str, Shape]]:

@@ -39,7 +39,7 @@ def check_hidden_cell(cell: object, hidden_size: int | None, read: int) -> int:
     """Return the number of hidden units of a cell that reads ``read`` numbers."""
     if isinstance(cell, str) and cell != TANH:
         raise ValueError(f"hidden_cell must be {TANH!r}, None or a module, got {cell!r}")
-    if cell is not None and not isinstance(cell, str | nn.Module):
+    if cell is not None and not isinstance(cell, (str, nn.Module)):
         raise TypeError(f"hidden_cell must be {TANH!r}, None or a module, got {cell!r}")
     inputs = getattr(cell, "in_features", getattr(cell, "input_size", read))
     if isinstance(cell, nn.Module) and inputs != read:
@@ -85,7 +85,7 @@ def check_cell_state(
     if state is None:
         return None
     if isinstance(cell, nn.LSTMCell):
-        if not isinstance(state, tuple | list) or len(state) != 2:
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
             raise TypeError(
                 "the state must be ((h, c), m), as the hidden cell is an LSTMCell, "
                 f"got {type(state).__name__} in the first place"
@@ -93,7 +93,7 @@ def check_cell_state(
         return tuple(check_state(*part, shape, like) for part in zip("hc", state, strict=True))
     if not recurrent or isinstance(cell, nn.RNNCellBase):
         return check_state("h", state, shape, like)
-    for part in state if isinstance(state, tuple | list) else (state,):
+    for part in state if isinstance(state, (tuple, list)) else (state,):
         # Of the user's own making: the batch at least must fit.
         if isinstance(part, Tensor) and part.shape[:1] != shape[:1]:
             raise ValueError(
@@ -174,7 +174,7 @@ def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) 
 
 def check_pair(state: Any, hint: str = "") -> tuple[Any, Any]:
     """Return a state that is a pair ``(h, m)``; the hint says how to get one."""
-    if not isinstance(state, tuple | list):
+    if not isinstance(state, (tuple, list)):
         raise TypeError(f"the state must be a pair (h, m), got {type(state).__name__}{hint}")
     if len(state) != 2:
         raise TypeError(f"the state must be a pair (h, m), got {len(state)} items{hint}")

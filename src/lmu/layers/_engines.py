@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from lmu.layers._hidden import TANH, output_of
+from lmu.layers._hidden import output_of
 from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
@@ -52,7 +52,7 @@ class StepsEngine:
 
     def _fit(self, zeros: State, state: State) -> State:
         if isinstance(zeros, tuple):
-            if not isinstance(state, tuple | list) or len(state) != len(zeros):
+            if not isinstance(state, (tuple, list)) or len(state) != len(zeros):
                 raise TypeError(f"the state must be a tuple of {len(zeros)}, as the stream's is")
             return tuple(self._fit(z, s) for z, s in zip(zeros, state, strict=True))
         if not isinstance(state, Tensor) or state.shape != zeros.shape:
@@ -113,8 +113,9 @@ class LMUEngine:
     @staticmethod
     def fits(layer: object) -> TypeGuard[LMU]:
         """True for the published recurrence, all of whose weights can be read."""
-        usual = isinstance(layer, LMU) and layer.hidden_cell == TANH and layer._linear_encoder
-        return usual and not is_hooked(layer)
+        if not isinstance(layer, LMU) or is_hooked(layer):
+            return False
+        return isinstance(layer.hidden_cell, str) and layer._linear_encoder
 
     def __init__(self, layer: LMU, batch: int) -> None:
         weights = layer._weights(ones=layer._biased)

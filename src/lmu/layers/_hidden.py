@@ -169,7 +169,7 @@ def is_recurrent(cell: nn.Module | None) -> bool:
 
 def output_of(state: State) -> Tensor:
     """The hidden units in a cell's state: the state, or the first of several tensors."""
-    return output_of(state[0]) if isinstance(state, tuple | list) else state
+    return output_of(state[0]) if isinstance(state, (tuple, list)) else state
 
 
 def size_of(cell: nn.Module | None, memory: int) -> int | None:
@@ -202,7 +202,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def _has_kernel(cell: nn.Module | None, z: Tensor) -> bool:
     """Whether PyTorch runs this very cell over a sequence in one call."""
-    if type(cell) not in {nn.RNNCell, nn.GRUCell, nn.LSTMCell} or "forward" in vars(cell):
+    if type(cell) not in {nn.RNNCell, nn.GRUCell, nn.LSTMCell} or "forward" in cell.__dict__:
         return False
     # A hook must be called at every step: pruning makes weights in one.
     hooked = any(getattr(cell, name) for name in _HOOKS)

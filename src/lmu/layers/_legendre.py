@@ -311,7 +311,7 @@ def initialize(
         ValueError: The layer has no such parameter.
     """
     parameters = dict(layer.named_parameters())
-    if not isinstance(initializers, Mapping | None):
+    if initializers is not None and not isinstance(initializers, Mapping):
         raise TypeError(f"initializers must map names of parameters to functions: {initializers!r}")
     for name, function in (initializers or {}).items():
         if name not in parameters:

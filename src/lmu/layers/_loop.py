@@ -1,6 +1,7 @@
 """The nonlinear LMU with any encoder and hidden cell, one step after another."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -68,9 +69,7 @@ def run_steps(
         (before, h, m), (u_t, x_t, *alive_t) = carry, slices
         with no_autocast(u.device):
             m_n = freeze(memory.step(u_t, before, m, keep), m, *alive_t)
-            if isinstance(cell, Tanh):
-                y, h_n = cell.step(m_n, x_t, h)
-        if isinstance(cell, Module):
+        with no_autocast(u.device) if isinstance(cell, Tanh) else nullcontext():
             y, h_n = cell.step(m_n, x_t, h)
         return (y, freeze(h_n, h, *alive_t), m_n), y
 

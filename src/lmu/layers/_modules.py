@@ -17,7 +17,7 @@ def unwrap(module: Any) -> Any:
     Ask it for sizes and signatures, but call the wrapper.
     """
     while isinstance(module, nn.Module):
-        if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             module = module.module
             continue
         inner = [module._modules[name] for name in _WRAPPERS if name in module._modules]

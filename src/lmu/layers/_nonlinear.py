@@ -187,7 +187,8 @@ class NonlinearLMU(LegendreModule):
     @property
     def _fast(self) -> bool:
         """Whether the recurrence is the published one, which blocks of time can run."""
-        return self.hidden_cell == TANH and self._linear_encoder and not self._drops
+        own = isinstance(self.hidden_cell, str)  # PyTorch 2.6 cannot trace "module == text"
+        return own and self._linear_encoder and not self._drops
 
     @property
     def _linear_encoder(self) -> bool:
@@ -211,7 +212,7 @@ class NonlinearLMU(LegendreModule):
         """
         like, (c, k, n) = self._like(), (self.memory_channels, self.input_size, self.hidden_size)
 
-        def given(weight: Tensor | None, *shape: int) -> Tensor:
+        def given(weight, *shape):  # PyTorch 2.6 cannot trace a function annotated with "|"
             return like.new_zeros(shape) if weight is None else weight
 
         e_x = given(self.e_x, c, k) if self.encode_input else torch.eye(c).to(like)
@@ -231,17 +232,16 @@ class NonlinearLMU(LegendreModule):
 
     def _cell(self) -> Tanh | Module:
         """The hidden cell of the general recurrence."""
-        if self.hidden_cell != TANH:
-            assert not isinstance(self.hidden_cell, str)
-            return Module(
-                self.hidden_cell,
-                self._recurrent,
-                self.input_to_hidden,
-                self.hidden_size,
-                self._like().dtype,
-            )
-        weights = self._weights(ones=True)
-        return Tanh(weights.W_x, weights.W_h, weights.W_m)
+        if isinstance(self.hidden_cell, str):
+            weights = self._weights(ones=True)
+            return Tanh(weights.W_x, weights.W_h, weights.W_m)
+        return Module(
+            self.hidden_cell,
+            self._recurrent,
+            self.input_to_hidden,
+            self.hidden_size,
+            self._like().dtype,
+        )
 
     def _encode(self, x: Tensor) -> Tensor:
         """``e_x x + b_u``, the input's share of u, (..., channels), in the dtype of ``x``."""

@@ -1,13 +1,15 @@
 """Sequences of several lengths in one batch: padding neither influences results nor gradients."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 
-class Ragged(NamedTuple):
+@dataclass
+class Ragged:
     """A padded batch, the lengths in it, and what it was packed in."""
 
     x: Tensor  # (batch, time, ...), zero beyond each length

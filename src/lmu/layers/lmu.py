@@ -174,8 +174,9 @@ class LMU(NonlinearLMU):
             x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: ``(h_0, m_0)`` before the first step, (batch, hidden_size) and (batch,
                 memory_channels * memory_size), or of one sequence for all; zeros if None. Feed
-                back what a call returned to go on with the sequence: the split gives the same numbers as the whole. With a
-                recurrent ``hidden_cell``, ``h_0`` is what its state is.
+                back what a call returned to go on with the sequence: the split gives the same
+                numbers as the whole. With a recurrent ``hidden_cell``, ``h_0`` is what its state
+                is.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything; without a step the state stays as it is.
             resets: Where a sequence starts anew (batch, time): True at the first step that knows

@@ -42,6 +42,7 @@ from lmu.ops._precision import compute_dtype, no_autocast, widen
 from lmu.theory import apply_powers
 
 State = tuple[Tensor, Tensor]
+Started = tuple[Tensor | None, Tensor | None]  # h and m before the first step; None is zero
 Lengths = Tensor | Sequence[int] | None
 
 
@@ -276,7 +277,7 @@ class LMUFFT(LegendreModule):
         return output, (h_n, m_n.flatten(1))
 
     def _run_ragged(
-        self, u: Tensor, x: Tensor, state: State | None, ragged: Ragged
+        self, u: Tensor, x: Tensor, before: Started, ragged: Ragged
     ) -> tuple[Any, Tensor, Tensor]:
         """Outputs, last hidden and last memory state of sequences of several lengths."""
         if self._time is not WHOLE:
@@ -285,7 +286,7 @@ class LMUFFT(LegendreModule):
                 "to one length and drop lengths"
             )
         steps, system = ragged.lengths, self._system()
-        h_0, m_0 = (None, None) if state is None else state
+        h_0, m_0 = before
         # Without input the memory stays at zero: all sequences may as well end together.
         m_n = self._final(align_right(u, steps), None)
         if m_0 is not None:
@@ -401,9 +402,7 @@ class LMUFFT(LegendreModule):
         m = m.flatten(-2).to(x.dtype)
         return torch.relu(self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m))
 
-    def _checked_state(
-        self, batch: int, state: State | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _checked_state(self, batch: int, state: State | None) -> Started:
         """``h`` and ``m`` (batch, channels, order), in the dtype that they are computed in."""
         if state is None:
             return None, None
@@ -417,6 +416,6 @@ class LMUFFT(LegendreModule):
 
     def _like(self) -> Tensor:
         # An adapter or a quantized module may have something else of this name.
-        weight = getattr(self.W_h, "weight", None)
+        weight: Any = getattr(self.W_h, "weight", None)
         fits = isinstance(weight, Tensor) and weight.is_floating_point()
         return weight if fits else self._anchor

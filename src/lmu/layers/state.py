@@ -11,7 +11,7 @@ State = Any  # a Tensor, or a tuple of states; the alias cannot name itself
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
     """Apply a function to each tensor of a state, or to those of several alike; None stays None."""
     first = states[0]
-    if isinstance(first, tuple | list):
+    if isinstance(first, (tuple, list)):
         return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
     return None if first is None else function(*states)
 

@@ -22,8 +22,8 @@ class Stream:
     little, allocates nothing that stays, and reads the weights of an :class:`lmu.LMU` or
     :class:`lmu.LMUFFT` once, here: call :meth:`refresh` after changing them. Where a weight is not
     simply there to be read (stacks, cells of yours, hooks, adapters) the modules are called, in
-    evaluation mode, while yours stay in theirs. An :class:`lmu.LMU` advances its memory once in a block of
-    some ten steps (see :mod:`lmu.ops.lmu_blocks`). Dropout is off.
+    evaluation mode, while yours stay in theirs. An :class:`lmu.LMU` advances its memory once in a
+    block of some ten steps (see :mod:`lmu.ops.lmu_blocks`). Dropout is off.
 
     Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
     the others stand still. That costs a gather and a scatter of their states; an :class:`lmu.LMU`
@@ -42,7 +42,7 @@ class Stream:
 
     def __init__(self, layer: LMU | LMUFFT | LMUStack, batch_size: int = 1) -> None:
         inner = unwrap(layer)
-        if not isinstance(inner, LMU | LMUFFT | LMUStack):
+        if not isinstance(inner, (LMU, LMUFFT, LMUStack)):
             raise TypeError(f"layer must be an LMU, LMUFFT or LMUStack, got {type(inner).__name__}")
         if any(hasattr(module, "_fsdp_wrapped_module") for module in layer.modules()):
             raise TypeError("a stream cannot read weights that FSDP shards: gather them first")

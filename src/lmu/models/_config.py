@@ -30,14 +30,14 @@ def describe(value: Any) -> Any:
     Raises:
         ValueError: It is nothing that :func:`build` could make again.
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if type(value) in {nn.Sequential, nn.ModuleList} and _numbered(value):
         kind = "nn.Sequential" if type(value) is nn.Sequential else "list"
         return {"class": kind, "items": [describe(item) for item in value]}
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
     for name, function in FUNCTIONS.items():
         if value is function:

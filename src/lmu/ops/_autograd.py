@@ -1,10 +1,13 @@
 """What the hand-written backward passes share."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_transformed() -> bool:
@@ -23,19 +26,19 @@ def is_plain(*tensors: Tensor) -> bool:
 
     Not for those that are meta, fake, made in inference mode, or wrapped by a transform.
     """
+    wrapped, functional = _FUNCTORCH.is_functorch_wrapped_tensor, torch._is_functional_tensor  # pyright: ignore[reportPrivateImportUsage]
     return all(
         type(t) in {Tensor, torch.nn.Parameter}
         and not (t.is_meta or t.is_inference())
-        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-        and not torch._is_functional_tensor(t)
+        and not (wrapped(t) or functional(t))
         for t in tensors
     )
 
 
 def is_batched(*tensors: Tensor) -> bool:
     """True where a vmap runs over one of the tensors, as over batched gradients in backward."""
-    C = torch._C._functorch
-    return any(C.is_legacy_batchedtensor(t) or C.is_batchedtensor(t) for t in tensors)
+    legacy, batched = _FUNCTORCH.is_legacy_batchedtensor, _FUNCTORCH.is_batchedtensor
+    return any(legacy(t) or batched(t) for t in tensors)
 
 
 def is_exporting() -> bool:

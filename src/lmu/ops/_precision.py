@@ -25,7 +25,12 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
 
 def is_autocast(device: torch.device) -> bool:
     """Whether tensors of the device are narrowed; never on those, such as meta, that lack it."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@torch.compiler.assume_constant_result  # PyTorch 2.6 cannot trace it
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
 
 
 def widen(tensor: Tensor) -> Tensor:

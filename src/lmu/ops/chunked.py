@@ -56,7 +56,7 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
     identity = torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)
     power = apply_power(Ad, identity, steps).to(u.dtype)
     H = impulse_response(Ad, Bd, steps).to(u.dtype)
-    # The last chunk's input matters to no state here, but a compiler would tell one chunk from more.
+    # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
     given = u if torch.compiler.is_compiling() else u[:, :-1]
     if given.shape[1] == 0:
         return m_0.unsqueeze(1)

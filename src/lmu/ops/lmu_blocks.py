@@ -144,7 +144,13 @@ def _(
     )
 
 
-@torch.library.custom_op("lmu::blocks_backward", mutates_args=())
+# PyTorch 2.6 infers no schema from Sequence[Tensor] and list[Tensor].
+@torch.library.custom_op(
+    "lmu::blocks_backward",
+    mutates_args=(),
+    schema="(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, bool kernels)"
+    " -> Tensor[]",
+)
 def _compiled_backward(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
     needed: Sequence[bool], kernels: bool,

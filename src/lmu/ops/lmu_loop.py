@@ -64,7 +64,8 @@ def loop(
     u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
 
     def step(carry: Carry, slices: Slices) -> Stepped:
-        after = lmu_step(*slices, *carry, weights)
+        (u_t, h_t), (h, m) = slices, carry
+        after = lmu_step(u_t, h_t, h, m, weights)
         return after, after[0]
 
     (h, m), y = over_time(step, (h, m), (u_x, h_x))

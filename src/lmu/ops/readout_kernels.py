@@ -25,6 +25,7 @@ def kernels_readout(
 
     Raises:
         ImportError: triton is not installed.
+        TypeError: The tensors are float64, and triton is too old for that.
         ValueError: The tensors are not on a CUDA device.
     """
     del H
@@ -74,13 +75,14 @@ def readout_chunks_backward(
 
 
 def _kernels(given: Tensor) -> Any:
-    from lmu.ops.triton import readout
+    from lmu.ops.triton import readout, slots
 
     if given.device.type != "cuda" and readout.compiled():
         raise ValueError(
             f"method 'triton' needs CUDA tensors, got tensors on {given.device}: move the layer "
             "and its input to a GPU, or choose another method"
         )
+    slots.check_product(given.dtype)
     return readout
 
 

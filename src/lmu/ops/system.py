@@ -147,9 +147,8 @@ class System:
         version = self._version()
         with torch.inference_mode(False), torch.no_grad():
             value = make()
-        if version is not None and is_plain(
-            *(value if isinstance(value, tuple | list) else [value])
-        ):
+        parts: Any = value if isinstance(value, (tuple, list)) else (value,)
+        if version is not None and is_plain(*parts):
             self._kept[name] = version, value
         return value
 

@@ -96,12 +96,7 @@ def _check_slots(slots: Tensor, hidden: int) -> tuple[int, int, int]:
             f"slots must be float32 or float64, got {slots.dtype}; convert all arguments, "
             "or run the steps in PyTorch"
         )
-    if slots.dtype == torch.float64 and _triton_version() < FLOAT64_SINCE:
-        raise TypeError(
-            f"triton {triton.__version__} cannot multiply float64; upgrade to triton "
-            f"{'.'.join(map(str, FLOAT64_SINCE))} or later, use float32, or run the steps in "
-            "PyTorch"
-        )
+    check_product(slots.dtype)
     if slots.device.type != "cuda" and _compiled():
         raise ValueError(
             f"the kernels need CUDA tensors, got slots on {slots.device}; move all arguments to a "
@@ -132,6 +127,15 @@ def _check(
         raise ValueError(
             f"{name} must {'have contiguous rows' if rows_only else 'be contiguous'}, "
             f"got strides {t.stride()}; pass {name}.contiguous() and keep the result"
+        )
+
+
+def check_product(dtype: torch.dtype) -> None:
+    """Refuse a dtype that this triton cannot multiply."""
+    if dtype == torch.float64 and _triton_version() < FLOAT64_SINCE:
+        raise TypeError(
+            f"triton {triton.__version__} cannot multiply float64; upgrade to triton "
+            f"{'.'.join(map(str, FLOAT64_SINCE))} or later, use float32, or choose another method"
         )
 
 
