@@ -1,7 +1,9 @@
 """Argument checks. Messages give the value, what was expected and the fix."""
 
+import copy
 from collections.abc import Sequence
 from numbers import Integral, Real
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -68,11 +70,37 @@ def check_parts(cell: nn.Module, like: Tensor) -> None:
             )
 
 
-def check_function(name: str, value: Any) -> Any:
-    """Return ``value`` if it can be called, or is None."""
+def check_activation(value: Any) -> Any:
+    """Return an encoder's activation if it can be called, or is None."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a function such as torch.tanh, or None, got {value!r}")
+        raise TypeError(
+            f"encoder_activation must be a function such as torch.tanh, or None, got {value!r}"
+        )
     return value
+
+
+def has_state(function: Any) -> bool:
+    """True if a function gives another answer when it is asked again, as a spiking neuron does.
+
+    A copy is asked, in evaluation mode, with the same random numbers each time.
+    """
+    if function is None or isinstance(function, (FunctionType, BuiltinFunctionType)):
+        return False  # nothing to copy
+    like = next(iter(function.parameters()), None) if isinstance(function, nn.Module) else None
+    size = getattr(function, "num_parameters", 1)  # of nn.PReLU: one for each channel
+    x = torch.logspace(-2, 1, 16).mul(torch.tensor([1.0, -1.0]).repeat(8)).outer(torch.ones(size))
+    x = x if like is None else x.to(like)
+    try:
+        function = copy.deepcopy(function)
+        function = function.eval() if isinstance(function, nn.Module) else function
+        answers = []
+        for _ in range(4):
+            with torch.random.fork_rng([]), torch.inference_mode(False), torch.no_grad():
+                torch.manual_seed(0)
+                answers.append(function(x.clone()).clone())
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False  # another shape is wanted: what the layer gives it shall tell
+    return not all(torch.equal(answers[0], answer) for answer in answers[1:])
 
 
 def check_cell_state(
@@ -129,7 +157,7 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
 def check_sequence(x: Tensor, input_size: int, like: Tensor) -> None:
     """Check a sequence (batch, time, input_size), which no tracer of one length may record."""
     check_input(x, ("batch", "time"), input_size, like)
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         raise RuntimeError(
             "torch.jit.trace would record this one length of sequence: use torch.export, "
             "torch.onnx.export(dynamo=True) or lmu.interop, which keep it variable"

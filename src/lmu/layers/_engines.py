@@ -269,7 +269,9 @@ class FFTEngine:
 
     def _step(self, x: Tensor, before: Columns, after: Columns) -> Tensor:
         u = x if self.W_u is None or self.b_u is None else torch.addmm(self.b_u, x, self.W_u)
-        u = u if self.encode is None else self.encode(u)
+        if self.encode is not None:
+            # One in place must not write to the caller's input.
+            u = self.encode(u.clone() if self.W_u is None else u)
         for u_c, m, m_n, E, Bd in zip(
             u.split(1, dim=1), before.channels, after.channels, self.E, self.Bd, strict=True
         ):

@@ -1,5 +1,8 @@
 """What all layers share: the discrete Legendre system, as constants or parameters."""
 
+import math
+import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,9 +12,12 @@ from torch import Tensor, nn
 from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.layers._foreign import translate
 from lmu.ops import System
-from lmu.ops._autograd import is_plain, is_transformed
+from lmu.ops._autograd import is_batched, is_differentiated, is_plain, is_transformed
 from lmu.ops._precision import power_dtype
 from lmu.theory import decode_window, discretize, discretize_theta, least_theta, legt
+
+# Layers that there are, to tell whether an ensemble may be of several thetas.
+_living: "weakref.WeakSet[LegendreModule]" = weakref.WeakSet()
 
 
 class LegendreModule(nn.Module):
@@ -23,6 +29,8 @@ class LegendreModule(nn.Module):
     broadcast, average and cast. A tensor that is assigned to ``layer.Ad`` replaces the constant.
     With ``learn_theta`` there is only the parameter ``log_theta``.
     """
+
+    _version = 2  # of the state_dict; since 2 Euler's least theta is another
 
     Ad: Tensor
     Bd: Tensor
@@ -61,6 +69,7 @@ class LegendreModule(nn.Module):
         self._exact = exact if is_plain(*exact.values()) else None
         self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
         self._forget()
+        _living.add(self)
 
     @property
     def theta(self) -> float | tuple[float, ...]:
@@ -70,9 +79,19 @@ class LegendreModule(nn.Module):
         """
         if not self.learn_theta or self.log_theta.is_meta:
             return self._theta
-        theta: Any = self._current_theta()
-        values = (theta.full_tensor() if self._sharded else theta).tolist()
-        return tuple(values) if isinstance(values, list) else values
+        log_theta: Any = self.log_theta.detach()
+        log_theta = (log_theta.full_tensor() if self._sharded else log_theta).cpu()
+        values = self._theta_of(log_theta).reshape(-1)
+        shown = tuple(map(self._shown, values.tolist(), log_theta))
+        return shown if isinstance(self._theta, tuple) else shown[0]
+
+    def _shown(self, theta: float, log_theta: Tensor) -> float:
+        """The shortest number that makes the same parameter: 10 and not 10.00000032."""
+        for digits in range(1, 17):
+            short = float(f"{theta:.{digits}g}")
+            if short > self._least_theta and log_theta == math.log(short - self._least_theta):
+                return short
+        return theta
 
     @property
     def _sharded(self) -> bool:
@@ -80,11 +99,14 @@ class LegendreModule(nn.Module):
         return hasattr(self.log_theta, "full_tensor")
 
     def _current_theta(self) -> Tensor:
+        theta = self._theta_of(self.log_theta)
+        return theta if isinstance(self._theta, tuple) else theta[0]
+
+    def _theta_of(self, log_theta: Tensor) -> Tensor:
         # Above the bound by construction, so that the system stays stable whatever is learned.
         # And far from where exp() leaves the numbers: training may push as hard as it likes.
-        log_theta = self.log_theta.to(power_dtype(self.log_theta.device)).clamp(-50, 50)
-        theta = self._least_theta + log_theta.exp()
-        return theta if isinstance(self._theta, tuple) else theta[0]
+        log_theta = log_theta.to(power_dtype(log_theta.device)).clamp(-50, 50)
+        return self._least_theta + log_theta.exp()
 
     @property
     def _constant(self) -> bool:
@@ -125,9 +147,9 @@ class LegendreModule(nn.Module):
         return name in learned and not self.__dict__.get(learned[name], False)
 
     def __getattr__(self, name: str) -> Any:
-        return (
-            getattr(self._system(), name) if self._is_constant(name) else super().__getattr__(name)
-        )
+        if not self._is_constant(name):
+            return super().__getattr__(name)
+        return getattr(self._system() if self.learn_theta else self._placed(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_constant(name):
@@ -136,7 +158,7 @@ class LegendreModule(nn.Module):
             super().__setattr__(name, value)
 
     def _replace(self, name: str, value: Any) -> None:
-        """Compute with another constant matrix; theta then no longer tells what the memory holds."""
+        """Compute with another constant matrix; theta then no longer tells what is remembered."""
         exact = self._matrices()
         shape = exact[name].shape
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
@@ -153,6 +175,8 @@ class LegendreModule(nn.Module):
         The latter is kept without gradients until theta has another value: steps of a stream want
         it again and again.
         """
+        if is_differentiated() and not self.learn_theta and is_batched(self._like()):
+            self._warn_of_thetas()
         if self._constant:
             return self._placed()
         if not self.learn_theta:
@@ -189,6 +213,25 @@ class LegendreModule(nn.Module):
                 self._systems = self._systems | {device: system}  # at once, for other threads
         return system
 
+    def _warn_of_thetas(self) -> None:
+        """Say so if the members of an ensemble may have been built with different thetas."""
+
+        def kind(layer: LegendreModule) -> tuple[Any, ...]:
+            return type(layer), *(parameter.shape for parameter in layer.parameters())
+
+        if not is_plain(*self._matrices().values()):
+            return  # stacked with the parameters, one for each member
+        mine = self._theta, self.discretizer
+        alike = [layer for layer in list(_living) if kind(layer) == kind(self)]
+        if any((layer._theta, layer.discretizer) != mine for layer in alike):
+            warnings.warn(
+                f"all members of this ensemble compute with theta={self._name_theta()} of the "
+                "module that is called, but there are layers alike with another theta, which "
+                "torch.func.stack_module_state does not collect. If they are the members, stack "
+                "'Ad' and 'Bd' of each into the buffers too, or build them with learn_theta=True",
+                stacklevel=2,
+            )
+
     def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
         r"""Read the window out of a memory state: what went into the memory, so many steps ago.
 
@@ -200,7 +243,8 @@ class LegendreModule(nn.Module):
         Args:
             m: Memory states (..., memory_channels * memory_size).
             delays: Steps ago (points,), within -1/2 and theta - 1/2 and not only whole ones; 0 is
-                the newest input. All whole ones of the shortest window if None.
+                the newest input. Or (..., points), with delays for each row of ``m``. All whole
+                ones of the shortest window if None.
 
         Returns:
             The encoded inputs u (..., points, memory_channels).
@@ -221,8 +265,11 @@ class LegendreModule(nn.Module):
         if delays is None:
             delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
         steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
-        if steps.ndim != 1:
-            raise ValueError(f"delays must have the shape (points,), got {tuple(steps.shape)}")
+        if steps.ndim != 1 and steps.shape[:-1] != m.shape[:-1]:
+            raise ValueError(
+                f"delays must have the shape (points,), or {(*m.shape[:-1], 'points')} for each "
+                f"row of m, got {tuple(steps.shape)}"
+            )
         if steps.numel() and not (-0.5 <= steps.min() <= steps.max() <= min(windows) - 0.5):
             raise ValueError(
                 f"delays must lie within -0.5 and {min(windows) - 0.5:g} steps, the window, got "
@@ -271,6 +318,7 @@ class LegendreModule(nn.Module):
             )
         super().__setstate__(state)
         self._place()
+        _living.add(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
         super()._apply(fn, recurse)
@@ -281,6 +329,13 @@ class LegendreModule(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        version = args[0].get("version") if args[0] else self._version
+        if self.discretizer == "euler" and self.learn_theta and version != self._version:
+            args[-1].append(
+                f"{prefix}log_theta is log(theta - b) with the least theta b that Euler's method "
+                "allowed when it was saved, which is another now: set it to "
+                f"log(theta - {self._least_theta:g})"
+            )
         name = f"theta={self._name_theta()} and discretizer={self.discretizer!r}"
         translate(state_dict, prefix, self._matrices(), self._parameters, args[-1], name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -34,14 +34,14 @@ class Memory(NamedTuple):
 
     def step(
         self, u: Tensor, h: Tensor, m: Tensor, keep: tuple[Tensor | None, Tensor | None]
-    ) -> Tensor:
-        """The next state (batch, order), from the input's share of u (batch, channels)."""
+    ) -> tuple[Tensor, Tensor]:
+        """The input (batch, channels), from the input's share of it, and the next state."""
         for state, encoder, mask in ((h, self.e_h, keep[0]), (m, self.e_m, keep[1])):
             if encoder is not None:
                 fed = state.to(u.dtype)
                 u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
         u = u if self.activation is None else self.activation(u)
-        return torch.addmm(torch.addmm(m, u, self.Bd.mT), m, self.E.mT)
+        return u, torch.addmm(torch.addmm(m, u, self.Bd.mT), m, self.E.mT)
 
 
 def run_steps(
@@ -53,6 +53,8 @@ def run_steps(
     cell: Tanh | Module,
     hidden: int,
     alive: Tensor | None = None,
+    *,
+    record: bool = False,
 ) -> tuple[Tensor, State, Tensor]:
     """Outputs of all steps (batch, time, hidden), and the last state of the cell and the memory.
 
@@ -61,6 +63,7 @@ def run_steps(
     Shapes: ``u`` (batch, time, channels), the input's share of the memory's input; ``x`` (batch,
     time, input); ``h`` the cell's state or None; ``m`` (batch, order). Where ``alive`` (batch,
     time, 1) is False there is padding: outputs mean nothing there, and states stay as they are.
+    With ``record`` an output is ``[y_t | m_t | u_t]``, in the dtype of the memory.
     """
     before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
     keep = memory.masks(before, m)
@@ -68,10 +71,12 @@ def run_steps(
     def step(carry: Carry, slices: Slices) -> Stepped:
         (before, h, m), (u_t, x_t, *alive_t) = carry, slices
         with no_autocast(u.device):
-            m_n = freeze(memory.step(u_t, before, m, keep), m, *alive_t)
+            u_t, m_n = memory.step(u_t, before, m, keep)
+            m_n = freeze(m_n, m, *alive_t)
         with no_autocast(u.device) if isinstance(cell, Tanh) else nullcontext():
             y, h_n = cell.step(m_n, x_t, h)
-        return (y, freeze(h_n, h, *alive_t), m_n), y
+        output = torch.cat([y.to(m_n), m_n, u_t], dim=1) if record else y
+        return (y, freeze(h_n, h, *alive_t), m_n), output
 
     xs = (u, x) if alive is None else (u, x, alive)
     (_, h, m), y = over_time(step, (before, h, m), xs)

@@ -40,8 +40,13 @@ def is_simple(linear: Any) -> bool:
         type(linear) is nn.Linear
         and "forward" not in vars(linear)
         and not is_hooked(linear)
-        and all(type(p) in {nn.Parameter, Tensor} for p in (linear.weight, linear.bias))
+        and all(_is_dense(p) for p in (linear.weight, linear.bias))
     )
+
+
+def _is_dense(weight: Any) -> bool:
+    """Not for None, and tensors that are made of others: sharded, quantized."""
+    return isinstance(weight, Tensor) and not hasattr(weight, "__tensor_flatten__")
 
 
 def name_of(module: Any) -> str:

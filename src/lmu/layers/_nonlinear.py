@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu.layers._checks import (
+    check_activation,
     check_cell_state,
     check_dtype,
     check_flag,
-    check_function,
     check_hidden_cell,
     check_input,
     check_pair,
@@ -20,6 +20,7 @@ from lmu.layers._checks import (
     check_probability,
     check_size,
     check_state,
+    has_state,
 )
 from lmu.layers._hidden import TANH, Module, Tanh, is_recurrent
 from lmu.layers._legendre import LegendreModule, initialize
@@ -83,7 +84,8 @@ class NonlinearLMU(LegendreModule):
         self.encode_input = check_flag("encode_input", encode_input)
         self.memory_bias = check_flag("memory_bias", memory_bias)
         self.hidden_bias = check_flag("hidden_bias", hidden_bias)
-        self.encoder_activation = check_function("encoder_activation", encoder_activation)
+        self.encoder_activation = check_activation(encoder_activation)
+        self._stateful = has_state(encoder_activation)
         self.dropout = check_probability("dropout", dropout)
         self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
         self._state_size = memory_channels * memory_size
@@ -197,6 +199,8 @@ class NonlinearLMU(LegendreModule):
     @property
     def _coupled(self) -> bool:
         """Whether the memory's input depends on states in a way that must go step by step."""
+        if self._stateful:  # it must see one step after another
+            return True
         bent = self.memory_channels > 1 or not self._linear_encoder or self._drops
         return self.hidden_to_memory or (self.memory_to_memory and bent)
 
@@ -249,7 +253,7 @@ class NonlinearLMU(LegendreModule):
         return u if self.b_u is None else u + self.b_u.to(x.dtype)
 
     def _activate(self, u: Tensor, x: Tensor) -> Tensor:
-        """The encoder's activation, which must not write to the caller's input if it is in place."""
+        """The encoder's activation; one in place must not write to the caller's input."""
         if self.encoder_activation is None:
             return u
         return self.encoder_activation(u.clone() if u is x else u)
@@ -278,7 +282,13 @@ class NonlinearLMU(LegendreModule):
         return y.clone(), (h, m)  # writing to the output must not change the state
 
     def _loop(
-        self, x: Tensor, h: State, m: Tensor, alive: Tensor | None = None
+        self,
+        x: Tensor,
+        h: State,
+        m: Tensor,
+        alive: Tensor | None = None,
+        *,
+        record: bool = False,
     ) -> tuple[Tensor, State, Tensor]:
         """Any recurrence, one step after another: outputs (batch, time, hidden), and the state."""
         like, cell = self._like(), self._cell()
@@ -289,11 +299,14 @@ class NonlinearLMU(LegendreModule):
         memory = Memory(E, Bd, e_h, e_m, self.encoder_activation, drop)
         with no_autocast(x.device):
             u = self._encode(x)
+        # An activation that works in place must not write to the caller's input.
+        u = u.clone() if u is x and self.encoder_activation is not None else u
+        n = self.hidden_size
         if isinstance(cell, Module):
-            return run_steps(u, x, h, m, memory, cell, self.hidden_size, alive)
+            return run_steps(u, x, h, m, memory, cell, n, alive, record=record)
         x = F.pad(x, (0, 1), value=1.0)
-        y, h, m = run_steps(u, x, h, m, memory, cell, self.hidden_size, alive)
-        return y.to(like.dtype), h.to(like.dtype), m
+        y, h, m = run_steps(u, x, h, m, memory, cell, n, alive, record=record)
+        return y if record else y.to(like.dtype), h.to(like.dtype), m
 
     def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:
         """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""

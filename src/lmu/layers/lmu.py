@@ -1,7 +1,7 @@
 """The nonlinear Legendre Memory Unit over a sequence."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,14 @@ from lmu.ops._precision import compute_dtype, no_autocast, widen
 
 Sequences = Tensor | PackedSequence
 Lengths = Tensor | Sequence[int] | None
+
+
+class Record(NamedTuple):
+    """What :meth:`LMU.record` gives of all steps."""
+
+    output: Tensor  # (batch, time, hidden_size)
+    m: Tensor  # (batch, time, memory_channels * memory_size)
+    u: Tensor  # (batch, time, memory_channels)
 
 
 class LMU(NonlinearLMU):
@@ -213,7 +221,7 @@ class LMU(NonlinearLMU):
         check_sequence(signal, self.input_size, self._like())
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
-            ragged = ragged and ragged._replace(x=signal)
+            ragged = ragged and Ragged(signal, ragged.lengths, ragged.packed)
         if ragged is None:
             y, after = self._run_whole(signal, state)
         else:
@@ -303,6 +311,31 @@ class LMU(NonlinearLMU):
             H = system.response(x.shape[1], u.dtype)
             states, m_n = memory(u, widen(system.Ad), widen(system.Bd), m, H=H)
         return states.flatten(2), m_n.flatten(1)
+
+    def record(
+        self, x: Sequences, state: State = None, *, lengths: Lengths = None
+    ) -> tuple[Record, tuple[State, Tensor]]:
+        """Run step by step and give all that happens: outputs, memory states and its inputs.
+
+        Arguments and errors are those of :meth:`forward`; ``dropout`` is as in training or not.
+
+        Returns:
+            Outputs (batch, time, hidden_size), states m (batch, time, memory_channels *
+            memory_size) and inputs u of the memory (batch, time, memory_channels), the latter two
+            at least float32; all zero in padding. And the last state ``(h_n, m_n)``.
+        """
+        signal, ragged = unpack(x, lengths)
+        check_sequence(signal, self.input_size, self._like())
+        h, m = self._checked_state(signal.shape[0], state)
+        signal = F.dropout(signal, self.dropout, self.training) if self.dropout else signal
+        signal = signal.to(compute_dtype(self._like().dtype))
+        alive = None if ragged is None else ragged.inside
+        everything, h, m = self._loop(signal, h, m, alive, record=True)
+        if alive is not None:
+            everything = torch.where(alive, everything, everything.new_zeros(()))
+        sizes = self.hidden_size, self._state_size, self.memory_channels
+        y, states, u = everything.split(sizes, dim=2)
+        return Record(y.to(self._like().dtype), states, u), (h, m)
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.

@@ -10,15 +10,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
+    check_activation,
     check_dtype,
     check_flag,
-    check_function,
     check_input,
     check_pair,
     check_probability,
     check_sequence,
     check_size,
     check_state,
+    has_state,
 )
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._modules import is_hooked, is_simple, name_of
@@ -142,7 +143,12 @@ class LMUFFT(LegendreModule):
             )
         if encoder_activation == "auto":
             encoder_activation = torch.relu if encode_input else None
-        self.encoder_activation = check_function("encoder_activation", encoder_activation)
+        self.encoder_activation = check_activation(encoder_activation)
+        if has_state(encoder_activation):
+            raise ValueError(
+                "encoder_activation has a state, which must see one step after another: use "
+                "LMU(hidden_to_memory=False, encoder_activation=...)"
+            )
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
         factory = {"device": device, "dtype": dtype}

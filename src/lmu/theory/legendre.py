@@ -38,25 +38,30 @@ def decode_window(m: Tensor, r: Tensor) -> Tensor:
 
     Args:
         m: Memory states (..., order).
-        r: Delays (points,) as fractions of the window, within [0, 1].
+        r: Delays (points,) as fractions of the window, within [0, 1]; or (..., points), for each
+            state.
 
     Returns:
         The decoded input (..., points), of the dtype of ``m``.
 
     Raises:
         TypeError: ``m`` is not floating.
-        ValueError: ``r`` is not one-dimensional or leaves [0, 1].
+        ValueError: ``r`` has another shape or leaves [0, 1].
 
     Source: Voelker et al., NeurIPS 2019, equation 3.
     """
     if not m.is_floating_point():
         raise TypeError(f"m must be floating, got {m.dtype}")
-    if r.ndim != 1:
-        raise ValueError(f"r must have the shape (points,), got {tuple(r.shape)}")
+    if r.ndim != 1 and r.shape[:-1] != m.shape[:-1]:
+        raise ValueError(
+            f"r must have the shape (points,), or {(*m.shape[:-1], 'points')}, got {tuple(r.shape)}"
+        )
     if not ((r >= 0) & (r <= 1)).all():
         raise ValueError(
             f"r must lie within [0, 1], the fraction of the window, got values from "
             f"{r.min().item():g} to {r.max().item():g}"
         )
     weights = legendre(m.shape[-1], 2 * r.to("cpu", torch.float64) - 1)
-    return m @ weights.to(m).mT
+    if r.ndim == 1:
+        return m @ weights.to(m).mT
+    return (weights.to(m) @ m.unsqueeze(-1)).squeeze(-1)

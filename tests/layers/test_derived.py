@@ -1,0 +1,211 @@
+"""What follows from theta is no state of a module: other code finds parameters alone."""
+
+import copy
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_map
+
+from lmu import LMU, LMUFFT, LMUCell, LMUStack
+from lmu.ops import memory
+
+F64 = torch.float64
+BUILD = {
+    "LMU": lambda theta=20.0, **kw: LMU(2, 4, 6, theta, **kw),
+    "LMU-open": lambda theta=20.0, **kw: LMU(2, 4, 6, theta, hidden_to_memory=False, **kw),
+    "LMU-memory": lambda theta=20.0, **kw: LMU(
+        2, None, 6, theta, hidden_cell=None, hidden_to_memory=False, memory_to_memory=False,
+        encode_input=False, memory_channels=2, **kw,
+    ),
+    "LMUFFT": lambda theta=20.0, **kw: LMUFFT(2, 4, 6, None, theta, **kw),
+    "LMUFFT-fft": lambda theta=20.0, **kw: LMUFFT(2, 4, 6, 50, theta, method="fft", **kw),
+    "LMUFFT-last": lambda theta=20.0, **kw: LMUFFT(
+        2, 4, 6, None, theta, return_sequences=False, **kw
+    ),
+}  # fmt: skip
+with_parameters = pytest.mark.parametrize("name", [name for name in BUILD if name != "LMU-memory"])
+layers = pytest.mark.parametrize("name", BUILD)
+
+
+def build(name: str, theta: float = 20.0, **kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return BUILD[name](theta, **kwargs)
+
+
+def sample(length: int = 30, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(2, length, 2, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@layers
+@pytest.mark.parametrize("learned", [{}, {"learn_theta": True}, {"learn_a": True}])
+def test_no_layer_has_buffers(name, learned):
+    layer = build(name, **learned)
+    layer(sample())
+    assert not list(layer.buffers())
+    assert not {"Ad", "Bd", "H", "E"} & (layer.state_dict().keys() - {"Ad"})
+
+
+@with_parameters
+def test_weights_are_averaged_with_buffers(name):
+    layer = build(name, dtype=F64)
+    average = AveragedModel(layer, use_buffers=True)
+    for length in (30, 50):
+        layer(sample(length, F64))
+        average.update_parameters(layer)
+    torch.testing.assert_close(average(sample(60, F64)), layer(sample(60, F64)))
+
+
+@layers
+def test_made_on_meta_and_loaded(name):
+    """As model hubs and accelerate do, which fill with garbage what no checkpoint holds."""
+    right = build(name)
+    with torch.device("meta"):
+        layer = build(name)
+    layer.load_state_dict(right.state_dict(), assign=True)
+    torch.testing.assert_close(layer(sample()), right(sample()), rtol=0, atol=0)
+    with torch.device("meta"):
+        layer = build(name)
+    for value in (*layer.parameters(), *layer.buffers()):
+        assert value.is_meta
+    layer.to_empty(device="cpu").load_state_dict(right.state_dict())
+    torch.testing.assert_close(layer(sample()), right(sample()), rtol=0, atol=0)
+
+
+@with_parameters
+@pytest.mark.parametrize("way", ["learned", "stacked too"])
+def test_ensembles_of_several_thetas(name, way):
+    """A vmap over members leaves nothing of its tensors in the module that is called."""
+    learned = {"learn_theta": way == "learned"}
+    members = [build(name, theta, dtype=F64, **learned) for theta in (10.0, 20.0, 40.0)]
+    x = sample(dtype=F64)
+    right = torch.stack([member(x)[0] for member in members])
+    parameters, buffers = stack_module_state(members)
+    if way == "stacked too":
+        for matrix in ("Ad", "Bd"):
+            buffers[matrix] = torch.stack([getattr(member, matrix) for member in members])
+
+    for base in (members[0], copy.deepcopy(members[1]).to("meta")):
+
+        def run(parameters: Any, base: Any = base) -> Tensor:
+            call = lambda p, b: functional_call(base, (p, b), (x,))[0]  # noqa: E731
+            return vmap(call)(parameters, buffers)
+
+        for _ in range(2):
+            torch.testing.assert_close(run(parameters), right)
+        gradients = grad(lambda p: run(p).square().sum())(parameters)
+        for i, member in enumerate(members):
+            member.zero_grad()
+            member(x)[0].square().sum().backward()
+            for key, parameter in member.named_parameters():
+                torch.testing.assert_close(gradients[key][i], parameter.grad)
+    torch.testing.assert_close(members[0](x)[0], right[0])
+
+
+def test_an_ensemble_that_may_be_of_several_thetas_says_so():
+    members = [build("LMU", theta) for theta in (11.5, 12.5)]
+    state, x = stack_module_state(members), sample()
+    with pytest.warns(UserWarning, match="stack 'Ad' and 'Bd' of each into the buffers too"):
+        vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])(*state)
+    members = [LMU(2, 5, 3, 13.0), LMU(2, 5, 3, 13.0)]
+    state = stack_module_state(members)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])(*state)
+
+
+@layers
+@pytest.mark.parametrize("learned", [{}, {"learn_theta": True}])
+def test_fake_and_meta_runs_leave_nothing_behind(name, learned):
+    layer, x = build(name, dtype=F64, **learned), sample(dtype=F64)
+    right = copy.deepcopy(layer)(x)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = tree_map(lambda p: mode.from_tensor(p), dict(layer.named_parameters()))
+        functional_call(layer, fake, (mode.from_tensor(x),))
+    meta = {key: p.to("meta") for key, p in layer.named_parameters()}
+    if meta:
+        functional_call(layer, meta, (x.to("meta"),))
+    torch.testing.assert_close(layer(x), right)
+    with FakeTensorMode():
+        layer = build(name, dtype=F64)
+    assert layer.theta == 20.0
+
+
+@layers
+def test_threads_with_lengths_of_their_own(name):
+    layer = build(name, dtype=F64)
+    lengths = [5, 40, 17, 100, 64, 130, 9, 200] * 3
+    right = {n: copy.deepcopy(layer)(sample(n, F64))[0] for n in set(lengths)}
+    wrong: list[int] = []
+
+    def work(length: int) -> None:
+        for _ in range(5):
+            if not torch.allclose(layer(sample(length, F64))[0], right[length], atol=1e-9):
+                wrong.append(length)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in lengths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("how", ["assigned", "in place"])
+@with_parameters
+def test_a_matrix_of_the_users_is_what_all_paths_compute_with(name, how):
+    layer, x = build(name, dtype=F64), sample(dtype=F64)
+    layer(x)  # what followed from the old one was kept
+    Ad, Bd = 0.9 * layer.Ad, 0.5 * layer.Bd
+    if how == "assigned":
+        layer.Ad, layer.Bd = Ad, Bd.float()
+    else:
+        layer.Ad.mul_(0.9)
+        layer.Bd.mul_(0.5)
+    torch.testing.assert_close(layer.Ad, Ad)
+    right, state = layer(x)[0], None
+    for x_t in x.unbind(1):
+        y, state = layer.step(x_t, state)
+    torch.testing.assert_close(y, right if right.ndim == 2 else right[:, -1])
+    again = copy.deepcopy(layer).float().double()
+    torch.testing.assert_close(again.Ad, layer.Ad, rtol=0, atol=0)
+    if name == "LMUFFT-last":
+        m = memory(torch.relu(layer.W_u(x)), layer.Ad, layer.Bd, method="reference")[1]
+        torch.testing.assert_close(layer(x, return_state=True)[1][1], m.flatten(1))
+
+
+def test_a_wrong_matrix_is_refused():
+    with pytest.raises(ValueError, match=r"Ad must be a floating tensor \(6, 6\), got \(5, 5\)"):
+        build("LMU").Ad = torch.eye(5)
+    with pytest.raises(ValueError, match="got list"):
+        build("LMUFFT").Bd = [1.0] * 6
+    with pytest.raises(ValueError, match="follows from log_theta"):
+        build("LMU", learn_theta=True).Ad = torch.eye(6)
+
+
+def test_long_responses_are_not_kept():
+    layer = LMUFFT(1, 2, 64, None, 1000.0, return_sequences=False)
+    length = (1 << 24) // 64 + 1
+    layer(torch.zeros(1, length, 1))
+    kept = [value for _, value in layer._system()._kept.values() if isinstance(value, Tensor)]
+    assert all(value.numel() <= 1 << 24 for value in kept)
+
+
+def test_a_pickle_of_another_package_says_what_to_do():
+    stranger = nn.Module()
+    layer = LMUCell.__new__(LMUCell)
+    with pytest.raises(TypeError, match="load it there, save its state_dict"):
+        layer.__setstate__(stranger.__dict__)
+
+
+def test_nothing_is_counted_twice():
+    stack = LMUStack([LMUFFT(3, 8, 6, None, 12.0), LMU(8, 8, 6, 12.0)])
+    assert sum(p.numel() for p in stack.parameters()) == sum(
+        value.numel() for value in stack.state_dict().values()
+    )

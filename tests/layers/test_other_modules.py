@@ -1,0 +1,226 @@
+"""Layers whose parts, or which themselves, are wrapped, hooked, adapted or replaced."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from lmu import LMU, LMUFFT, Bidirectional, LMUStack, Stream
+
+F64 = torch.float64
+
+
+class Adapted(nn.Module):
+    """A linear map and a learned one of low rank, as adapters are."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, 2, bias=False, dtype=F64)
+        self.up = nn.Linear(2, base.out_features, bias=False, dtype=F64)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor:
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+class Scaled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def own_forward(linear: nn.Linear) -> None:
+    linear.forward = lambda x: 3 * nn.functional.linear(x, linear.weight, linear.bias)
+
+
+CHANGES = {
+    "adapter": lambda layer, part: setattr(layer, part, Adapted(getattr(layer, part))),
+    "spectral norm": lambda layer, part: nn.utils.spectral_norm(getattr(layer, part)),
+    "new spectral norm": lambda layer, part: parametrizations.spectral_norm(getattr(layer, part)),
+    "weight norm": lambda layer, part: parametrizations.weight_norm(
+        getattr(layer, part)
+    ).parametrizations.weight.original0.data.mul_(2),
+    "pruning": lambda layer, part: prune.l1_unstructured(getattr(layer, part), "weight", 0.5),
+    "parametrization": lambda layer, part: parametrize.register_parametrization(
+        getattr(layer, part), "weight", Scaled()
+    ),
+    "forward hook": lambda layer, part: getattr(layer, part).register_forward_hook(
+        lambda module, arguments, y: 2 * y
+    ),
+    "pre-hook": lambda layer, part: getattr(layer, part).register_forward_pre_hook(
+        lambda module, arguments: (arguments[0] + 1,)
+    ),
+    "forward of an instance": lambda layer, part: own_forward(getattr(layer, part)),
+    "no bias": lambda layer, part: setattr(
+        layer, part, nn.Linear(*getattr(layer, part).weight.shape[::-1], bias=False, dtype=F64)
+    ),
+    "sequential": lambda layer, part: setattr(
+        layer, part, nn.Sequential(getattr(layer, part), nn.Tanh())
+    ),
+}
+
+
+def equations(layer: LMUFFT, x: Tensor) -> Tensor:
+    """By calls of the layer's modules, one step after another."""
+    m, outputs = x.new_zeros(len(x), layer.memory_size), []
+    for x_t in x.unbind(1):
+        u = torch.relu(layer.W_u(x_t))
+        m = m @ layer.Ad.mT + u * layer.Bd
+        outputs.append(torch.relu(layer.W_h(torch.cat([m, x_t], dim=1))))
+    return torch.stack(outputs, dim=1)
+
+
+@pytest.mark.parametrize("part", ["W_h", "W_u"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_module_is_called(change, part):
+    torch.manual_seed(0)
+    layer, x = LMUFFT(2, 4, 6, None, 20.0, dtype=F64), torch.randn(3, 30, 2, dtype=F64)
+    before = layer(x)[0]
+    CHANGES[change](layer, part)
+    layer(x)[0].sum().backward()
+    layer(x)[0].sum().backward()  # a second step of training
+    layer.eval()  # or a spectral norm goes on with each call
+    right = equations(layer, x)
+    assert (right - before).abs().max() > 1e-3
+    torch.testing.assert_close(layer(x)[0], right)
+    state, stream = None, Stream(layer, 3)
+    for x_t, right_t in zip(x.unbind(1), right.unbind(1), strict=True):
+        y, state = layer.step(x_t, state)
+        torch.testing.assert_close(y, right_t)
+        torch.testing.assert_close(stream(x_t), right_t)
+    half = layer(x[:, :10], return_state=True)[1]
+    torch.testing.assert_close(layer(x[:, 10:], half)[0], right[:, 10:])
+    for parameter in layer.parameters():
+        assert parameter.grad is not None or not parameter.requires_grad
+
+
+def test_the_choice_says_that_a_module_is_called():
+    layer = LMUFFT(2, 4, 6, None, 20.0)
+    layer.W_h.register_forward_hook(lambda *_: None)
+    choice = layer.explain(500, 8)
+    assert choice.method == "states"
+    assert choice.reason == "W_h is a Linear with hooks: it is called on all states"
+    forced = LMUFFT(2, 4, 6, None, 20.0, method="fft")
+    forced.W_h = nn.Sequential(forced.W_h)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="'fft' reads the weight of W_h, which is a Sequential"):
+        forced(torch.zeros(1, 9, 2))
+
+
+@pytest.mark.parametrize("kind", ["LMU", "open", "GRU"])
+def test_pruned_weights_of_the_layer_are_made_in_each_step(kind):
+    """Pruning makes weights in hooks, which only a call runs."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"hidden_to_memory": kind == "LMU"}
+    if kind == "GRU":
+        options["hidden_cell"] = nn.GRUCell(8, 4, dtype=F64)
+    trained, layer = (LMU(2, 4, 6, 20.0, dtype=F64, **options) for _ in "ab")
+    for each in (trained, layer):
+        if kind == "GRU":
+            prune.l1_unstructured(each.hidden_cell, "weight_hh", 0.5)
+        else:
+            prune.random_unstructured(each, "W_h", 0.5)
+    layer.load_state_dict(trained.state_dict())
+    x = torch.randn(3, 30, 2, dtype=F64)
+    right = trained(x)[0]
+    state, stream = None, Stream(layer, 3)
+    for x_t, right_t in zip(x.unbind(1), right.unbind(1), strict=True):
+        y, state = layer.step(x_t, state)
+        torch.testing.assert_close(y, right_t)
+        torch.testing.assert_close(stream(x_t), right_t)
+
+
+def test_a_quantized_read_out_is_called():
+    torch.manual_seed(0)
+    layer, x = LMUFFT(2, 4, 6, None, 20.0), torch.randn(2, 30, 2)
+    right = layer(x)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer).eval())
+    got = quantized(x)[0]
+    assert not list(quantized.parameters())
+    assert 0 < (got - right).abs().max() < 0.1 * right.abs().max()
+
+
+def test_a_stream_leaves_the_module_as_it_is():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 4, dtype=F64))
+    layer = LMU(2, 4, 6, 20.0, hidden_cell=inner, dtype=F64)
+    stack = LMUStack([layer], norm=None, dropout=0.5)
+    x = torch.randn(1, 12, 2, dtype=F64)
+    right = stack.eval()(x)[0]
+    stack.train()
+    stream = Stream(stack)
+    got = torch.stack([stream(x_t) for x_t in x.unbind(1)], dim=1)
+    torch.testing.assert_close(got, right)
+    assert all(module.training for module in stack.modules())
+
+
+WRAPPERS = {
+    "checkpoint": checkpoint_wrapper,
+    "compiled": lambda layer: torch.compile(layer, backend="eager"),
+    "data parallel": lambda layer: nn.DataParallel(layer, device_ids=[]),
+}
+LAYERS = {
+    "LMUFFT": lambda: LMUFFT(4, 4, 6, None, 20.0, dtype=F64),
+    "LMU": lambda: LMU(4, 4, 6, 20.0, dtype=F64),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_wrapped_layers_in_stacks_both_ways_and_streams(wrapper, kind):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    one, other = LAYERS[kind](), LAYERS[kind]()
+    wrap = WRAPPERS[wrapper]
+    x = torch.randn(3, 20, 4, dtype=F64)
+    plain = LMUStack([one, other], norm=None)
+    right, end = plain(x)
+    stack = LMUStack([wrap(one), wrap(other)], norm=None)
+    got, state = stack(x[:, :8])
+    rest, after = stack(x[:, 8:], state)
+    torch.testing.assert_close((torch.cat([got, rest], 1), after), (right, end))
+    lengths = [20, 5, 0]
+    torch.testing.assert_close(stack(x, lengths=lengths), plain(x, lengths=lengths))
+    y, _ = stack.step(x[:, 0])
+    torch.testing.assert_close(y, right[:, 0])
+    both = Bidirectional(wrap(one), wrap(other))
+    torch.testing.assert_close(both(x), Bidirectional(one, other)(x))
+    stream = Stream(wrap(one), 3)  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(stream(x[:, 0]), one(x)[0][:, 0])
+
+
+def test_wrapped_after_the_stack_was_built():
+    torch.manual_seed(0)
+    stack = LMUStack([LAYERS["LMUFFT"](), LAYERS["LMU"]()], norm=None)
+    x = torch.randn(2, 20, 4, dtype=F64, requires_grad=True)
+    right, end = stack(x)
+    (wanted,) = torch.autograd.grad(right.square().sum(), x)
+    apply_activation_checkpointing(stack, check_fn=lambda m: isinstance(m, (LMU, LMUFFT)))
+    y, state = stack(x[:, :8])
+    rest, after = stack(x[:, 8:], state)
+    y = torch.cat([y, rest], dim=1)
+    torch.testing.assert_close((y, after), (right, end))
+    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x)[0], wanted)
+
+
+def test_what_is_no_layer_is_refused_in_a_wrapper_too():
+    with pytest.raises(TypeError, match="must be a layer such as lmu.LMU"):
+        LMUStack([checkpoint_wrapper(nn.Linear(2, 2))])
+    with pytest.raises(TypeError, match="layer must be an LMU, LMUFFT or LMUStack, got Linear"):
+        Stream(checkpoint_wrapper(nn.Linear(2, 2)))  # pyright: ignore[reportArgumentType]
