@@ -1,6 +1,7 @@
 """What the hand-written backward passes share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,20 @@ def is_differentiated() -> bool:
     """True under a transform of torch.func, and inside of a level of forward-mode AD."""
     # There is no public way to ask for either.
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+@contextmanager
+def not_recorded() -> Iterator[None]:
+    """What torch.jit.trace sees as a constant, and so alike in each of its runs."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        yield
+        return
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
 
 
 def is_plain(*tensors: Tensor) -> bool:

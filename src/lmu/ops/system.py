@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lmu.ops._autograd import is_exporting, is_plain
+from lmu.ops._autograd import is_exporting, is_plain, not_recorded
 from lmu.ops._channels import join_channels
 from lmu.ops._precision import widen
 from lmu.ops.lmu_operators import Powers, block_powers
@@ -145,7 +145,7 @@ class System:
         if torch.compiler.is_compiling():
             return make()
         version = self._version()
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), not_recorded():
             value = make()
         parts: Any = value if isinstance(value, (tuple, list)) else (value,)
         if version is not None and is_plain(*parts):

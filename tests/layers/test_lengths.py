@@ -1,0 +1,217 @@
+"""Any length of sequence: few graphs compiled, exports, no batch, no step, starts in between."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lmu import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+
+F64 = torch.float64
+BUILD = {
+    "LMU": lambda **kw: LMU(2, 4, 6, 20.0, **kw),
+    "LMU-theta": lambda **kw: LMU(2, 4, 6, 20.0, learn_theta=True, **kw),
+    "LMU-channels": lambda **kw: LMU(2, 4, 6, (20.0, 9.0), memory_channels=2, **kw),
+    "LMU-open": lambda **kw: LMU(2, 4, 6, 20.0, hidden_to_memory=False, **kw),
+    "LMU-memory": lambda **kw: LMU(2, None, 6, 20.0, hidden_cell=None, hidden_to_memory=False, **kw),
+    "LMU-relu": lambda **kw: LMU(2, 4, 6, 20.0, encoder_activation=torch.tanh, **kw),
+    "LMU-GRU": lambda **kw: LMU(2, 4, 6, 20.0, hidden_cell=nn.GRUCell(8, 4, **kw), **kw),
+    "LMU-LSTM-open": lambda **kw: LMU(
+        2, 4, 6, 20.0, hidden_cell=nn.LSTMCell(8, 4, **kw), hidden_to_memory=False, **kw
+    ),
+    "LMUFFT": lambda **kw: LMUFFT(2, 4, 6, None, 20.0, **kw),
+    "LMUFFT-theta": lambda **kw: LMUFFT(2, 4, 6, None, 20.0, learn_theta=True, **kw),
+    "LMUFFT-channels": lambda **kw: LMUFFT(2, 4, 6, None, (20.0, 9.0), memory_channels=2, **kw),
+    "LMUFFT-last": lambda **kw: LMUFFT(2, 4, 6, None, 20.0, return_sequences=False, **kw),
+    "LMUFFT-theta-last": lambda **kw: LMUFFT(
+        2, 4, 6, None, 20.0, learn_theta=True, return_sequences=False, **kw
+    ),
+    "stack": lambda **kw: LMUStack(
+        [LMUFFT(2, 4, 6, None, 20.0, **kw), LMU(4, 4, 6, 20.0, **kw)], norm=None
+    ),
+    "both ways": lambda **kw: Bidirectional(
+        LMUFFT(2, 4, 6, None, 20.0, **kw), LMU(2, 4, 6, 20.0, **kw)
+    ),
+}  # fmt: skip
+layers = pytest.mark.parametrize("name", BUILD)
+LENGTHS = [200, 300, 420, 560, 640, 800, 7, 64, 65, 128, 950, 1100]
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return BUILD[name](**kwargs)
+
+
+def whole_state(layer: nn.Module, x: Tensor, *arguments: Any, **kwargs: Any) -> Any:
+    return layer(x, *arguments, **kwargs, **getattr(layer, "with_state", {}))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+@pytest.mark.skipif(
+    torch.__version__ < "2.9", reason="no operator for loops with gradients in older PyTorch"
+)
+@layers
+@pytest.mark.parametrize("with_state", [False, True], ids=["zeros", "state"])
+def test_three_graphs_serve_all_lengths(name, with_state):
+    torch._dynamo.reset()
+    layer = build(name, dtype=F64)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    state = None
+    if with_state:
+        state = tree_map(torch.detach, whole_state(layer, torch.randn(2, 5, 2, dtype=F64))[1])
+    for length in LENGTHS:
+        x = torch.randn(2, length, 2, dtype=F64)
+        x = x.requires_grad_()
+        got = whole_state(compiled, x, state)
+        right = whole_state(layer, x, state)
+        torch.testing.assert_close(got, right)
+        wanted = [x, *layer.parameters()]
+        torch.testing.assert_close(
+            torch.autograd.grad(got[0].square().sum(), wanted, allow_unused=True),
+            torch.autograd.grad(right[0].square().sum(), wanted, allow_unused=True),
+        )
+    assert counter.frame_count <= 3
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the exporter's own
+@pytest.mark.parametrize("name", ["LMU", "LMU-open", "LMU-GRU", "LMUFFT", "LMUFFT-last", "stack"])
+def test_a_model_of_the_users_is_exported(name):
+    """To ONNX too, with nothing of ours but plain operators in it."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = build(name), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    net, x = Net().eval(), torch.randn(1, 40, 2)
+    program = torch.export.export(net, (x,))
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any(operator.startswith("lmu.") for operator in operators)
+    torch.testing.assert_close(program.module()(x), net(x))
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    try:
+        onnx = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert onnx is not None
+    session = onnxruntime.InferenceSession(onnx.model_proto.SerializeToString())
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), net(x), rtol=1e-4, atol=1e-5)
+
+
+@layers
+def test_the_tracer_of_one_length_is_refused(name):
+    with pytest.raises(RuntimeError, match=r"use torch\.export"), torch.no_grad():
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.trace(build(name), torch.randn(1, 9, 2))
+
+
+def test_the_tracer_takes_a_cell():
+    import warnings
+
+    cell, x = LMUCell(2, 4, 6, 20.0), torch.randn(3, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(cell, x)
+    torch.testing.assert_close(traced(2 * x), cell(2 * x))
+
+
+@layers
+def test_an_empty_batch(name):
+    layer = build(name, dtype=F64)
+    y, state = whole_state(layer, torch.zeros(0, 10, 2, dtype=F64))
+    one, state_of_one = whole_state(layer, torch.zeros(1, 10, 2, dtype=F64))
+    assert y.shape == (0, *one.shape[1:])
+    tree_map(lambda s, t: pytest.fail() if s.shape != (0, *t.shape[1:]) else 0, state, state_of_one)
+    y.sum().backward()
+    again, _ = whole_state(layer, torch.zeros(0, 10, 2, dtype=F64), state)
+    assert again.shape == y.shape
+
+
+@layers
+def test_a_sequence_without_steps_keeps_its_state(name):
+    layer = build(name, dtype=F64)
+    x = torch.randn(4, 12, 2, dtype=F64)
+    state = None
+    if name != "both ways":
+        _, state = whole_state(layer, torch.randn(4, 5, 2, dtype=F64))
+    y, after = whole_state(layer, x, state, lengths=[12, 0, 3, 0])
+    some, of_some = whole_state(layer, x[::2], None if state is None else tree_map(
+        lambda s: s[::2], state), lengths=[12, 3])  # fmt: skip
+    torch.testing.assert_close(y[::2], some)
+    torch.testing.assert_close(tree_map(lambda s: s[::2], after), of_some)
+    if state is not None and name != "stack":
+        torch.testing.assert_close(
+            tree_map(lambda s: s[1::2], after), tree_map(lambda s: s[1::2], state)
+        )
+    if y.ndim == 3:
+        assert not y[1::2].any()
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("name", [name for name in BUILD if name not in {"stack", "both ways"}])
+@pytest.mark.parametrize("lengths", [None, [20, 13, 5]])
+def test_resets_start_sequences_anew(name, lengths):
+    layer = build(name, dtype=F64)
+    x = torch.randn(3, 20, 2, dtype=F64)
+    resets = torch.zeros(3, 20, dtype=torch.bool)
+    resets[0, [0, 7, 8]] = resets[1, 12] = True
+    _, state = whole_state(layer, torch.randn(3, 4, 2, dtype=F64))
+    y, after = whole_state(layer, x, state, lengths=lengths, resets=resets)
+    ends = lengths or [20] * 3
+    for row, starts in enumerate(([0, 7, 8], [0, 12], [0])):
+        for start, stop in zip(starts, [*starts[1:], ends[row]], strict=True):
+            first = start == 0 and not resets[row, 0]
+            given = tree_map(lambda s: s[row : row + 1], state) if first else None
+            right, end = whole_state(layer, x[row : row + 1, start:stop], given)
+            if y.ndim == 3:
+                torch.testing.assert_close(y[row : row + 1, start:stop], right)
+        torch.testing.assert_close(tree_map(lambda s: s[row : row + 1], after), end)
+    y.square().sum().backward()
+
+
+def test_wrong_resets():
+    x, layer = torch.zeros(2, 5, 2), build("LMU")
+    for resets, kind, message in (
+        (torch.zeros(2, 5), TypeError, r"must be a bool tensor \(batch, time\), got torch.float32"),
+        (torch.zeros(5, 2).bool(), ValueError, r"\(batch, time\) = \(2, 5\), got \(5, 2\)"),
+    ):
+        with pytest.raises(kind, match=message):
+            layer(x, resets=resets)
+
+    class Own(nn.Module):
+        hidden_size, recurrent = 4, True
+
+        def forward(self, z: Tensor, state: Tensor | None) -> Tensor:
+            return z[:, :4] if state is None else state
+
+    with pytest.raises(ValueError, match="whose first state only it knows"):
+        LMU(2, 4, 6, 20.0, hidden_cell=Own())(x, resets=torch.zeros(2, 5).bool())
+
+
+@pytest.mark.parametrize("name", [name for name in BUILD if name not in {"stack", "both ways"}])
+def test_the_state_of_one_sequence_is_for_all(name):
+    layer = build(name, dtype=F64)
+    _, one = whole_state(layer, torch.randn(1, 4, 2, dtype=F64))
+    x = torch.randn(3, 9, 2, dtype=F64)
+    right = whole_state(layer, x, tree_map(lambda s: s.expand(3, *s.shape[1:]), one))
+    torch.testing.assert_close(whole_state(layer, x, one), right)
+    torch.testing.assert_close(
+        layer.step(x[:, 0], one), layer.step(x[:, 0], tree_map(lambda s: s.expand(3, -1), one))
+    )
