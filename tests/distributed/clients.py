@@ -1,7 +1,7 @@
 """Layers in PyTorch's own wrappers for several processes; imported by those of the tests."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -39,8 +39,9 @@ def lengths_of_their_own(group: Any, kind: str) -> tuple[float, float, int]:
     """Errors of outputs and gradients, and broadcasts, where each process has its own length."""
     rank = dist.get_rank(group)
     model = DistributedDataParallel(build(kind), process_group=group)
-    broadcasts, plain = [], dist._broadcast_coalesced
-    dist._broadcast_coalesced = lambda *arguments: (broadcasts.append(1), plain(*arguments))
+    broadcasts, private = [], cast(Any, dist)  # what DDP sends buffers by
+    plain = private._broadcast_coalesced
+    private._broadcast_coalesced = lambda *given: (broadcasts.append(1), plain(*given))
     errors, wrong = [], 0.0
     try:
         for steps in ((20, 30), (50, 11), (30, 90)):
@@ -57,7 +58,7 @@ def lengths_of_their_own(group: Any, kind: str) -> tuple[float, float, int]:
             pairs = zip(model.parameters(), alone.parameters(), strict=True)
             wrong = max((p.grad - q.grad).abs().max().item() for p, q in pairs)  # pyright: ignore
     finally:
-        dist._broadcast_coalesced = plain
+        private._broadcast_coalesced = plain
     return max(errors), wrong, len(broadcasts)
 
 

@@ -34,7 +34,7 @@ with_parameters = pytest.mark.parametrize("name", [name for name in BUILD if nam
 layers = pytest.mark.parametrize("name", BUILD)
 
 
-def build(name: str, theta: float = 20.0, **kwargs: Any) -> nn.Module:
+def build(name: str, theta: float = 20.0, **kwargs: Any) -> Any:
     torch.manual_seed(0)
     return BUILD[name](theta, **kwargs)
 
@@ -169,7 +169,7 @@ def test_a_matrix_of_the_users_is_what_all_paths_compute_with(name, how):
         layer.Ad.mul_(0.9)
         layer.Bd.mul_(0.5)
     torch.testing.assert_close(layer.Ad, Ad)
-    right, state = layer(x)[0], None
+    right, y, state = layer(x)[0], x, None
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
     torch.testing.assert_close(y, right if right.ndim == 2 else right[:, -1])

@@ -1,6 +1,7 @@
 """Layers whose parts, or which themselves, are wrapped, hooked, adapted or replaced."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,17 +44,20 @@ class Scaled(nn.Module):
         return 2 * weight
 
 
+def doubled(normed: Any) -> None:
+    normed.parametrizations.weight.original0.data.mul_(2)
+
+
 def own_forward(linear: nn.Linear) -> None:
-    linear.forward = lambda x: 3 * nn.functional.linear(x, linear.weight, linear.bias)
+    forward: Any = lambda x: 3 * nn.functional.linear(x, linear.weight, linear.bias)  # noqa: E731
+    linear.forward = forward
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Any, str], Any]] = {
     "adapter": lambda layer, part: setattr(layer, part, Adapted(getattr(layer, part))),
     "spectral norm": lambda layer, part: nn.utils.spectral_norm(getattr(layer, part)),
     "new spectral norm": lambda layer, part: parametrizations.spectral_norm(getattr(layer, part)),
-    "weight norm": lambda layer, part: parametrizations.weight_norm(
-        getattr(layer, part)
-    ).parametrizations.weight.original0.data.mul_(2),
+    "weight norm": lambda layer, part: doubled(parametrizations.weight_norm(getattr(layer, part))),
     "pruning": lambda layer, part: prune.l1_unstructured(getattr(layer, part), "weight", 0.5),
     "parametrization": lambda layer, part: parametrize.register_parametrization(
         getattr(layer, part), "weight", Scaled()

@@ -28,7 +28,7 @@ def test_memory_states_and_inputs_on_request(kind, lengths):
     torch.testing.assert_close((got.output, after), layer(x, lengths=lengths))
     assert got.output.dtype == x.dtype
     c = layer.memory_channels
-    right, m_n = memory(got.u, layer.Ad, layer.Bd)
+    right, _ = memory(got.u, layer.Ad, layer.Bd)
     for row, end in enumerate(lengths or [15] * 3):
         torch.testing.assert_close(got.m[row, :end], right.flatten(2)[row, :end])
     assert got.u.shape == (3, 15, c)

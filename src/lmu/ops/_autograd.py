@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_C: Any = torch._C  # which types do not describe whole
+_FUNCTORCH = _C._functorch
 
 
 def is_transformed() -> bool:
@@ -25,15 +26,15 @@ def is_differentiated() -> bool:
 @contextmanager
 def not_recorded() -> Iterator[None]:
     """What torch.jit.trace sees as a constant, and so alike in each of its runs."""
-    state = torch._C._get_tracing_state()
+    state = _C._get_tracing_state()
     if state is None:
         yield
         return
-    torch._C._set_tracing_state(None)
+    _C._set_tracing_state(None)
     try:
         yield
     finally:
-        torch._C._set_tracing_state(state)
+        _C._set_tracing_state(state)
 
 
 def is_plain(*tensors: Tensor) -> bool:
