@@ -278,7 +278,8 @@ def kept(group: Any) -> tuple[int, int, bool]:
     counts = []
     for _ in range(2):
         layer(x)
-        counts.append(len(system_of(layer.Ad).squares(1)))
+        kept = system_of(layer.Ad)._kept.get("squares")
+        counts.append(0 if kept is None else len(kept[1]))
     before = system_of(layer.Ad).squares(2)[1]
     layer.Ad.mul_(0.5)
     after = system_of(layer.Ad).squares(2)[1]

@@ -265,7 +265,7 @@ class LegendreModule(nn.Module):
         if delays is None:
             delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
         steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
-        if steps.ndim != 1 and steps.shape[:-1] != m.shape[:-1]:
+        if not steps.ndim or (steps.ndim > 1 and steps.shape[:-1] != m.shape[:-1]):
             raise ValueError(
                 f"delays must have the shape (points,), or {(*m.shape[:-1], 'points')} for each "
                 f"row of m, got {tuple(steps.shape)}"

@@ -27,12 +27,15 @@ def over_time(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, 
     """
     outputs = []
     if torch.compiler.is_compiling() and not is_differentiated() and _has_scan():
-        # What a carry starts from may be for the first step to say.
+        if all(part is not None for part in carry):
+            carry, y = _scan(step, carry, xs)
+            return carry, y
+        # What it starts from is for the first step to say.
         carry, first = step(carry, tuple(x[:, 0] for x in xs))
         if xs[0].shape[1] == 1:
             return carry, first.unsqueeze(1)
-        carry, y = _scan(step, carry, tuple(x[:, 1:].transpose(0, 1) for x in xs))
-        return carry, torch.cat([first.unsqueeze(1), y.transpose(0, 1)], dim=1)
+        carry, y = _scan(step, carry, tuple(x[:, 1:] for x in xs))
+        return carry, torch.cat([first.unsqueeze(1), y], dim=1)
     for slices in zip(*(x.unbind(1) for x in xs), strict=True):
         carry, y = step(carry, slices)
         outputs.append(y)
@@ -53,4 +56,6 @@ def _scan(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, Tens
         # No result may be another one, or an argument.
         return tree_map(torch.clone, carry), y.clone()
 
-    return scan(combine, tree_map(torch.clone, carry), xs)
+    steps = tuple(x.transpose(0, 1) for x in xs)
+    carry, y = scan(combine, tree_map(torch.clone, carry), steps)
+    return carry, y.transpose(0, 1)

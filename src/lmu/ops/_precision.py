@@ -25,12 +25,12 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
 
 def is_autocast(device: torch.device) -> bool:
     """Whether tensors of the device are narrowed; never on those, such as meta, that lack it."""
-    return _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
+    return device.type in _AUTOCAST and torch.is_autocast_enabled(device.type)
 
 
-@torch.compiler.assume_constant_result  # PyTorch 2.6 cannot trace it
-def _has_autocast(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type)
+# Asked once: PyTorch 2.6 cannot trace the question.
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", torch._C._get_privateuse1_backend_name())
+_AUTOCAST = {device for device in _DEVICES if torch.amp.is_autocast_available(device)}
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -80,15 +80,15 @@ def chunked_readout(
     order = len(Bd)
     steps = chunk_length(length, order, len(W))
     chunks = _number(length, steps)
-    padded = pad(u, (0, chunks * steps - length)).view(batch, chunks, steps)
+    padded = pad(u, (0, chunks * steps - length)).unflatten(1, (-1, steps))
     start = u.new_zeros(batch, order) if m_0 is None else m_0
     states = chunk_states(padded, Ad, Bd, start)
     operator = chunk_operator(Ad, Bd, W, steps)
-    given = torch.cat([padded, states], dim=2).flatten(0, 1)
+    given = torch.cat([padded, states], dim=2)
     if z is None:
-        z = (given @ operator).view(batch, chunks * steps, len(W))
+        z = (given @ operator).unflatten(2, (steps, -1)).flatten(1, 2)
     else:
-        z.view(batch * chunks, -1).addmm_(given, operator)
+        z.view(batch * chunks, -1).addmm_(given.flatten(0, 1), operator)
     return z, _last(padded, states, Ad, Bd, length)
 
 
@@ -111,7 +111,7 @@ def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Ten
     age = left - 1 - torch.arange(steps, device=u.device)
     H = impulse_response(Ad, Bd, steps).to(u.dtype)[:, age.clamp(min=0)]
     given = torch.where(age >= 0, u.select(1, last), u.new_zeros(())) @ H.mT
-    exponents = torch.full((len(u),), left, device=u.device)
+    exponents = torch.full((u.shape[0],), left, device=u.device)
     return given + apply_powers(Ad, before.mT, exponents, steps).mT
 
 
@@ -128,10 +128,10 @@ def chunked_final(
     (batch, length, number), order = u.shape, len(Bd)
     steps = 64
     chunks = _number(length, steps)
-    padded = pad(u.mT.flatten(0, 1), (0, chunks * steps - length)).view(-1, chunks, steps)
+    padded = pad(u.mT.flatten(0, 1), (0, chunks * steps - length)).unflatten(1, (-1, steps))
     start = u.new_zeros(batch * number, order) if m_0 is None else m_0.flatten(0, 1)
     m = _last(padded, chunk_states(padded, Ad, Bd, start), Ad, Bd, length)
-    return m.unflatten(0, (batch, number))
+    return m.unflatten(0, (-1, number))
 
 
 def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
@@ -143,8 +143,8 @@ def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | N
     Cost: 2 b c T (L + d) d FLOPs with chunks of L steps; memory b c T d floats.
     """
     del H
-    batch, _, channels = u.shape
+    channels = u.shape[2]
     identity = torch.eye(len(Bd), dtype=u.dtype, device=u.device)
     start = None if m_0 is None else m_0.flatten(0, 1)
     m, _ = chunked_readout(u.mT.flatten(0, 1), Ad, Bd, identity, start)
-    return m[:, : u.shape[1]].unflatten(0, (batch, channels)).transpose(1, 2)
+    return m[:, : u.shape[1]].unflatten(0, (-1, channels)).transpose(1, 2)

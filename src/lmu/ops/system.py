@@ -38,7 +38,7 @@ class System:
     def __init__(self, Ad: Tensor, Bd: Tensor, *, constant: bool) -> None:
         self.Ad, self.Bd, self.constant = Ad, Bd, constant
         self._kept: dict[Hashable, tuple[tuple[int, int], Any]] = {}
-        if constant and is_plain(Ad, Bd):
+        if constant and not torch.compiler.is_compiling() and is_plain(Ad, Bd):
             with _lock:
                 _systems[Ad] = weakref.ref(self)
 

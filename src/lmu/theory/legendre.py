@@ -52,7 +52,7 @@ def decode_window(m: Tensor, r: Tensor) -> Tensor:
     """
     if not m.is_floating_point():
         raise TypeError(f"m must be floating, got {m.dtype}")
-    if r.ndim != 1 and r.shape[:-1] != m.shape[:-1]:
+    if not r.ndim or (r.ndim > 1 and r.shape[:-1] != m.shape[:-1]):
         raise ValueError(
             f"r must have the shape (points,), or {(*m.shape[:-1], 'points')}, got {tuple(r.shape)}"
         )
