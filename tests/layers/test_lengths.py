@@ -131,7 +131,7 @@ def test_the_tracer_takes_a_cell():
     cell, x = LMUCell(2, 4, 6, 20.0), torch.randn(3, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(cell, x)
+        traced: Any = torch.jit.trace(cell, x)
     torch.testing.assert_close(traced(2 * x), cell(2 * x))
 
 
