@@ -45,7 +45,8 @@ class LMUCell(NonlinearLMU):
             it back, in training, the same states at all steps of a call.
         initializers: By names of parameters, functions that fill them in place, such as ``{"e_x":
             nn.init.ones_}``; what they do not name is drawn as usual.
-        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
+            where it amplifies noise, as imported models may.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -57,7 +58,7 @@ class LMUCell(NonlinearLMU):
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: A size is below 1, ``theta`` is not positive and finite, the discretizer is
-            unknown, or it is Euler's and unstable for this ``theta``.
+            unknown, or it is Euler's and would amplify noise for this ``theta``.
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """

@@ -87,7 +87,8 @@ class LMU(NonlinearLMU):
             far quicker where nothing is fed back and the hidden cell has no state.
         method: How sequences are run, a key of :data:`lmu.ops.LMU_METHODS`; ``"auto"`` chooses, see
             :func:`lmu.ops.choose_lmu`.
-        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
+            where it amplifies noise, as imported models may.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 

@@ -81,7 +81,8 @@ class LMUFFT(LegendreModule):
         method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``, or by kernels
             for CUDA, ``"triton"``; ``"auto"`` chooses one of the former, see
             :func:`lmu.ops.choose_readout`.
-        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``.
+        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
+            where it amplifies noise, as imported models may.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -92,7 +93,7 @@ class LMUFFT(LegendreModule):
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: A size is below 1, ``theta`` is not positive and finite, the discretizer is
-            unknown, or it is Euler's and unstable for this ``theta``.
+            unknown, or it is Euler's and would amplify noise for this ``theta``.
 
     Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
     """
