@@ -197,16 +197,12 @@ def _start(cell: nn.Module | None, z: Tensor, state: State) -> State:
     return (state, state) if isinstance(cell, nn.LSTMCell) else state
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def _has_kernel(cell: nn.Module | None, z: Tensor) -> bool:
     """Whether PyTorch runs this very cell over a sequence in one call."""
     if type(cell) not in {nn.RNNCell, nn.GRUCell, nn.LSTMCell} or "forward" in cell.__dict__:
         return False
     # A hook must be called at every step: pruning makes weights in one.
-    hooked = any(getattr(cell, name) for name in _HOOKS)
-    return not (hooked or is_transformed() or is_autocast(z.device))
+    return not (is_hooked(cell) or is_transformed() or is_autocast(z.device))
 
 
 def _run_kernel(cell: Any, z: Tensor, state: State) -> tuple[Tensor, State]:

@@ -20,6 +20,10 @@ from lmu.theory import decode_window, discretize, discretize_theta, least_theta,
 _living: "weakref.WeakSet[LegendreModule]" = weakref.WeakSet()
 
 
+def _matrix(name: str) -> Any:
+    return property(lambda self: self._read(name), lambda self, value: self._replace(name, value))
+
+
 class LegendreModule(nn.Module):
     """Base of the layers, and the owner of their discrete systems.
 
@@ -32,8 +36,8 @@ class LegendreModule(nn.Module):
 
     _version = 2  # of the state_dict; since 2 Euler's least theta is another
 
-    Ad: Tensor
-    Bd: Tensor
+    Ad = _matrix("Ad")
+    Bd = _matrix("Bd")
     log_theta: Tensor
     # Arguments of a call that give the whole state in the second place.
     with_state: ClassVar[dict[str, Any]] = {}
@@ -124,7 +128,8 @@ class LegendreModule(nn.Module):
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
             if learned:
                 empty = torch.empty(self._matrices()[name].shape, **factory)
-                self.register_parameter(name, nn.Parameter(empty))
+                # Not by register_parameter, to which the property is another attribute.
+                self._parameters[name] = nn.Parameter(empty)
 
     def _legendre(self) -> dict[str, Tensor]:
         """``Ad`` and ``Bd`` of theta, in float64 on the CPU."""
@@ -142,23 +147,20 @@ class LegendreModule(nn.Module):
         self._systems: dict[torch.device, System] = {}
         self._discretized: tuple[Any, System] | None = None
 
-    def _is_constant(self, name: str) -> bool:
-        learned = {"Ad": "learn_a", "Bd": "learn_b"}
-        return name in learned and not self.__dict__.get(learned[name], False)
+    def _learned(self, name: str) -> bool:
+        return self.learn_a if name == "Ad" else self.learn_b
 
-    def __getattr__(self, name: str) -> Any:
-        if not self._is_constant(name):
-            return super().__getattr__(name)
-        return getattr(self._system() if self.learn_theta else self._placed(), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_constant(name):
-            self._replace(name, value)
-        else:
-            super().__setattr__(name, value)
+    def _read(self, name: str) -> Tensor:
+        if not self._learned(name):
+            return getattr(self._system() if self.learn_theta else self._placed(), name)
+        parameter = self._parameters.get(name)
+        return self.__dict__[name] if parameter is None else parameter
 
     def _replace(self, name: str, value: Any) -> None:
         """Compute with another constant matrix; theta then no longer tells what is remembered."""
+        if self._learned(name):  # by what takes the parameter's place, such as pruning
+            self.__dict__[name] = value
+            return
         exact = self._matrices()
         shape = exact[name].shape
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:

@@ -56,12 +56,15 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
     identity = torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)
     power = apply_power(Ad, identity, steps).to(u.dtype)
     H = impulse_response(Ad, Bd, steps).to(u.dtype)
-    # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
-    given = u if torch.compiler.is_compiling() else u[:, :-1]
-    if given.shape[1] == 0:
-        return m_0.unsqueeze(1)
-    following = recurrence(given.flip(2) @ H.mT, m_0, power, linear=True)
-    return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, : u.shape[1]]
+    if torch.compiler.is_compiling():
+        # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
+        following = recurrence(u.flip(2) @ H.mT, m_0, power, linear=True)
+        return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, :-1]
+    arriving = u[:, :-1].flip(2) @ H.mT
+    states = [m_0]
+    for v in arriving.unbind(1):
+        states.append(torch.addmm(v, states[-1], power.mT))
+    return torch.stack(states, dim=1)
 
 
 def chunked_readout(

@@ -24,14 +24,14 @@ def recurrence(a: Tensor, h: Tensor, W: Tensor, *, linear: bool = False) -> Tens
 
     Cost: 2 b T n^2 FLOPs in T sequential steps, one product and one tanh each.
     """
-    if not is_transformed():
-        return Recurrence.apply(linear, a, h, W)
-    if is_differentiated() or is_exporting():
-        return plain(linear, a, h, W)[0]
-    return _compiled(a, h, W, linear)
+    if torch.compiler.is_compiling() and not (is_differentiated() or is_exporting()):
+        return _compiled(a, h, W, linear)
+    if linear or is_transformed():
+        return plain(a, h, W, linear)[0]
+    return Recurrence.apply(a, h, W)
 
 
-def plain(linear: bool, a: Tensor, h: Tensor, W: Tensor) -> tuple[Tensor]:
+def plain(a: Tensor, h: Tensor, W: Tensor, linear: bool = False) -> tuple[Tensor]:
     """What :class:`Recurrence` computes, by autograd."""
 
     def step(carry: Carry, slices: Slices) -> Stepped:
@@ -43,18 +43,17 @@ def plain(linear: bool, a: Tensor, h: Tensor, W: Tensor) -> tuple[Tensor]:
 
 
 class Recurrence(torch.autograd.Function):
-    """``(linear, a, h_0, W) -> y``."""
+    """``(a, h_0, W) -> y``."""
 
     @staticmethod
-    def forward(linear: bool, a: Tensor, h_0: Tensor, W: Tensor) -> Tensor:
+    def forward(a: Tensor, h_0: Tensor, W: Tensor) -> Tensor:
         """One product and one tanh a step, in place."""
-        return _forward(a, h_0, W, linear)
+        return _forward(a, h_0, W)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the output and what the gradients of the weights need."""
-        ctx.linear, *tensors = inputs
-        ctx.save_for_backward(output, *tensors)
+        ctx.save_for_backward(output, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
@@ -63,15 +62,13 @@ class Recurrence(torch.autograd.Function):
         y, *inputs = ctx.saved_tensors
         # A derivative of the gradients is wanted, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(dy):
-            needed = ctx.needs_input_grad[1:]
-            run = lambda *tensors: plain(ctx.linear, *tensors)  # noqa: E731
-            return None, *differentiable_backward(run, inputs, (dy,), needed)
+            return differentiable_backward(plain, inputs, (dy,), ctx.needs_input_grad)
         _, h_0, W = inputs
         with no_autocast(dy.device):
-            return None, *_gradients(_backward(dy, y, W, ctx.linear), y, h_0, W)
+            return _gradients(_backward(dy, y, W), y, h_0, W)
 
 
-def _forward(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
+def _forward(a: Tensor, h: Tensor, W: Tensor, linear: bool = False) -> Tensor:
     y = a.clone(memory_format=torch.contiguous_format)
     with torch.inference_mode():  # the same kernels, called with less ado
         # Products with rows of W err less, which adds up where no tanh forgets; else speed counts.
@@ -83,7 +80,7 @@ def _forward(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
     return y
 
 
-def _backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool) -> Tensor:
+def _backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool = False) -> Tensor:
     """The gradient of ``a``."""
     da = dy.clone(memory_format=torch.contiguous_format)
     with torch.inference_mode():

@@ -37,8 +37,10 @@ class System:
 
     def __init__(self, Ad: Tensor, Bd: Tensor, *, constant: bool) -> None:
         self.Ad, self.Bd, self.constant = Ad, Bd, constant
+        traced = torch.compiler.is_compiling()
+        self._plain = constant and not traced and is_plain(Ad, Bd)
         self._kept: dict[Hashable, tuple[tuple[int, int], Any]] = {}
-        if constant and not torch.compiler.is_compiling() and is_plain(Ad, Bd):
+        if self._plain:
             with _lock:
                 _systems[Ad] = weakref.ref(self)
 
@@ -126,16 +128,16 @@ class System:
         return rows.transpose(0, 1).to(m.dtype).contiguous()
 
     def _keep(self, name: Hashable, make: Callable[[], T]) -> T:
-        if not self.constant or torch.compiler.is_compiling():
-            return make()
         found = self._found(name)
-        return self._make(name, make) if found is None else found
+        if found is not None:
+            return found
+        return self._make(name, make) if self.constant else make()
 
     def _found(self, name: Hashable) -> Any:
-        if torch.compiler.is_compiling():
+        if not self._plain or torch.compiler.is_compiling():
             return None
         version, value = self._kept.get(name, (None, None))
-        return value if version == self._version() else None
+        return value if version == (self.Ad._version, self.Bd._version) else None
 
     def _make(self, name: Hashable, make: Callable[[], T]) -> T:
         """Make a value that serves training too, even if this is inference, and keep it.
@@ -144,19 +146,13 @@ class System:
         """
         if torch.compiler.is_compiling():
             return make()
-        version = self._version()
+        version = (self.Ad._version, self.Bd._version) if self._plain else None
         with torch.inference_mode(False), torch.no_grad(), not_recorded():
             value = make()
         parts: Any = value if isinstance(value, (tuple, list)) else (value,)
         if version is not None and is_plain(*parts):
             self._kept[name] = version, value
         return value
-
-    def _version(self) -> tuple[int, int] | None:
-        """What tells that the matrices were written to; None if that cannot be told."""
-        if not is_plain(self.Ad, self.Bd):
-            return None
-        return self.Ad._version, self.Bd._version
 
 
 # The systems of living layers by their Ad: operators of the compiler are given tensors alone.
