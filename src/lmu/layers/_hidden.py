@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmu.layers._modules import is_hooked
 from lmu.layers.state import State, map_state
 from lmu.ops._autograd import is_transformed
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
