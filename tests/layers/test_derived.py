@@ -76,6 +76,11 @@ def test_made_on_meta_and_loaded(name):
         assert value.is_meta
     layer.to_empty(device="cpu").load_state_dict(right.state_dict())
     torch.testing.assert_close(layer(sample()), right(sample()), rtol=0, atol=0)
+    with torch.device("meta"):
+        layer = build(name)
+    layer.load_state_dict(right.state_dict(), assign=True)
+    layer = layer.to("cpu").double().float()
+    torch.testing.assert_close(layer(sample()), right(sample()), rtol=0, atol=0)
 
 
 @with_parameters

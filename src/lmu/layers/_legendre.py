@@ -119,8 +119,7 @@ class LegendreModule(nn.Module):
 
     def _add_dynamics(self, factory: dict[str, Any]) -> None:
         """Register what is learned of the dynamics; subclasses call this after their parameters."""
-        # Tells the device and dtype of a layer that has no parameters.
-        self._anchor = torch.empty(0, **factory)
+        self._drop_anchor(torch.empty(0, **factory))
         if self.learn_theta:
             # Of one axis also where all channels share it: fully_shard takes no scalars.
             number = len(self._theta) if isinstance(self._theta, tuple) else 1
@@ -130,6 +129,15 @@ class LegendreModule(nn.Module):
                 empty = torch.empty(self._matrices()[name].shape, **factory)
                 # Not by register_parameter, to which the property is another attribute.
                 self._parameters[name] = nn.Parameter(empty)
+
+    def _drop_anchor(self, anchor: Tensor) -> None:
+        """Keep what tells the device and dtype of a layer without parameters; never on meta.
+
+        From there nothing can be moved, and no checkpoint brings it back.
+        """
+        self._anchor = (
+            torch.empty(0, dtype=anchor.dtype, device="cpu") if anchor.is_meta else anchor
+        )
 
     def _legendre(self) -> dict[str, Tensor]:
         """``Ad`` and ``Bd`` of theta, in float64 on the CPU."""
@@ -324,7 +332,7 @@ class LegendreModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
         super()._apply(fn, recurse)
-        self._anchor = fn(self._anchor)
+        self._drop_anchor(fn(self._anchor))
         self._place()
         return self
 
