@@ -1,9 +1,7 @@
 """Argument checks. Messages give the value, what was expected and the fix."""
 
-import copy
 from collections.abc import Sequence
 from numbers import Integral, Real
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -77,30 +75,6 @@ def check_activation(value: Any) -> Any:
             f"encoder_activation must be a function such as torch.tanh, or None, got {value!r}"
         )
     return value
-
-
-def has_state(function: Any) -> bool:
-    """True if a function gives another answer when it is asked again, as a spiking neuron does.
-
-    A copy is asked, in evaluation mode, with the same random numbers each time.
-    """
-    if function is None or isinstance(function, (FunctionType, BuiltinFunctionType)):
-        return False  # nothing to copy
-    like = next(iter(function.parameters()), None) if isinstance(function, nn.Module) else None
-    size = getattr(function, "num_parameters", 1)  # of nn.PReLU: one for each channel
-    x = torch.logspace(-2, 1, 16).mul(torch.tensor([1.0, -1.0]).repeat(8)).outer(torch.ones(size))
-    x = x if like is None else x.to(like)
-    try:
-        function = copy.deepcopy(function)
-        function = function.eval() if isinstance(function, nn.Module) else function
-        answers = []
-        for _ in range(4):
-            with torch.random.fork_rng([]), torch.inference_mode(False), torch.no_grad():
-                torch.manual_seed(0)
-                answers.append(function(x.clone()).clone())
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return False  # another shape is wanted: what the layer gives it shall tell
-    return not all(torch.equal(answers[0], answer) for answer in answers[1:])
 
 
 def check_cell_state(

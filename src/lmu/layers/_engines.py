@@ -33,41 +33,46 @@ class StepsEngine:
     """Any layer, by its own steps; a stream without a past is stepped without a state."""
 
     def __init__(self, layer: LMU | LMUStack, batch: int) -> None:
-        self.layer = layer
-        like = layer._like()
-        _, example = self.layer.step(like.new_zeros(batch, layer.input_size), None)
-        self.zeros = map_state(torch.zeros_like, example)
+        self.layer, self.batch = layer, batch
+        self.zeros: State = None  # until a step has shown what a state is
         self.start(None)
 
     def start(self, state: State) -> None:
-        self.now, self.fresh = self.zeros, torch.ones(self._batch, dtype=torch.bool)
+        self.now, self.fresh = self.zeros, torch.ones(self.batch, dtype=torch.bool)
         if state is not None:
+            self._learn()
             self.now = self._fit(self.zeros, state)
             self.fresh = torch.zeros_like(self.fresh)
         self.all_old = not self.fresh.any()
 
-    @property
-    def _batch(self) -> int:
-        return len(output_of(self.zeros))
+    def _learn(self) -> None:
+        """Find out what a state looks like, if no step has shown it."""
+        if self.zeros is None:
+            x = self.layer._like().new_zeros(self.batch, self.layer.input_size)
+            self.now = self.zeros = map_state(torch.zeros_like, self._call(x, None)[1])
 
     def _fit(self, zeros: State, state: State) -> State:
         if isinstance(zeros, tuple):
             if not isinstance(state, (tuple, list)) or len(state) != len(zeros):
                 raise TypeError(f"the state must be a tuple of {len(zeros)}, as the stream's is")
             return tuple(self._fit(z, s) for z, s in zip(zeros, state, strict=True))
-        if not isinstance(state, Tensor) or state.shape != zeros.shape:
+        if state is None:
+            return zeros
+        if not isinstance(state, Tensor) or state.shape not in {zeros.shape, (1, *zeros.shape[1:])}:
             raise ValueError(f"a part of the state must have the shape {tuple(zeros.shape)}")
-        return state.to(zeros, copy=True)
+        return state.expand(zeros.shape).to(zeros, copy=True)
 
     def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         if rows is None:
             y, self.now = self._step(x, self.now, self.fresh)
+            self.zeros = map_state(torch.zeros_like, self.now) if self.zeros is None else self.zeros
             if not self.all_old:
                 self.all_old, self.fresh = True, torch.zeros_like(self.fresh)
             return y
         if not len(rows):  # a layer refuses an empty batch
             return x.new_empty(0, self.layer.hidden_size)
         fresh = self.fresh[rows.cpu()]
+        self._learn()
         y, after = self._step(x, map_state(lambda s: s[rows], self.now), fresh)
         self.now = map_state(lambda s, new: s.index_copy(0, rows, new), self.now, after)
         self.fresh[rows.cpu()] = False
@@ -75,11 +80,13 @@ class StepsEngine:
         return y
 
     def _step(self, x: Tensor, now: State, fresh: Tensor) -> tuple[Tensor, State]:
-        with torch.no_grad():
-            if self.all_old:
-                return self.layer.step(x, now)
-            first = self.layer.step(x, None)
-            later = self.layer.step(x, now)
+        # Twice only where it must be: a module may count its calls, or keep a state of its own.
+        if self.all_old or not fresh.any():
+            return self._call(x, now)
+        first = self._call(x, None)
+        if fresh.all() and len(fresh) == len(x):
+            return first
+        later = self._call(x, now)
         fresh = fresh.to(x.device)
 
         def choose(new: Tensor, old: Tensor) -> Tensor:
@@ -87,10 +94,16 @@ class StepsEngine:
 
         return map_state(choose, first, later)
 
+    def _call(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        with torch.no_grad():
+            return self.layer.step(x, state)
+
     def state(self) -> State:
+        self._learn()
         return map_state(torch.clone, self.now)
 
     def reset(self, rows: Rows) -> None:
+        self._learn()
         self.fresh[rows if not isinstance(rows, Tensor) else rows.cpu()] = True
         self.all_old = not self.fresh.any()
         # What a state shows of a stream that has no past; a layer's may share memory with others.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu.layers._modules import is_hooked
+from lmu.layers._ragged import at_steps
 from lmu.layers.state import State, map_state
 from lmu.ops._autograd import is_transformed
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
@@ -122,7 +123,7 @@ def last_alive(y: Tensor, alive: Tensor | None, before: Tensor | None = None) ->
     if alive is None:
         return y[:, -1].clone()
     steps = alive.sum(1, keepdim=True)
-    last = y.take_along_dim((steps - 1).clamp(min=0), dim=1).squeeze(1)
+    last = at_steps(y, (steps - 1).clamp(min=0).squeeze(2)).squeeze(1)
     start = last.new_zeros(()) if before is None else before.to(last.dtype)
     return torch.where(steps.squeeze(2) > 0, last, start)
 

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,8 +15,8 @@ from lmu.ops._autograd import is_batched, is_differentiated, is_plain, is_transf
 from lmu.ops._precision import power_dtype
 from lmu.theory import decode_window, discretize, discretize_theta, least_theta, legt
 
-# Layers that there are, to tell whether an ensemble may be of several thetas.
-_living: "weakref.WeakSet[LegendreModule]" = weakref.WeakSet()
+# Thetas that layers of a kind were built with, to tell whether an ensemble may be of several.
+_built: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
 
 
 def _matrix(name: str) -> Any:
@@ -73,7 +72,7 @@ class LegendreModule(nn.Module):
         self._exact = exact if is_plain(*exact.values()) else None
         self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
         self._forget()
-        _living.add(self)
+        self._remember_theta()
 
     @property
     def theta(self) -> float | tuple[float, ...]:
@@ -139,6 +138,12 @@ class LegendreModule(nn.Module):
             torch.empty(0, dtype=anchor.dtype, device="cpu") if anchor.is_meta else anchor
         )
 
+    def _follow(self, x: Tensor) -> None:
+        """A layer whose parameters are elsewhere, or that has none, goes where its input is."""
+        anchor = self._anchor
+        if isinstance(x, Tensor) and anchor.device != x.device and self._like() is anchor:
+            self._anchor = torch.empty(0, device=x.device, dtype=anchor.dtype)
+
     def _legendre(self) -> dict[str, Tensor]:
         """``Ad`` and ``Bd`` of theta, in float64 on the CPU."""
         thetas = self._theta if isinstance(self._theta, tuple) else (self._theta,)
@@ -177,6 +182,8 @@ class LegendreModule(nn.Module):
         if self.learn_theta:
             raise ValueError(f"{name} follows from log_theta: build a layer without learn_theta")
         self._exact = exact | {name: value.detach()}
+        if is_plain(value):
+            self._remember_theta("replaced")
         self._forget()
 
     def _system(self) -> System:
@@ -223,20 +230,18 @@ class LegendreModule(nn.Module):
                 self._systems = self._systems | {device: system}  # at once, for other threads
         return system
 
+    def _remember_theta(self, *marks: Any) -> None:
+        kind = type(self), self.memory_size, self.memory_channels
+        _built.setdefault(kind, set()).add((self._theta, self.discretizer, *marks))
+
     def _warn_of_thetas(self) -> None:
         """Say so if the members of an ensemble may have been built with different thetas."""
-
-        def kind(layer: LegendreModule) -> tuple[Any, ...]:
-            return type(layer), *(parameter.shape for parameter in layer.parameters())
-
         if not is_plain(*self._matrices().values()):
             return  # stacked with the parameters, one for each member
-        mine = self._theta, self.discretizer
-        alike = [layer for layer in list(_living) if kind(layer) == kind(self)]
-        if any((layer._theta, layer.discretizer) != mine for layer in alike):
+        if len(_built[type(self), self.memory_size, self.memory_channels]) > 1:
             warnings.warn(
                 f"all members of this ensemble compute with theta={self._name_theta()} of the "
-                "module that is called, but there are layers alike with another theta, which "
+                "module that is called, but layers of its kind were built with others, which "
                 "torch.func.stack_module_state does not collect. If they are the members, stack "
                 "'Ad' and 'Bd' of each into the buffers too, or build them with learn_theta=True",
                 stacklevel=2,
@@ -328,7 +333,7 @@ class LegendreModule(nn.Module):
             )
         super().__setstate__(state)
         self._place()
-        _living.add(self)
+        self._remember_theta()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
         super()._apply(fn, recurse)

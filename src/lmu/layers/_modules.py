@@ -27,10 +27,11 @@ def unwrap(module: Any) -> Any:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """True if a call does more than ``forward``: pruning and weight norms make weights in hooks."""
+    """True if a call does more than the class's ``forward``, such as making weights in hooks."""
     # Written out: a step of a stream asks, in microseconds.
     return bool(
-        module._forward_hooks
+        "forward" in module.__dict__
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
@@ -45,7 +46,6 @@ def is_simple(linear: Any) -> bool:
     """True if a call is ``F.linear`` with the weights that are read from the module."""
     return (
         type(linear) is nn.Linear
-        and "forward" not in vars(linear)
         and not is_hooked(linear)
         and all(_is_dense(p) for p in (linear.weight, linear.bias))
     )
@@ -69,7 +69,11 @@ def in_evaluation(module: Any) -> Any:
     """
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         return module
+    for name in _WRAPPERS[:2]:  # they would call the module itself
+        if name in module._modules:
+            return in_evaluation(module._modules[name])
+    children = {name: in_evaluation(child) for name, child in module._modules.items()}
     same = module.__new__(type(module))
-    same.__dict__ = vars(module) | {"training": False}
-    same._modules = {name: in_evaluation(child) for name, child in module._modules.items()}
+    # Past __setattr__, which a module may hand on to another.
+    object.__setattr__(same, "__dict__", vars(module) | {"training": False, "_modules": children})
     return same

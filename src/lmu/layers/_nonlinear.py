@@ -20,11 +20,11 @@ from lmu.layers._checks import (
     check_probability,
     check_size,
     check_state,
-    has_state,
 )
 from lmu.layers._hidden import TANH, Module, Tanh, is_recurrent
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._loop import Memory, run_steps
+from lmu.layers._stateful import Asked, activate
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._precision import compute_dtype, no_autocast
@@ -85,7 +85,6 @@ class NonlinearLMU(LegendreModule):
         self.memory_bias = check_flag("memory_bias", memory_bias)
         self.hidden_bias = check_flag("hidden_bias", hidden_bias)
         self.encoder_activation = check_activation(encoder_activation)
-        self._stateful = has_state(encoder_activation)
         self.dropout = check_probability("dropout", dropout)
         self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
         self._state_size = memory_channels * memory_size
@@ -93,6 +92,7 @@ class NonlinearLMU(LegendreModule):
         self.hidden_size = check_hidden_cell(hidden_cell, hidden_size, read)
         self.hidden_cell = hidden_cell
         self._recurrent = isinstance(hidden_cell, nn.Module) and is_recurrent(hidden_cell)
+        self._asked = Asked(memory_channels), Asked(read)
         self.initializers = initializers
         self._check_connections()
         self._add_parameters({"device": device, "dtype": check_dtype(dtype)})
@@ -180,12 +180,6 @@ class NonlinearLMU(LegendreModule):
                 return parameter
         return self._anchor
 
-    def _follow(self, x: Tensor) -> None:
-        """A layer without parameters goes where its input is."""
-        anchor = self._anchor
-        if isinstance(x, Tensor) and anchor.device != x.device and self._like() is anchor:
-            self._anchor = torch.empty(0, device=x.device, dtype=anchor.dtype)
-
     @property
     def _fast(self) -> bool:
         """Whether the recurrence is the published one, which blocks of time can run."""
@@ -199,10 +193,16 @@ class NonlinearLMU(LegendreModule):
     @property
     def _coupled(self) -> bool:
         """Whether the memory's input depends on states in a way that must go step by step."""
-        if self._stateful:  # it must see one step after another
+        if self._stateful:
             return True
         bent = self.memory_channels > 1 or not self._linear_encoder or self._drops
         return self.hidden_to_memory or (self.memory_to_memory and bent)
+
+    @property
+    def _stateful(self) -> bool:
+        """Whether a module of the user's must see one step after another."""
+        cell = None if self._recurrent or isinstance(self.hidden_cell, str) else self.hidden_cell
+        return self._asked[0](self.encoder_activation) or self._asked[1](cell)
 
     @property
     def _drops(self) -> bool:
@@ -254,9 +254,7 @@ class NonlinearLMU(LegendreModule):
 
     def _activate(self, u: Tensor, x: Tensor) -> Tensor:
         """The encoder's activation; one in place must not write to the caller's input."""
-        if self.encoder_activation is None:
-            return u
-        return self.encoder_activation(u.clone() if u is x else u)
+        return activate(self.encoder_activation, u.clone() if u is x else u)
 
     @property
     def _starts_itself(self) -> bool:

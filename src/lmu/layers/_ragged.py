@@ -60,6 +60,7 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
         return x, None
     try:
         lengths = torch.as_tensor(lengths, device=x.device)
+        lengths = lengths if lengths.numel() else lengths.long()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lengths must be integers, got {lengths!r}") from error
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
@@ -94,7 +95,15 @@ def last_step(y: Tensor, lengths: Tensor) -> Tensor:
 
     Of a sequence without a step it is the first, which is padding.
     """
-    return y.take_along_dim((lengths - 1).clamp(min=0)[:, None, None], dim=1).squeeze(1)
+    return at_steps(y, (lengths - 1).clamp(min=0)[:, None]).squeeze(1)
+
+
+def at_steps(y: Tensor, steps: Tensor) -> Tensor:
+    """``y`` (batch, time, size) at ``steps`` (batch, n) of each sequence, (batch, n, size).
+
+    Not by take_along_dim, of which a compiler makes a graph for each length.
+    """
+    return y.gather(1, steps.unsqueeze(2).expand(-1, -1, y.shape[2]))
 
 
 def align_right(x: Tensor, lengths: Tensor) -> Tensor:
@@ -111,11 +120,11 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
     """Each sequence backwards, its padding where it was."""
     t = torch.arange(x.shape[1], device=x.device)
     source = torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
-    return x.take_along_dim(source.unsqueeze(2), dim=1)
+    return at_steps(x, source)
 
 
 def _shift(x: Tensor, by: Tensor) -> Tensor:
     source = torch.arange(x.shape[1], device=x.device) + by[:, None]
     valid = (source >= 0) & (source < x.shape[1])
-    y = x.take_along_dim(source.clamp(0, x.shape[1] - 1).unsqueeze(2), dim=1)
+    y = at_steps(x, source.clamp(0, x.shape[1] - 1))
     return torch.where(valid.unsqueeze(2), y, y.new_zeros(()))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu.layers._ragged import unpack
 from lmu.layers.state import State, map_state
 
 # (x, state, lengths) -> output of all steps or of the last, and the state after it
@@ -27,7 +28,10 @@ def in_pieces(run: Run, x: Any, state: State, lengths: Any, resets: Any) -> tupl
         return run(x, state, lengths)
     resets = _checked(resets, x)
     if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=x.device)
+        _, ragged = unpack(x, lengths)
+        assert ragged is not None
+        # Padding starts nothing.
+        lengths, resets = ragged.lengths, resets & ragged.inside.squeeze(2)
     cuts = sorted({0, *resets.any(0).nonzero().flatten().tolist()})
     outputs, length = [], x.shape[1]
     for start, stop in zip(cuts, [*cuts[1:], length], strict=True):

@@ -325,7 +325,13 @@ class LMU(NonlinearLMU):
             memory_size) and inputs u of the memory (batch, time, memory_channels), the latter two
             at least float32; all zero in padding. And the last state ``(h_n, m_n)``.
         """
+        if is_hooked(self):
+            raise ValueError(
+                "record() reads the weights, which a hook of this layer may make in a call: remove "
+                "it first, as by prune.remove()"
+            )
         signal, ragged = unpack(x, lengths)
+        self._follow(signal)
         check_sequence(signal, self.input_size, self._like())
         h, m = self._checked_state(signal.shape[0], state)
         signal = F.dropout(signal, self.dropout, self.training) if self.dropout else signal

@@ -19,12 +19,12 @@ from lmu.layers._checks import (
     check_sequence,
     check_size,
     check_state,
-    has_state,
 )
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._modules import is_hooked, is_simple, name_of
 from lmu.layers._ragged import Ragged, align_right, last_step, unpack
 from lmu.layers._sequences import in_pieces
+from lmu.layers._stateful import Asked, activate
 from lmu.layers._time import WHOLE, Time
 from lmu.ops import (
     READOUTS,
@@ -145,11 +145,8 @@ class LMUFFT(LegendreModule):
         if encoder_activation == "auto":
             encoder_activation = torch.relu if encode_input else None
         self.encoder_activation = check_activation(encoder_activation)
-        if has_state(encoder_activation):
-            raise ValueError(
-                "encoder_activation has a state, which must see one step after another: use "
-                "LMU(hidden_to_memory=False, encoder_activation=...)"
-            )
+        self._asked = Asked(memory_channels)
+        self._refuse_state()
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
         factory = {"device": device, "dtype": dtype}
@@ -264,7 +261,9 @@ class LMUFFT(LegendreModule):
         self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths
     ) -> tuple[Any, State]:
         signal, ragged = unpack(x, lengths)
+        self._follow(signal)
         check_sequence(signal, self.input_size, self._like())
+        self._refuse_state()
         before = self._checked_state(signal.shape[0], state)
         m_0 = before[1]
         if self.dropout:
@@ -312,10 +311,15 @@ class LMUFFT(LegendreModule):
 
     def _encode(self, x: Tensor) -> Tensor:
         u = x if self.W_u is None else self.W_u(x)
-        if self.encoder_activation is None:
-            return u
         # An activation that works in place must not write to the caller's input.
-        return self.encoder_activation(u.clone() if u is x else u)
+        return activate(self.encoder_activation, u.clone() if u is x else u)
+
+    def _refuse_state(self) -> None:
+        if self._asked(self.encoder_activation):
+            raise ValueError(
+                "encoder_activation has a state, which must see one step after another: use "
+                "LMU(hidden_to_memory=False, encoder_activation=...)"
+            )
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.
@@ -331,6 +335,7 @@ class LMUFFT(LegendreModule):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit.
         """
+        self._follow(x)
         check_input(x, ("batch",), self.input_size, self._like())
         if is_hooked(self):
             return step_by_call(self, x, state)
@@ -425,4 +430,6 @@ class LMUFFT(LegendreModule):
         # An adapter or a quantized module may have something else of this name.
         weight: Any = getattr(self.W_h, "weight", None)
         fits = isinstance(weight, Tensor) and weight.is_floating_point()
-        return weight if fits else self._anchor
+        # One that is loaded in a call only tells nothing before.
+        away = fits and weight.is_meta and is_hooked(self.W_h)
+        return weight if fits and not away else self._anchor

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from lmu.layers._modules import unwrap
 from lmu.layers._ragged import unpack
 from lmu.models._config import describe
 from lmu.models._hub import HubModel
@@ -30,19 +31,20 @@ class SequenceClassifier(nn.Module, HubModel):
 
     def __init__(self, layer: nn.Module, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        hidden_size = getattr(layer, "hidden_size", None)
+        inner = unwrap(layer)
+        hidden_size = getattr(inner, "hidden_size", None)
         if not isinstance(layer, nn.Module) or not isinstance(hidden_size, int):
             raise TypeError(
                 f"layer must be a module with an integer hidden_size, such as LMU or LMUFFT, "
                 f"got {type(layer).__name__}"
             )
-        if isinstance(layer, nn.RNNBase) and (
-            layer.bidirectional or layer.proj_size or not layer.batch_first
+        if isinstance(inner, nn.RNNBase) and (
+            inner.bidirectional or inner.proj_size or not inner.batch_first
         ):
             raise ValueError(
-                f"{type(layer).__name__} must have batch_first=True, bidirectional=False and "
-                f"proj_size=0, got {layer.batch_first}, {layer.bidirectional} and "
-                f"{layer.proj_size}"
+                f"{type(inner).__name__} must have batch_first=True, bidirectional=False and "
+                f"proj_size=0, got {inner.batch_first}, {inner.bidirectional} and "
+                f"{inner.proj_size}"
             )
         if not isinstance(num_classes, int) or isinstance(num_classes, bool):
             raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
@@ -52,7 +54,7 @@ class SequenceClassifier(nn.Module, HubModel):
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.layer, self.num_classes = layer, num_classes
         self.dropout = nn.Dropout(dropout)
-        like = getattr(layer, "_like", lambda: next(layer.parameters(), None))()
+        like = getattr(inner, "_like", lambda: next(inner.parameters(), None))()
         factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
         self.classifier = nn.Linear(hidden_size, num_classes, **factory)
 
@@ -70,7 +72,7 @@ class SequenceClassifier(nn.Module, HubModel):
 
     def _last(self, x: Tensor | PackedSequence, lengths: Any) -> Tensor:
         """The last hidden state (batch, hidden_size)."""
-        theirs = isinstance(self.layer, nn.RNNBase)
+        theirs = isinstance(unwrap(self.layer), nn.RNNBase)
         if theirs and lengths is not None:
             x, ragged = unpack(x, lengths)
             assert ragged is not None
@@ -85,7 +87,7 @@ class SequenceClassifier(nn.Module, HubModel):
     def hub_arguments(self) -> dict[str, Any]:
         """The constructor's arguments as plain data."""
         return {
-            "layer": describe(self.layer),
+            "layer": describe(unwrap(self.layer)),
             "num_classes": self.num_classes,
             "dropout": self.dropout.p,
         }

@@ -1,0 +1,80 @@
+"""Functions of the user's that remember what they were called with, as spiking neurons do."""
+
+import copy
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What a copy may say to an input of another shape than it is made for.
+_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
+
+
+def has_state(function: Any, size: int = 1) -> bool | None:
+    """True if a function gives another answer when it is asked again; None if it cannot be asked.
+
+    A copy is asked, in training mode and not, with the same random numbers each time.
+
+    Args:
+        function: Called with rows of ``size`` numbers; or None.
+        size: Number of its features.
+    """
+    if isinstance(function, FunctionType):
+        inside = [cell.cell_contents for cell in function.__closure__ or ()]
+        answers = [has_state(part, size) for part in inside if isinstance(part, nn.Module)]
+        return True if True in answers else None if None in answers else False
+    if function is None or isinstance(function, BuiltinFunctionType):
+        return False
+    tensors = (
+        [*function.parameters(), *function.buffers()] if isinstance(function, nn.Module) else []
+    )
+    if any(t.is_meta or type(t.data) is not Tensor for t in tensors):
+        return None
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0, device="cpu"))
+    column = torch.logspace(-2, 1, 16, device="cpu") * torch.tensor(
+        [1.0, -1.0], device="cpu"
+    ).repeat(8)
+    x = column.outer(torch.ones(size, device="cpu")).to(like)
+    try:
+        return any(_differs(copy.deepcopy(function), x, training) for training in (False, True))
+    except _ERRORS:
+        return False  # what the layer gives it shall tell
+
+
+def _differs(function: Any, x: Tensor, training: bool) -> bool:
+    if isinstance(function, nn.Module):
+        function.train(training)
+    answers = []
+    for _ in range(4):
+        with torch.random.fork_rng([]), torch.inference_mode(False), torch.no_grad():
+            torch.manual_seed(0)
+            answers.append(function(x.clone()).clone())
+    return not all(torch.equal(answers[0], answer) for answer in answers[1:])
+
+
+def activate(function: Any, u: Tensor) -> Tensor:
+    """An encoder's activation of ``u`` (..., channels), row by row as in a step."""
+    if function is None:
+        return u
+    if u.ndim == 2 or isinstance(function, BuiltinFunctionType):
+        return function(u)
+    return function(u.flatten(0, 1)).view_as(u)
+
+
+class Asked:
+    """Keeps the answer of :func:`has_state` for a function, until it is another one."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.size, self.function, self.answer = size, None, False
+
+    def __call__(self, function: Any) -> bool:
+        if function is not self.function:
+            answer = has_state(function, self.size)
+            if answer is None:
+                return False
+            self.function, self.answer = function, answer
+        return self.answer
+
+    def __deepcopy__(self, memo: Any) -> "Asked":
+        return Asked(self.size)  # of a copy of the function
