@@ -194,6 +194,14 @@ def test_a_wrong_matrix_is_refused():
         build("LMU", learn_theta=True).Ad = torch.eye(6)
 
 
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Linear(1, 1)])
+def test_modules_of_the_users_are_built_on_meta_too(activation):
+    activation = copy.deepcopy(activation)
+    with torch.device("meta"):
+        layer = LMUFFT(2, 4, 6, None, 20.0, encoder_activation=activation)
+    assert layer.W_h.weight.is_meta
+
+
 def test_long_responses_are_not_kept():
     layer = LMUFFT(1, 2, 64, None, 1000.0, return_sequences=False)
     length = (1 << 24) // 64 + 1

@@ -89,6 +89,19 @@ def test_three_graphs_serve_all_lengths(name, with_state):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
+@pytest.mark.parametrize("name", ["LMU", "LMUFFT", "LMUFFT-last", "both ways"])
+def test_padded_batches_of_all_lengths_too(name):
+    torch._dynamo.reset()
+    layer = build(name, dtype=F64)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for length in LENGTHS:
+        x, lengths = torch.randn(3, length, 2, dtype=F64), torch.tensor([length, length // 2, 0])
+        torch.testing.assert_close(compiled(x, lengths=lengths), layer(x, lengths=lengths))
+    assert counter.frame_count <= 3
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the exporter's own
 @pytest.mark.parametrize("name", ["LMU", "LMU-open", "LMU-GRU", "LMUFFT", "LMUFFT-last", "stack"])
@@ -179,6 +192,8 @@ def test_resets_start_sequences_anew(name, lengths):
     x = torch.randn(3, 20, 2, dtype=F64)
     resets = torch.zeros(3, 20, dtype=torch.bool)
     resets[0, [0, 7, 8]] = resets[1, 12] = True
+    if lengths is not None:
+        resets[1:, 15] = True  # in padding, where it means nothing
     _, state = whole_state(layer, torch.randn(3, 4, 2, dtype=F64))
     y, after = whole_state(layer, x, state, lengths=lengths, resets=resets)
     ends = lengths or [20] * 3
@@ -196,6 +211,8 @@ def test_resets_start_sequences_anew(name, lengths):
 
 def test_wrong_resets():
     x, layer = torch.zeros(2, 5, 2), build("LMU")
+    with pytest.raises(ValueError, match="within 0 and 5"):
+        layer(x, lengths=[9, 1], resets=torch.zeros(2, 5).bool())
     for resets, kind, message in (
         (torch.zeros(2, 5), TypeError, r"must be a bool tensor \(batch, time\), got torch.float32"),
         (torch.zeros(5, 2).bool(), ValueError, r"\(batch, time\) = \(2, 5\), got \(5, 2\)"),

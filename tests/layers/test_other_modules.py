@@ -14,6 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from lmu import LMU, LMUFFT, Bidirectional, LMUStack, Stream
+from lmu.models import SequenceClassifier
 
 F64 = torch.float64
 
@@ -228,3 +229,62 @@ def test_what_is_no_layer_is_refused_in_a_wrapper_too():
         LMUStack([checkpoint_wrapper(nn.Linear(2, 2))])
     with pytest.raises(TypeError, match="layer must be an LMU, LMUFFT or LMUStack, got Linear"):
         Stream(checkpoint_wrapper(nn.Linear(2, 2)))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own
+def test_a_stream_of_compiled_parts_leaves_them_whole():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    inner = LAYERS["LMUFFT"]()
+    stack = LMUStack([torch.compile(checkpoint_wrapper(inner), backend="eager")], norm=None)
+    x, keys = torch.randn(3, 9, 4, dtype=F64), list(stack.state_dict())
+    stream, right = Stream(stack, 3), LMUStack([inner], norm=None)(x)[0]
+    for x_t, right_t in zip(x.unbind(1), right.unbind(1), strict=True):
+        torch.testing.assert_close(stream(x_t), right_t)
+    assert list(stack.state_dict()) == keys
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_replaced_forward_is_called_in_steps_too(kind):
+    """As hooks of accelerate's do, which bring the weights."""
+    torch.manual_seed(0)
+    layer, x = LAYERS[kind](), torch.randn(3, 9, 4, dtype=F64)
+    plain = layer.forward
+
+    def forward(x: Tensor, *arguments: Any, **kwargs: Any) -> Any:
+        return plain(2 * x, *arguments, **kwargs)
+
+    layer.forward = forward
+    stream, state = Stream(layer, 3), None
+    for x_t, right in zip(x.unbind(1), layer(x)[0].unbind(1), strict=True):
+        y, state = layer.step(x_t, state)
+        torch.testing.assert_close((y, stream(x_t)), (right, right))
+
+
+def test_weights_that_are_elsewhere_until_a_call():
+    """As with accelerate's cpu_offload: meta but in the call of the module."""
+    torch.manual_seed(0)
+    layer, x = LAYERS["LMUFFT"](), torch.randn(3, 9, 4, dtype=F64)
+    right, weights = layer(x)[0], layer.W_h.weight.detach().clone()
+    meta = nn.Parameter(weights.to("meta"))
+    layer.W_h.register_forward_pre_hook(
+        lambda module, _: module._parameters.update(weight=nn.Parameter(weights))
+    )
+    layer.W_h.register_forward_hook(lambda module, *_: module._parameters.update(weight=meta))
+    layer.W_h._parameters["weight"] = meta
+    torch.testing.assert_close(layer(x)[0], right)
+    torch.testing.assert_close(layer.step(x[:, 0])[0], right[:, 0])
+
+
+@pytest.mark.parametrize("wrap", [checkpoint_wrapper, nn.DataParallel, WRAPPERS["compiled"]])
+def test_a_classifier_over_wrapped_layers(wrap):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    x = torch.randn(3, 9, 4)
+    for layer in (nn.LSTM(4, 5, batch_first=True), LMUFFT(4, 5, 6, None, 20.0)):
+        plain = SequenceClassifier(layer, 2)
+        wrapped = SequenceClassifier(wrap(layer), 2)
+        wrapped.classifier.load_state_dict(plain.classifier.state_dict())
+        torch.testing.assert_close(wrapped(x), plain(x))
+    with pytest.raises(ValueError, match="must have batch_first=True"):
+        SequenceClassifier(wrap(nn.LSTM(4, 5)), 2)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
+from torch.nn.utils import prune
 
 from lmu import LMU, LMUFFT, LMUCell, Stream
 from lmu.ops import memory
@@ -157,3 +158,50 @@ def test_many_gradients_at_once_and_forwards(kind):
     with forward_ad.dual_level():
         tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(x, v))).tangent
     torch.testing.assert_close(tangent, torch.einsum("...btk,btk->...", right, v))
+
+
+def test_states_are_found_wherever_they_are():
+    """In a function around a module, in the hidden cell, in what is assigned later."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 2)
+    neuron = Leaky()
+    closed = {"hidden_to_memory": False, "memory_to_memory": False}
+    around = LMU(2, 4, 6, 12.0, encoder_activation=lambda u: neuron(u), **closed)
+    cell = nn.Sequential(nn.Linear(8, 4), Leaky())
+    inside = LMU(2, 4, 6, 12.0, hidden_cell=cell, **closed)
+    later = LMU(2, 4, 6, 12.0, encoder_activation=torch.tanh, **closed)
+    later.encoder_activation = Leaky()
+    for layer, leaky in ((around, neuron), (inside, cell[1]), (later, later.encoder_activation)):
+        right = layer(x)[0]
+        leaky.v, state, stream = 0.0, None, Stream(layer, 2)
+        for x_t, right_t in zip(x.unbind(1), right.unbind(1), strict=True):
+            y, state = layer.step(x_t, state)
+            torch.testing.assert_close(y, right_t)
+        leaky.v = 0.0
+        stream = Stream(layer, 2)
+        got = torch.stack([stream(x_t) for x_t in x.unbind(1)], dim=1)
+        torch.testing.assert_close(got, right)
+    with pytest.raises(ValueError, match="has a state"):
+        LMUFFT(2, 4, 6, None, 12.0, encoder_activation=lambda u: neuron(u))
+
+
+@pytest.mark.parametrize("kind", [LMU, LMUFFT])
+def test_an_activation_sees_rows_as_in_a_step(kind):
+    options = {"memory_channels": 3, "encoder_activation": nn.Softmax(dim=1)}
+    if kind is LMU:
+        layer = LMU(2, 4, 6, 12.0, hidden_to_memory=False, memory_to_memory=False, **options)
+    else:
+        layer = LMUFFT(2, 4, 6, None, 12.0, **options)
+    x, state = torch.randn(2, 9, 2), None
+    for x_t, right in zip(x.unbind(1), layer(x)[0].unbind(1), strict=True):
+        y, state = layer.step(x_t, state)
+        torch.testing.assert_close(y, right)
+
+
+def test_hooks_make_the_weights_that_a_record_would_read():
+    layer = LMU(2, 4, 6, 12.0)
+    prune.identity(layer, "W_h")
+    with pytest.raises(ValueError, match=r"remove it first, as by prune\.remove\(\)"):
+        layer.record(torch.zeros(1, 3, 2))
+    prune.remove(layer, "W_h")
+    layer.record(torch.zeros(1, 3, 2))

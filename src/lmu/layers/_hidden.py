@@ -25,6 +25,10 @@ class Tanh(NamedTuple):
     W_h: Tensor
     W_m: Tensor
 
+    def start(self, u: Tensor, h: State) -> State:
+        """The state before the first step, if there is one."""
+        return h
+
     def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
         """Output and state of one step, from the memory, the input and the state before."""
         h = torch.addmm(self._given(m, x), h, self.W_h.mT).tanh()
@@ -49,6 +53,14 @@ class Module(NamedTuple):
     reads_input: bool
     hidden_size: int
     dtype: torch.dtype
+
+    def start(self, u: Tensor, state: State) -> State:
+        """The state before the first step; None if only the cell knows it."""
+        if state is not None or (self.recurrent and not isinstance(self.cell, nn.RNNCellBase)):
+            return state
+        # Of u, so that torch.func.vmap sees a batch in them.
+        zeros = u.new_zeros(u.shape[0], self.hidden_size, dtype=self.dtype)
+        return (zeros, zeros) if isinstance(self.cell, nn.LSTMCell) else zeros
 
     def step(self, m: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Output and state of one step, from the memory, the input and the state before."""

@@ -65,6 +65,7 @@ def run_steps(
     time, 1) is False there is padding: outputs mean nothing there, and states stay as they are.
     With ``record`` an output is ``[y_t | m_t | u_t]``, in the dtype of the memory.
     """
+    h = cell.start(u, h)
     before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
     keep = memory.masks(before, m)
 

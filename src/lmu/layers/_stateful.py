@@ -39,7 +39,9 @@ def has_state(function: Any, size: int = 1) -> bool | None:
     try:
         return any(_differs(copy.deepcopy(function), x, training) for training in (False, True))
     except _ERRORS:
-        return False  # what the layer gives it shall tell
+        # Of another shape, or of another batch than a state that is there already.
+        parts = function.modules() if isinstance(function, nn.Module) else [function]
+        return any(isinstance(value, Tensor) for part in parts for value in vars(part).values())
 
 
 def _differs(function: Any, x: Tensor, training: bool) -> bool:

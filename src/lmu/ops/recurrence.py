@@ -95,7 +95,8 @@ def _backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool = False) -> Tensor:
 
 
 def _gradients(da: Tensor, y: Tensor, h_0: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    before = torch.cat([h_0[:, None], y[:, :-1]], dim=1)
+    # Cut last: a compiler tells one step from more.
+    before = torch.cat([h_0[:, None], y], dim=1)[:, :-1]
     return da, da[:, 0] @ W, da.flatten(0, 1).mT @ before.flatten(0, 1)
 
 
