@@ -236,7 +236,8 @@ def test_a_stream_of_compiled_parts_leaves_them_whole():
     torch._dynamo.reset()
     torch.manual_seed(0)
     inner = LAYERS["LMUFFT"]()
-    stack = LMUStack([torch.compile(checkpoint_wrapper(inner), backend="eager")], norm=None)
+    compiled: Any = torch.compile(checkpoint_wrapper(inner), backend="eager")
+    stack = LMUStack([compiled], norm=None)
     x, keys = torch.randn(3, 9, 4, dtype=F64), list(stack.state_dict())
     stream, right = Stream(stack, 3), LMUStack([inner], norm=None)(x)[0]
     for x_t, right_t in zip(x.unbind(1), right.unbind(1), strict=True):

@@ -1,5 +1,7 @@
 """What is asked for on the way: memory states, windows, thetas; and activations with habits."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -165,13 +167,14 @@ def test_states_are_found_wherever_they_are():
     torch.manual_seed(0)
     x = torch.randn(2, 9, 2)
     neuron = Leaky()
-    closed = {"hidden_to_memory": False, "memory_to_memory": False}
+    closed: dict[str, Any] = {"hidden_to_memory": False, "memory_to_memory": False}
     around = LMU(2, 4, 6, 12.0, encoder_activation=lambda u: neuron(u), **closed)
-    cell = nn.Sequential(nn.Linear(8, 4), Leaky())
+    cell: Any = nn.Sequential(nn.Linear(8, 4), Leaky())
     inside = LMU(2, 4, 6, 12.0, hidden_cell=cell, **closed)
     later = LMU(2, 4, 6, 12.0, encoder_activation=torch.tanh, **closed)
     later.encoder_activation = Leaky()
-    for layer, leaky in ((around, neuron), (inside, cell[1]), (later, later.encoder_activation)):
+    pairs: Any = ((around, neuron), (inside, cell[1]), (later, later.encoder_activation))
+    for layer, leaky in pairs:
         right = layer(x)[0]
         leaky.v, state, stream = 0.0, None, Stream(layer, 2)
         for x_t, right_t in zip(x.unbind(1), right.unbind(1), strict=True):

@@ -211,7 +211,7 @@ def _start(cell: nn.Module | None, z: Tensor, state: State) -> State:
     return (state, state) if isinstance(cell, nn.LSTMCell) else state
 
 
-def _has_kernel(cell: nn.Module | None, z: Tensor) -> bool:
+def _has_kernel(cell: Any, z: Tensor) -> bool:
     """Whether PyTorch runs this very cell over a sequence in one call."""
     if type(cell) not in {nn.RNNCell, nn.GRUCell, nn.LSTMCell} or "forward" in cell.__dict__:
         return False
