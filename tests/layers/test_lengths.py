@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lmu import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu.ops._loops import _has_scan
 
 F64 = torch.float64
 BUILD = {
@@ -41,6 +42,9 @@ BUILD = {
     ),
 }  # fmt: skip
 layers = pytest.mark.parametrize("name", BUILD)
+SCANS = pytest.mark.skipif(
+    not _has_scan(), reason="this PyTorch has no operator for loops with gradients"
+)
 LENGTHS = [200, 300, 7, 64, 65, 128, 420]
 
 
@@ -58,9 +62,7 @@ def row_of(state: Any, row: int) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
-@pytest.mark.skipif(
-    torch.__version__ < "2.9", reason="no operator for loops with gradients in older PyTorch"
-)
+@SCANS
 @pytest.mark.parametrize(
     ("name", "with_state"),
     [(name, False) for name in BUILD]
@@ -88,6 +90,7 @@ def test_three_graphs_serve_all_lengths(name, with_state):
     assert counter.frame_count <= 3
 
 
+@SCANS
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.parametrize("name", ["LMU", "LMUFFT", "LMUFFT-last", "both ways"])
 def test_padded_batches_of_all_lengths_too(name):
@@ -101,6 +104,7 @@ def test_padded_batches_of_all_lengths_too(name):
     assert counter.frame_count <= 3
 
 
+@SCANS
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the exporter's own

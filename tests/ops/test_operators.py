@@ -20,6 +20,13 @@ SCHEMAS = {
     "blocks": f"(bool kernels, {BLOCKS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "blocks_backward": "(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
     "bool kernels) -> Tensor[]",
+    "block_powers": "(Tensor Ad, Tensor Bd, SymInt channels, SymInt steps, Tensor like) "
+    "-> (Tensor, Tensor)",
+    "final": "(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor",
+    "final_backward": "(Tensor dm, Tensor Ad, Tensor Bd, SymInt length, bool with_m_0) "
+    "-> (Tensor, Tensor)",
+    "recurrence": "(Tensor a, Tensor h, Tensor W, bool linear) -> Tensor",
+    "recurrence_backward": "(Tensor dy, Tensor y, Tensor W, bool linear) -> Tensor",
     "readout_chunks": f"({CHUNKS}) -> Tensor",
     "readout_chunks_backward": f"(Tensor dy, Tensor y, {CHUNKS}) "
     "-> (Tensor, Tensor, Tensor, Tensor)",

@@ -97,7 +97,7 @@ def chunked_readout(
 
 def _number(length: int, steps: int) -> int:
     """Chunks of a sequence; where a compiler looks on one more, as it tells one from several."""
-    return -(-length // steps) + torch.compiler.is_compiling()
+    return -(-length // steps) + (1 if torch.compiler.is_compiling() else 0)
 
 
 def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Tensor:

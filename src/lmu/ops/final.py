@@ -38,7 +38,9 @@ def final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | Non
 # and would make another graph for each number of powers.
 
 
-@torch.library.custom_op("lmu::final", mutates_args=())
+@torch.library.custom_op(
+    "lmu::final", mutates_args=(), schema="(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor"
+)
 def compiled_final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
     """As :func:`final`, of constant dynamics, also of each channel, in one operator."""
     system, length = system_of(Ad, Bd), u.shape[1]
