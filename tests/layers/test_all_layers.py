@@ -206,6 +206,8 @@ def test_gradients_with_a_graph_of_their_own_are_the_same(name, build, make_inpu
     assert_same(torch.autograd.grad(total.sum(), wanted, create_graph=True), plain)
 
 
+# Layers with other thetas are built elsewhere in these tests.
+@pytest.mark.filterwarnings("ignore:all members of this ensemble")
 def test_function_transforms(name, build, make_input):
     layer = build(dtype=torch.float64)
     x = make_input(dtype=torch.float64)

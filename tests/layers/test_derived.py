@@ -118,7 +118,7 @@ def test_an_ensemble_that_may_be_of_several_thetas_says_so():
     state, x = stack_module_state(members), sample()
     with pytest.warns(UserWarning, match="stack 'Ad' and 'Bd' of each into the buffers too"):
         vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])(*state)
-    members = [LMU(2, 5, 3, 13.0), LMU(2, 5, 3, 13.0)]
+    members, x = [LMU(5, 9, 11, 13.0), LMU(5, 9, 11, 13.0)], torch.randn(1, 4, 5)
     state = stack_module_state(members)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -72,7 +72,6 @@ class LegendreModule(nn.Module):
         self._exact = exact if is_plain(*exact.values()) else None
         self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
         self._forget()
-        self._remember_theta()
 
     @property
     def theta(self) -> float | tuple[float, ...]:
@@ -231,14 +230,17 @@ class LegendreModule(nn.Module):
         return system
 
     def _remember_theta(self, *marks: Any) -> None:
-        kind = type(self), self.memory_size, self.memory_channels
-        _built.setdefault(kind, set()).add((self._theta, self.discretizer, *marks))
+        _built.setdefault(self._kind(), set()).add((self._theta, self.discretizer, *marks))
+
+    def _kind(self) -> tuple[Any, ...]:
+        """What the members of an ensemble have in common."""
+        return type(self), *((name, p.shape) for name, p in self.named_parameters())
 
     def _warn_of_thetas(self) -> None:
         """Say so if the members of an ensemble may have been built with different thetas."""
         if not is_plain(*self._matrices().values()):
             return  # stacked with the parameters, one for each member
-        if len(_built[type(self), self.memory_size, self.memory_channels]) > 1:
+        if len(_built.get(self._kind(), ())) > 1:
             warnings.warn(
                 f"all members of this ensemble compute with theta={self._name_theta()} of the "
                 "module that is called, but layers of its kind were built with others, which "
@@ -320,6 +322,7 @@ class LegendreModule(nn.Module):
         self._forget()
         if not self.learn_theta:
             self._placed()
+            self._remember_theta()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_systems": {}, "_discretized": None}
@@ -333,7 +336,6 @@ class LegendreModule(nn.Module):
             )
         super().__setstate__(state)
         self._place()
-        self._remember_theta()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
         super()._apply(fn, recurse)

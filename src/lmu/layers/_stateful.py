@@ -71,12 +71,12 @@ class Asked:
         self.size, self.function, self.answer = size, None, False
 
     def __call__(self, function: Any) -> bool:
-        if function is not self.function:
+        if function is not self.function and not torch.compiler.is_compiling():
             answer = has_state(function, self.size)
             if answer is None:
                 return False
             self.function, self.answer = function, answer
         return self.answer
 
-    def __deepcopy__(self, memo: Any) -> "Asked":
-        return Asked(self.size)  # of a copy of the function
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Asked, (self.size,)  # copies have a copy of the function

@@ -58,10 +58,11 @@ def is_batched(*tensors: Tensor) -> bool:
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` looks on, for which nothing may be kept on a module."""
-    # Early PyTorch cannot be asked: there nothing is kept in compiling, which is safe.
-    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return asked()
+    """True under ``torch.export``, whose graphs are to hold plain operators."""
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    # Early PyTorch tells in non-strict export only; strict export looks like compiling.
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def differentiable_backward(
