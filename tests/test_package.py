@@ -23,6 +23,7 @@ ROOMS += ("tasks", "training", "experiments", "interop", "cli", "__main__")
 
 USE = """
 import torch
+import lmu.interop.ports
 from lmu import LMU, LMUCell, LMUFFT
 x = torch.zeros(2, 5, 1)
 assert LMU(1, 4, 3, 5)(x)[0].shape == LMUFFT(1, 4, 3, 5, 5)(x)[0].shape == (2, 5, 4)
