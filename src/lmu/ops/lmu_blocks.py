@@ -51,7 +51,7 @@ def blocks(
     """
     length, channels = x.shape[1], len(weights.e_x)
     if powers is None:
-        steps = block_length(h.shape[1], channels)
+        steps = block_length(len(weights.W_m), channels)
         wide = block_powers(widen(weights.E), widen(weights.Bd), steps)
         powers = Powers(*(t.to(x.dtype) for t in wide))
     if not torch.compiler.is_compiling() and length < len(powers.increments):
