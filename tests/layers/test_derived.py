@@ -222,3 +222,12 @@ def test_nothing_is_counted_twice():
     assert sum(p.numel() for p in stack.parameters()) == sum(
         value.numel() for value in stack.state_dict().values()
     )
+
+
+def test_an_ensemble_taken_back_leaves_no_mark():
+    members, x = [LMU(5, 9, 13, theta) for theta in (17.0, 17.0)], torch.randn(1, 4, 5)
+    parameters, buffers = stack_module_state(members)
+    run = vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])
+    stacked = {name: torch.stack([getattr(m, name) for m in members]) for name in ("Ad", "Bd")}
+    right = run(parameters, stacked)
+    torch.testing.assert_close(run(parameters, buffers), right)  # and warns of nothing

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
@@ -289,3 +290,17 @@ def test_a_classifier_over_wrapped_layers(wrap):
         torch.testing.assert_close(wrapped(x), plain(x))
     with pytest.raises(ValueError, match="must have batch_first=True"):
         SequenceClassifier(wrap(nn.LSTM(4, 5)), 2)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+def test_an_adapter_is_compiled_once_for_all_lengths():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = LMUFFT(2, 4, 6, None, 20.0, dtype=F64)
+    layer.W_h = Adapted(layer.W_h)  # pyright: ignore[reportAttributeAccessIssue]
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for length in (200, 300, 7, 64, 65, 128, 420):
+        x = torch.randn(2, length, 2, dtype=F64)
+        torch.testing.assert_close(compiled(x)[0], layer(x)[0])
+    assert counter.frame_count <= 3

@@ -10,6 +10,7 @@ from torch.autograd.functional import jacobian
 from torch.nn.utils import prune
 
 from lmu import LMU, LMUFFT, LMUCell, Stream
+from lmu.layers._stateful import has_state
 from lmu.ops import memory
 
 F64 = torch.float64
@@ -208,3 +209,19 @@ def test_hooks_make_the_weights_that_a_record_would_read():
         layer.record(torch.zeros(1, 3, 2))
     prune.remove(layer, "W_h")
     layer.record(torch.zeros(1, 3, 2))
+
+
+def test_asking_an_activation_draws_nothing_from_the_callers_random_numbers():
+    torch.manual_seed(5)
+    right = torch.rand(3)
+    torch.manual_seed(5)
+    asked = has_state(nn.Sequential(nn.Dropout(0.5), nn.PReLU()))
+    assert asked is False
+    torch.testing.assert_close(torch.rand(3), right, rtol=0, atol=0)
+
+
+def test_weights_that_hooks_make_are_no_state():
+    linear = nn.Linear(3, 3)
+    prune.l1_unstructured(linear, "weight", 0.5)
+    linear(torch.randn(2, 3))  # now it cannot be copied
+    assert has_state(linear, 3) is False

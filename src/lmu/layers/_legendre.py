@@ -181,7 +181,7 @@ class LegendreModule(nn.Module):
         if self.learn_theta:
             raise ValueError(f"{name} follows from log_theta: build a layer without learn_theta")
         self._exact = exact | {name: value.detach()}
-        if is_plain(value):
+        if is_plain(value, exact[name]):  # not where an ensemble's is taken back
             self._remember_theta("replaced")
         self._forget()
 

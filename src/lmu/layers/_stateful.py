@@ -14,7 +14,8 @@ _ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
 def has_state(function: Any, size: int = 1) -> bool | None:
     """True if a function gives another answer when it is asked again; None if it cannot be asked.
 
-    A copy is asked, in training mode and not, with the same random numbers each time.
+    A copy on the CPU is asked, in training mode and not, with the same random numbers each time;
+    those of the caller go on as if nothing had been drawn.
 
     Args:
         function: Called with rows of ``size`` numbers; or None.
@@ -31,26 +32,26 @@ def has_state(function: Any, size: int = 1) -> bool | None:
     )
     if any(t.is_meta or type(t.data) is not Tensor for t in tensors):
         return None
-    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0, device="cpu"))
-    column = torch.logspace(-2, 1, 16, device="cpu") * torch.tensor(
-        [1.0, -1.0], device="cpu"
-    ).repeat(8)
-    x = column.outer(torch.ones(size, device="cpu")).to(like)
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
+    sizes = torch.logspace(-2, 1, 8, device="cpu", dtype=dtype)
+    x = torch.cat([sizes, -sizes]).unsqueeze(1).repeat(1, size)
     try:
         return any(_differs(copy.deepcopy(function), x, training) for training in (False, True))
     except _ERRORS:
         # Of another shape, or of another batch than a state that is there already.
+        # Hooks make weights that are no state.
         parts = function.modules() if isinstance(function, nn.Module) else [function]
-        return any(isinstance(value, Tensor) for part in parts for value in vars(part).values())
+        kept = [vars(part) for part in parts if not getattr(part, "_forward_pre_hooks", None)]
+        return any(isinstance(value, Tensor) for part in kept for value in part.values())
 
 
 def _differs(function: Any, x: Tensor, training: bool) -> bool:
     if isinstance(function, nn.Module):
-        function.train(training)
+        function.to("cpu").train(training)
     answers = []
     for _ in range(4):
         with torch.random.fork_rng([]), torch.inference_mode(False), torch.no_grad():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             answers.append(function(x.clone()).clone())
     return not all(torch.equal(answers[0], answer) for answer in answers[1:])
 

@@ -395,8 +395,14 @@ class LMUFFT(LegendreModule):
         return choose_readout(work, initial_state=initial_state, transformed=is_transformed())
 
     def _choose(self, length: int, batch: int, initial_state: bool) -> str:
-        if self.method == "auto" and torch.compiler.is_compiling() and is_simple(self.W_h):
-            return "chunked"  # whatever the length, which the compiler should not look at
+        # Whatever the length where a compiler looks on, which had better not look at that.
+        if not is_simple(self.W_h):
+            if self.method in {"auto", "states"}:
+                return "states"
+        elif self.method != "auto":
+            return self.method
+        elif torch.compiler.is_compiling():
+            return "chunked"
         return self.explain(length, batch, initial_state=initial_state).method
 
     def _work(self, length: int, batch_size: int) -> Work:
