@@ -156,6 +156,7 @@ class Shards:
         length = u.shape[1]
         with no_autocast(u.device):
             u = u.to(compute_dtype(u.dtype))
+            m_0 = None if m_0 is None else m_0.to(u.dtype)
             if not system.constant:
                 system = System(widen(system.Ad), widen(system.Bd), constant=False)
             Ad = system.Ad
@@ -200,5 +201,6 @@ def end_state(u: Tensor, Ad: Tensor, Bd: Tensor) -> Tensor:
     padded = pad(u.mT, (chunks * steps - length, steps)).unflatten(2, (chunks + 1, steps))
     ends = []
     for c, (A, B, _) in enumerate(channels(u.shape[2], Ad, Bd, None)):
-        ends.append(chunk_states(padded[:, c], A, B, u.new_zeros(len(u), len(B)))[:, -1])
+        states = chunk_states(padded[:, c], A, B, u.new_zeros(len(u), len(B)))
+        ends.append(states[:, -1].to(u.dtype))
     return torch.stack(ends, dim=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu.layers._hidden import TANH, size_of
+from lmu.ops._precision import compute_dtype, power_dtype
 
 
 def check_size(name: str, value: int) -> int:
@@ -160,7 +161,7 @@ def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor)
 def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return one tensor of a state, that of a single sequence being meant for all.
 
-    It may be float32 where the layer is narrower.
+    It may be float32 where the layer is narrower, and the memory ``m`` float64 too.
     """
     if not isinstance(state, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(state).__name__}")
@@ -169,7 +170,8 @@ def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) 
             raise ValueError(f"{name} must have the shape {shape}, got {tuple(state.shape)}")
         state = state.expand(shape)
     _check_device(name, state, like)
-    if state.dtype != torch.promote_types(like.dtype, torch.float32):
+    wide = {compute_dtype(like.dtype), *([power_dtype(like.device)] if name == "m" else [])}
+    if state.dtype not in wide:
         _check_dtype(name, state, like)
     return state
 

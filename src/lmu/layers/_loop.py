@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lmu.layers._hidden import Module, Tanh, freeze, output_of
 from lmu.layers.state import State
-from lmu.ops._loops import Carry, Slices, Stepped, over_time
+from lmu.ops._loops import Carry, Slices, Stepped, carried, in_stretches
 from lmu.ops._precision import no_autocast
+from lmu.ops.lmu_loop import advance
+from lmu.theory.rounding import flush, narrow
 
 
 class Memory(NamedTuple):
@@ -36,12 +38,13 @@ class Memory(NamedTuple):
         self, u: Tensor, h: Tensor, m: Tensor, keep: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor]:
         """The input (batch, channels), from the input's share of it, and the next state."""
-        for state, encoder, mask in ((h, self.e_h, keep[0]), (m, self.e_m, keep[1])):
+        read = narrow(m, self.E.dtype)
+        for state, encoder, mask in ((h, self.e_h, keep[0]), (read, self.e_m, keep[1])):
             if encoder is not None:
                 fed = state.to(u.dtype)
                 u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
         u = u if self.activation is None else self.activation(u)
-        return u, torch.addmm(torch.addmm(m, u, self.Bd.mT), m, self.E.mT)
+        return u, advance(m, read, u, self.E, self.Bd)
 
 
 def run_steps(
@@ -74,11 +77,17 @@ def run_steps(
         with no_autocast(u.device):
             u_t, m_n = memory.step(u_t, before, m, keep)
             m_n = freeze(m_n, m, *alive_t)
+            read = narrow(m_n, u.dtype)
         with no_autocast(u.device) if isinstance(cell, Tanh) else nullcontext():
-            y, h_n = cell.step(m_n, x_t, h)
-        output = torch.cat([y.to(m_n), m_n, u_t], dim=1) if record else y
+            y, h_n = cell.step(read, x_t, h)
+        output = torch.cat([y.to(read), read, u_t], dim=1) if record else y
         return (y, freeze(h_n, h, *alive_t), m_n), output
 
+    def mend(carry: Carry) -> Carry:
+        before, h, m = carry
+        # The state of a cell of yours is yours.
+        return before, flush(h) if isinstance(cell, Tanh) else h, flush(m)
+
     xs = (u, x) if alive is None else (u, x, alive)
-    (_, h, m), y = over_time(step, (before, h, m), xs)
-    return y, h, m
+    (_, h, m_n), y = in_stretches(step, (before, h, carried(m, u.shape[1])), xs, mend)
+    return y, h, m_n.to(m.dtype)

@@ -27,7 +27,8 @@ from lmu.layers._loop import Memory, run_steps
 from lmu.layers._stateful import Asked, activate
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, lmu_step
-from lmu.ops._precision import compute_dtype, no_autocast
+from lmu.ops._precision import compute_dtype, memory_dtype, no_autocast
+from lmu.theory.rounding import flush
 
 Activation = Callable[[Tensor], Tensor]
 HiddenCell = nn.Module | Literal["tanh"] | None
@@ -276,7 +277,8 @@ class NonlinearLMU(LegendreModule):
             with no_autocast(x.device):
                 x = F.pad(x, (0, 1), value=1.0) if self._biased else x
                 h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
-            y = h = h.to(self._like().dtype)
+            m = flush(m)
+            y = h = flush(h).to(self._like().dtype)
         return y.clone(), (h, m)  # writing to the output must not change the state
 
     def _loop(
@@ -307,7 +309,10 @@ class NonlinearLMU(LegendreModule):
         return y if record else y.to(like.dtype), h.to(like.dtype), m
 
     def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:
-        """The given state, checked, or zeros; in the dtype that the recurrence is computed in."""
+        """The given state, checked, or zeros; in the dtype that the recurrence is computed in.
+
+        A wider memory stays as it is: see :func:`lmu.ops.memory_step`.
+        """
         like = self._like()
         dtype = compute_dtype(like.dtype)
         module = isinstance(self.hidden_cell, nn.Module)
@@ -316,7 +321,8 @@ class NonlinearLMU(LegendreModule):
             h = None if module else m.new_zeros(batch, self.hidden_size)
             return h, m
         h, m = check_pair(state)
-        m = check_state("m", m, (batch, self._state_size), like).to(dtype)
+        m = check_state("m", m, (batch, self._state_size), like)
+        m = m.to(memory_dtype(m, dtype))
         if module or self.hidden_cell is None:
             shape = batch, self.hidden_size
             return check_cell_state(h, self.hidden_cell, self._recurrent, shape, like), m

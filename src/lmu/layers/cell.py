@@ -70,6 +70,8 @@ class LMUCell(NonlinearLMU):
             x: Input (batch, input_size).
             state: ``(h, m)`` of the step before, (batch, hidden_size) and (batch, memory_channels *
                 memory_size); zeros if None. With a recurrent ``hidden_cell``, ``h`` is its state.
+                ``m`` may be float64, which windows beyond some thousand steps want: what comes
+                back then is too.
 
         Returns:
             ``h`` (batch, hidden_size) in the layer's dtype, and ``m`` in that dtype but at

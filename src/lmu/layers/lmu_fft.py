@@ -39,8 +39,9 @@ from lmu.ops import (
 )
 from lmu.ops._autograd import is_transformed
 from lmu.ops._channels import channels
-from lmu.ops._precision import compute_dtype, no_autocast, widen
+from lmu.ops._precision import compute_dtype, memory_dtype, no_autocast, widen
 from lmu.theory import apply_powers
+from lmu.theory.rounding import narrow
 
 State = tuple[Tensor, Tensor]
 Started = tuple[Tensor | None, Tensor | None]  # h and m before the first step; None is zero
@@ -298,10 +299,10 @@ class LMUFFT(LegendreModule):
         if m_0 is not None:
             each = channels(self.memory_channels, widen(system.Ad), widen(system.Bd), None)
             free = [
-                apply_powers(A, m.mT, steps, x.shape[1]).mT
+                apply_powers(A, widen(m).mT, steps, x.shape[1]).mT
                 for m, (A, _, _) in zip(m_0.unbind(1), each, strict=True)
             ]
-            m_n = m_n + torch.stack(free, dim=1)
+            m_n = (m_n + torch.stack(free, dim=1)).to(m_0.dtype)
         if not self.return_sequences:
             h_n = ragged.ended(self._read_out(m_n, last_step(x, steps)), h_0)
             return h_n, h_n, m_n
@@ -417,7 +418,7 @@ class LMUFFT(LegendreModule):
 
     def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
         """Hidden units, from the memory (..., channels, order) and the input (..., input)."""
-        m = m.flatten(-2).to(x.dtype)
+        m = narrow(m.flatten(-2), x.dtype)
         return torch.relu(self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m))
 
     def _checked_state(self, batch: int, state: State | None) -> Started:
@@ -430,7 +431,7 @@ class LMUFFT(LegendreModule):
         h = check_state("h", h, (batch, self.hidden_size), like)
         m = check_state("m", m, (batch, self._state_size), like)
         shape = self.memory_channels, self.memory_size
-        return h.to(dtype), m.to(dtype).unflatten(1, shape)
+        return h.to(dtype), m.to(memory_dtype(m, dtype)).unflatten(1, shape)
 
     def _like(self) -> Tensor:
         # An adapter or a quantized module may have something else of this name.

@@ -8,6 +8,24 @@ from torch import Tensor
 State = Any  # a Tensor, or a tuple of states; the alias cannot name itself
 
 
+class Begun(tuple):
+    """A state of several sequences, some of which are ``new`` (batch,): without a past.
+
+    What a layer of the user's starts such a sequence from only the layer knows.
+    """
+
+    new: Tensor
+
+    def __new__(cls, parts: tuple[State, ...], new: Tensor) -> "Begun":
+        """Keep the mask beside the parts of the state."""
+        self = super().__new__(cls, parts)
+        self.new = new
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.new
+
+
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
     """Apply a function to each tensor of a state, or to those of several alike; None stays None."""
     first = states[0]

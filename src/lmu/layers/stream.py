@@ -1,18 +1,23 @@
 """Streams: a layer that keeps its own state and steps as fast as the machine allows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmu.layers._checks import check_input, check_size
-from lmu.layers._engines import Engine, FFTEngine, LMUEngine, Rows, StepsEngine
+from lmu.layers._engine_fft import FFTEngine
+from lmu.layers._engine_lmu import LMUEngine
+from lmu.layers._engines import Engine, StepsEngine
 from lmu.layers._modules import in_evaluation, unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.stack import LMUStack
-from lmu.layers.state import State, map_state
+from lmu.layers.state import Begun, State, map_state
 from lmu.ops._precision import compute_dtype, no_autocast
+
+Rows = int | slice | Tensor | Sequence[int] | Sequence[bool]
 
 
 class Stream:
@@ -71,6 +76,7 @@ class Stream:
         rows, shape = None, self._shape
         if streams is not None:
             rows = self._numbers(streams)
+            self._check_once(rows, streams)
             shape = len(rows), self._shape[1]
         if x.shape != shape or x.dtype != self._dtype or x.device != self._device:
             self._refuse(x, rows)
@@ -89,12 +95,15 @@ class Stream:
             return self._engine.step(x, rows)
 
     def _numbers(self, streams: Rows) -> Tensor:
-        """The numbers of the named streams (streams,), each of which is there, and once."""
+        """The numbers of the named streams (streams,), each of which is there."""
         try:
-            # On the CPU: a card does not raise.
-            streams = streams.cpu() if isinstance(streams, Tensor) else streams
-            rows = torch.arange(self.batch_size)[streams]
-        except IndexError as wrong:
+            if isinstance(streams, (slice, int)) and not isinstance(streams, bool):
+                rows = torch.arange(self.batch_size)[streams]
+            else:
+                # On the CPU: a GPU does not raise.
+                index = torch.as_tensor(streams, device="cpu")
+                rows = torch.arange(self.batch_size)[index if index.numel() else index.long()]
+        except (IndexError, TypeError, ValueError, RuntimeError) as wrong:
             raise ValueError(
                 f"streams must name some of {self.batch_size}, by an int, slice, mask "
                 f"({self.batch_size},) or index, got {streams!r}: {wrong}"
@@ -102,19 +111,23 @@ class Stream:
         rows = rows.view(1) if rows.ndim == 0 else rows
         if rows.ndim > 1:
             raise ValueError(f"streams must have one axis at most, got {streams!r}")
-        named = torch.zeros(self.batch_size, dtype=torch.bool).index_fill_(0, rows, True)
+        return rows.to(self._device)
+
+    def _check_once(self, rows: Tensor, streams: Rows) -> None:
+        named = torch.zeros(self.batch_size, dtype=torch.bool).index_fill_(0, rows.cpu(), True)
         if int(named.sum()) != len(rows):
             raise ValueError(
                 f"streams must name each stream once, got {streams!r}: give its samples one after "
                 "another"
             )
-        return rows.to(self._device)
 
     @property
     def state(self) -> State:
         """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, order).
 
-        Of a stack or a recurrent hidden cell, of what their state is.
+        Of a stack or a recurrent hidden cell, of what their state is. Streams without a past are
+        zero there, and are told from others by the state itself (not by its parts), so that
+        ``stream.state = stream.state`` changes nothing.
         """
         with torch.no_grad(), no_autocast(self._device):
             return self._engine.state()
@@ -125,16 +138,25 @@ class Stream:
             self._engine.start(state)
 
     def reset(self, streams: Rows | None = None) -> None:
-        """Forget the past of all streams, or of those that an int, slice, mask or index names."""
-        with torch.no_grad():
-            self._engine.reset(slice(None) if streams is None else streams)
+        """Forget the past of all streams, or of those that an int, slice, mask or index names.
+
+        Raises:
+            ValueError: ``streams`` names one that is not there.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            self._engine.reset(self._numbers(slice(None) if streams is None else streams))
 
     def refresh(self) -> None:
         """Read the layer's weights again; the state stays."""
         state = self.state
         self._engine = self._build()
         dtype = compute_dtype(self._dtype)
-        self.state = map_state(lambda s: s.to(self._device, dtype), state)
+
+        def follow(s: Tensor) -> Tensor:
+            return s.to(self._device, dtype if s.is_floating_point() else None)
+
+        moved = map_state(follow, state)
+        self.state = Begun(moved, state.new) if isinstance(state, Begun) else moved
 
     def __getstate__(self) -> dict[str, Any]:
         return {"layer": self.layer, "batch_size": self.batch_size, "state": self.state}

@@ -9,11 +9,38 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lmu.ops._autograd import is_differentiated
+from lmu.ops._precision import widen
 
 Carry = tuple[Any, ...]
 Slices = tuple[Tensor, ...]
 Stepped = tuple[Carry, Tensor]
 Step = Callable[[Carry, Slices], Stepped]
+
+STRETCH = 64  # steps that add up in float32, and decay, by too little to matter
+
+
+def carried(m: Tensor, length: int) -> Tensor:
+    """A memory as a loop over so many steps carries it: in float64 if there are many."""
+    return widen(m) if torch.compiler.is_compiling() or length > STRETCH else m
+
+
+def in_stretches(
+    step: Step, carry: Carry, xs: tuple[Tensor, ...], mend: Callable[[Carry], Carry]
+) -> tuple[Carry, Tensor]:
+    """As :func:`over_time`, with ``mend`` applied to what is carried every now and then."""
+    if torch.compiler.is_compiling():
+
+        def mended(carry: Carry, slices: Slices) -> Stepped:
+            carry, y = step(carry, slices)
+            return mend(carry), y
+
+        return over_time(mended, carry, xs)
+    outputs = []
+    for stretch in zip(*(x.split(STRETCH, dim=1) for x in xs), strict=True):
+        carry, y = over_time(step, carry, stretch)
+        carry = mend(carry)
+        outputs.append(y)
+    return carry, outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
 def over_time(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, Tensor]:

@@ -16,6 +16,11 @@ def power_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def memory_dtype(m: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which a memory ``m`` goes on in a computation of ``dtype``: its own, if wider."""
+    return m.dtype if m.dtype.itemsize > dtype.itemsize else dtype
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which nothing is narrowed."""
     if not is_autocast(device):  # entering the context takes microseconds

@@ -8,6 +8,7 @@ from lmu.ops._precision import widen
 from lmu.ops.final import final
 from lmu.ops.recurrence import recurrence
 from lmu.theory import apply_power, apply_powers, impulse_response, orbit
+from lmu.theory.rounding import narrow
 
 COMPILED = 1 << 13  # the length that chunks are as long for where a compiler looks on
 LARGEST_OPERATOR = 1 << 22  # floats: what is read again and again should stay in the cache
@@ -37,7 +38,7 @@ def chunk_operator(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
     Shapes: ``W`` (rows, order), of the dtype of the result; returns (steps + order, steps * rows).
     """
     Ad, Bd = widen(Ad), widen(Bd)
-    K = impulse_response(Ad, Bd, steps).to(W.dtype).mT @ W.mT  # (steps, rows)
+    K = narrow(impulse_response(Ad, Bd, steps), W.dtype).mT @ W.mT  # (steps, rows)
     padded = torch.cat([K.new_zeros(steps - 1, len(W)), K])
     t = torch.arange(steps, device=K.device)
     delay = t - t[:, None]
@@ -49,21 +50,26 @@ def chunk_operator(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
 def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
     """The states before each chunk, ``m_{j+1} = Ad^L m_j + sum_k H[:, k] u_{jL+L-1-k}``.
 
-    Shapes: ``u`` (batch, chunks, steps), ``m_0`` (batch, order); returns (batch, chunks, order).
+    The sums are float64: see :func:`lmu.ops.recurrent.memory_step`.
+
+    Shapes: ``u`` (batch, chunks, steps), ``m_0`` (batch, order); returns (batch, chunks, order), in
+    the dtype for powers.
     """
-    Ad, Bd = widen(Ad), widen(Bd)
+    Ad, Bd, m_0 = widen(Ad), widen(Bd), widen(m_0)
     steps = u.shape[2]
     identity = torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)
-    power = apply_power(Ad, identity, steps).to(u.dtype)
-    H = impulse_response(Ad, Bd, steps).to(u.dtype)
+    power = apply_power(Ad, identity, steps)
+    H = narrow(impulse_response(Ad, Bd, steps), u.dtype)
     if torch.compiler.is_compiling():
         # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
-        following = recurrence(u.flip(2) @ H.mT, m_0, power, linear=True)
+        following = recurrence(widen(u.flip(2) @ H.mT), m_0, power, linear=True)
         return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, :-1]
     arriving = u[:, :-1].flip(2) @ H.mT
+    E = narrow(power - identity, u.dtype)
     states = [m_0]
     for v in arriving.unbind(1):
-        states.append(torch.addmm(v, states[-1], power.mT))
+        m = states[-1]
+        states.append(m + torch.addmm(v, narrow(m, u.dtype), E.mT))
     return torch.stack(states, dim=1)
 
 
@@ -73,8 +79,8 @@ def chunked_readout(
     """``W m_t`` at all steps and the last state, without writing all states down.
 
     Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, whole
-    chunks of time, rows), of which the steps beyond the input mean nothing, and (batch, order).
-    With ``z`` of the former shape the result is added to it, in place.
+    chunks of time, rows), of which the steps beyond the input mean nothing, and (batch, order) of
+    the dtype of ``m_0``. With ``z`` of the former shape the result is added to it, in place.
 
     Cost: 2 b T (L + d) r FLOPs with chunks of L steps and r rows, besides 2 L d^2 r once; memory
     b T r floats, and (L + d) L r for the operator.
@@ -87,12 +93,12 @@ def chunked_readout(
     start = u.new_zeros(batch, order) if m_0 is None else m_0
     states = chunk_states(padded, Ad, Bd, start)
     operator = chunk_operator(Ad, Bd, W, steps)
-    given = torch.cat([padded, states], dim=2)
+    given = torch.cat([padded, narrow(states, u.dtype)], dim=2)
     if z is None:
         z = (given @ operator).unflatten(2, (steps, -1)).flatten(1, 2)
     else:
         z.view(batch * chunks, -1).addmm_(given.flatten(0, 1), operator)
-    return z, _last(padded, states, Ad, Bd, length)
+    return z, _last(padded, states, Ad, Bd, length).to(start.dtype)
 
 
 def _number(length: int, steps: int) -> int:
@@ -101,7 +107,7 @@ def _number(length: int, steps: int) -> int:
 
 
 def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
-    """The state (batch, order) after ``length`` steps; arguments as in :func:`chunk_states`."""
+    """The state (batch, order) after ``length`` steps, from what :func:`chunk_states` gives."""
     steps = u.shape[2]
     last = (length - 1) // steps
     if not torch.compiler.is_compiling():
@@ -112,7 +118,7 @@ def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Ten
     before = states.select(1, last)
     left = length - last * steps
     age = left - 1 - torch.arange(steps, device=u.device)
-    H = impulse_response(Ad, Bd, steps).to(u.dtype)[:, age.clamp(min=0)]
+    H = narrow(impulse_response(Ad, Bd, steps), u.dtype)[:, age.clamp(min=0)]
     given = torch.where(age >= 0, u.select(1, last), u.new_zeros(())) @ H.mT
     exponents = torch.full((u.shape[0],), left, device=u.device)
     return given + apply_powers(Ad, before.mT, exponents, steps).mT
@@ -134,7 +140,7 @@ def chunked_final(
     padded = pad(u.mT.flatten(0, 1), (0, chunks * steps - length)).unflatten(1, (-1, steps))
     start = u.new_zeros(batch * number, order) if m_0 is None else m_0.flatten(0, 1)
     m = _last(padded, chunk_states(padded, Ad, Bd, start), Ad, Bd, length)
-    return m.unflatten(0, (-1, number))
+    return m.to(start.dtype).unflatten(0, (-1, number))
 
 
 def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lmu.ops._precision import widen
 from lmu.theory import impulse_response, orbit
+from lmu.theory.rounding import narrow
 
 
 def fast_length(n: int) -> int:
@@ -37,12 +38,12 @@ def fft(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None)
     """
     length = u.shape[1]
     if H is None:
-        H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
+        H = narrow(impulse_response(widen(Ad), widen(Bd), length), u.dtype)
     n = fast_length(2 * length - 1)
     spectrum = torch.fft.rfft(u.mT, n)[:, :, None] * torch.fft.rfft(H[:, :length], n)
     m = torch.fft.irfft(spectrum, n)[..., :length].movedim(3, 1)
     if m_0 is not None:
-        columns = m_0.flatten(0, 1).mT
+        columns = m_0.to(u.dtype).flatten(0, 1).mT
         free = orbit(widen(Ad), Ad.to(u.dtype) @ columns, length)
         m = m + free.permute(1, 2, 0).unflatten(1, m_0.shape[:2]).transpose(0, 1)
     return m

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lmu.ops._precision import widen
 from lmu.ops.lmu_forward import Saved, Slots
 from lmu.ops.lmu_operators import Operators
+from lmu.theory.rounding import flush_, narrow
 
 ROWS = 64  # rows that products over several blocks want at least
 
@@ -27,7 +29,7 @@ def backward(
         for stop in range(whole, 0, -group):
             back.group(max(0, stop - group), stop, workspace)
         back.finish()
-    return back.dx, back.dh, back.dm.clone(), *back.of
+    return back.dx, back.dh, back.dm.to(dm.dtype, copy=True), *back.of
 
 
 class _Workspace:
@@ -54,7 +56,8 @@ class _Backward:
         needed: Sequence[bool], kernels: bool,
     ) -> None:  # fmt: skip
         self.kernels = kernels
-        self.x, self.h_0, self.saved, self.o, self.dy, self.dm = x, h_0, saved, o, dy, dm
+        self.x, self.h_0, self.saved, self.o, self.dy = x, h_0, saved, o, dy
+        self.dm = widen(dm)
         self.dx = torch.empty_like(x) if needed[0] else None
         self.dh = torch.zeros_like(h_0)
         self.of = Operators(*(torch.zeros_like(t) for t in o))
@@ -89,7 +92,8 @@ class _Backward:
         inside, held = slice(i * self.steps, i * self.steps + size), size * self.channels
         s.outputs.copy_(self.dy[:, inside])
         s.all[..., s.outputs.shape[2] :].zero_()
-        torch.mm(self.dm, o.H[:held].mT, out=s.registers)
+        dm = narrow(self.dm, o.H.dtype)
+        torch.mm(dm, o.H[:held].mT, out=s.registers)
         s.hidden[-1].add_(self.dh)
         torch.addcmul(self.one, saved.y[:, inside], saved.y[:, inside], value=-1, out=space.slope)
         if self.kernels:
@@ -101,12 +105,11 @@ class _Backward:
             for earlier, g, slope in zip(*backwards, strict=True):
                 slot = earlier if slot is None else earlier.addmm_(slot, self.MT)
                 g.mul_(slope)
-        torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh)
+        flush_(torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh))
         if self.learned:
-            self.of.H[:held].addmm_(saved.registers[i, :, :held].mT, self.dm)
-            self.of.D[size].addmm_(self.dm.mT, saved.states[i])
-        dm = torch.addmm(self.dm, self.dm, o.D[size])
-        self.dm = dm.addmm_(s.long, saved.R[:size].flatten(0, 1))
+            self.of.H[:held].addmm_(saved.registers[i, :, :held].mT, dm)
+            self.of.D[size].addmm_(dm.mT, saved.states[i])
+        self.dm = self.dm + (dm @ o.D[size]).addmm_(s.long, saved.R[:size].flatten(0, 1))
 
     def _fill_before(self, start: int, number: int, space: _Workspace) -> Tensor:
         """The slots before each step, (blocks * batch * steps, width)."""

@@ -29,6 +29,7 @@ from lmu.ops.lmu_backward import backward
 from lmu.ops.lmu_forward import Saved, forward
 from lmu.ops.lmu_loop import LMUWeights
 from lmu.ops.lmu_operators import Operators, Powers, block_length, block_operators, block_powers
+from lmu.theory.rounding import narrow
 
 
 def blocks(
@@ -53,7 +54,7 @@ def blocks(
     if powers is None:
         steps = block_length(len(weights.W_m), channels)
         wide = block_powers(widen(weights.E), widen(weights.Bd), steps)
-        powers = Powers(*(t.to(x.dtype) for t in wide))
+        powers = Powers(*(narrow(t, x.dtype) for t in wide))
     if not torch.compiler.is_compiling() and length < len(powers.increments):
         powers = Powers(powers.increments[: length + 1], powers.H[: length * channels])
     operators = block_operators(weights, powers)
@@ -68,8 +69,8 @@ class BlockLMU(torch.autograd.Function):
     @staticmethod
     def forward(kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor, *operators: Tensor):
         """Shapes as in :func:`blocks` and :class:`Saved`."""
-        y, *rest = saved = forward(x, h_0, m_0, Operators(*operators), kernels)
-        return y, saved.states[-1].clone(), *rest
+        (y, *rest), m = forward(x, h_0, m_0, Operators(*operators), kernels)
+        return y, m, *rest
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -97,11 +98,11 @@ class BlockLMU(torch.autograd.Function):
 def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, Tensor]:
     """What :class:`BlockLMU` computes, by autograd."""
     o = Operators(*operators)
-    n, steps = h.shape[1], len(o.D) - 1
+    n, steps, dtype = h.shape[1], len(o.D) - 1, m.dtype
     channels = len(o.H) // steps
-    outputs = []
+    outputs, wide = [], widen(m)
     for x_b in x.split(steps, dim=1):
-        size = x_b.shape[1]
+        size, m = x_b.shape[1], narrow(wide, x.dtype)
         before = m @ o.W.mT + m @ o.D[:size].mT @ o.W.mT  # (steps, batch, width)
         given = x_b @ o.X + before.transpose(0, 1)
         slot = torch.nn.functional.pad(h, (0, len(o.M) - n))
@@ -111,8 +112,8 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
             slot = torch.cat([h, total[:, n:]], dim=1)
             outputs.append(h)
         held = size * channels
-        m = m + m @ o.D[size].mT + slot[:, n : n + held] @ o.H[:held]
-    return torch.stack(outputs, dim=1), m
+        wide = wide + (m @ o.D[size].mT + slot[:, n : n + held] @ o.H[:held])
+    return torch.stack(outputs, dim=1), wide.to(dtype)
 
 
 # torch.compile takes the sequence as one operator; traced, its loop would unroll.
@@ -123,8 +124,8 @@ def _compiled(
     kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
     X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    saved = forward(x, h_0, m_0, Operators(X, M, W, D, H), kernels)
-    return saved.y, saved.states[-1].clone(), saved.registers, saved.states, saved.R
+    saved, m = forward(x, h_0, m_0, Operators(X, M, W, D, H), kernels)
+    return saved.y, m, saved.registers, saved.states, saved.R
 
 
 @_compiled.register_fake

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lmu.ops._precision import widen
 from lmu.ops.lmu_operators import Operators
+from lmu.theory.rounding import flush, flush_
 
 
 class Slots:
@@ -32,8 +34,18 @@ class Saved(NamedTuple):
     R: Tensor  # (steps, width, order), W Ad^s: from the state before a block to its slots
 
 
-def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = False) -> Saved:
-    """All hidden states, and what backward needs; shapes as in :mod:`lmu.ops.lmu_blocks`."""
+class Ran(NamedTuple):
+    """All of a forward pass."""
+
+    saved: Saved
+    m: Tensor  # (batch, order), the last memory, of the dtype of the first
+
+
+def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = False) -> Ran:
+    """All hidden states, and what backward needs; shapes as in :mod:`lmu.ops.lmu_blocks`.
+
+    The memory's increments are added up in float64: see :func:`lmu.ops.memory_step`.
+    """
     (batch, length, k), n = x.shape, h_0.shape[1]
     steps, width = len(o.D) - 1, len(o.M)
     c = len(o.H) // steps
@@ -50,7 +62,7 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
         to_slots = to_slots.contiguous() if batch > 1 else to_slots  # one row reads it either way
         M, first, E = o.M, o.M[:n], o.D[-1].mT
         buffers = [Slots(x, batch, steps, width, n, c) for _ in range(min(2, length // steps))]
-        h, m = h_0.contiguous(), states[0]
+        h, m, total = h_0.contiguous(), states[0], widen(m_0)
         for i, (x_b, y_b, m_b, reg) in enumerate(
             zip(x.split(steps, 1), y.split(steps, 1), states[1:], registers[:-1], strict=True)
         ):
@@ -69,9 +81,10 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
                 for following, h_t in zip(s.steps[1:], s.hidden[1:], strict=True):
                     slot = following.addmm_(slot, M)
                     h_t.tanh_()
-            h = s.hidden[-1]
+            h = flush(s.hidden[-1])
             y_b.copy_(s.outputs)
             reg[:, : size * c].copy_(s.registers)
-            torch.addmm(m, m, E if whole else o.D[size].mT, out=m_b)
-            m = m_b.addmm_(s.registers, o.H[: size * c])
-    return Saved(y, registers, states, R)
+            torch.mm(m, E if whole else o.D[size].mT, out=m_b)
+            total = total + m_b.addmm_(s.registers, o.H[: size * c])
+            m = flush_(m_b.copy_(total))
+    return Ran(Saved(y, registers, states, R), total.to(m_0.dtype, copy=True))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmu.ops._loops import Carry, Slices, Stepped, over_time
+from lmu.ops._loops import Carry, Slices, Stepped, carried, in_stretches
+from lmu.theory.rounding import flush, narrow
 
 
 class LMUWeights(NamedTuple):
@@ -35,8 +36,7 @@ def lmu_step(
     ``h_t = tanh(h_x + W_h h_{t-1} + W_m m_t)``, where ``u_x = e_x x_t`` and ``h_x = W_x x_t``.
 
     The memory is advanced by its increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad -
-    I``: for a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits
-    that rounding ``E`` keeps.
+    I``, and ``m`` may be float64 for that: see :func:`lmu.ops.memory_step`.
 
     Shapes: ``u_x`` (batch, channels), ``h_x`` (batch, hidden), ``h`` (batch, hidden), ``m`` (batch,
     order); returns the new ``h`` and ``m``.
@@ -44,10 +44,18 @@ def lmu_step(
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
     w = weights
-    u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), m, w.e_m.mT)
-    m = torch.addmm(torch.addmm(m, u, w.Bd.mT), m, w.E.mT)
-    h = torch.tanh(torch.addmm(torch.addmm(h_x, h, w.W_h.mT), m, w.W_m.mT))
-    return h, m
+    read = narrow(m, w.E.dtype)
+    u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), read, w.e_m.mT)
+    m = advance(m, read, u, w.E, w.Bd)
+    arrived = torch.addmm(torch.addmm(h_x, h, w.W_h.mT), narrow(m, w.E.dtype), w.W_m.mT)
+    return torch.tanh(arrived), m
+
+
+def advance(m: Tensor, read: Tensor, u: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
+    """The next memory, from the one before, the same as it is ``read``, and its input."""
+    if read is m:
+        return torch.addmm(torch.addmm(m, u, Bd.mT), m, E.mT)
+    return m + torch.addmm(u @ Bd.mT, read, E.mT)
 
 
 def loop(
@@ -68,5 +76,8 @@ def loop(
         after = lmu_step(u_t, h_t, h, m, weights)
         return after, after[0]
 
-    (h, m), y = over_time(step, (h, m), (u_x, h_x))
-    return y, h, m
+    def mend(carry: Carry) -> Carry:
+        return tuple(map(flush, carry))
+
+    (h, m_n), y = in_stretches(step, (h, carried(m, x.shape[1])), (u_x, h_x), mend)
+    return y, h, m_n.to(m.dtype)

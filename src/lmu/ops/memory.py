@@ -77,7 +77,8 @@ def memory(
         Ad: (order, order), of the precision of ``u`` or better; or (channels, order, order), with
             dynamics for each channel.
         Bd: (order,), of the dtype of ``Ad``; or (channels, order).
-        m_0: State before the first step (batch, channels, order); zeros if None.
+        m_0: State before the first step (batch, channels, order); zeros if None. It may be wider
+            than ``u``, float64, and the last state then is too.
         method: ``"auto"``, or a key of :data:`METHODS`.
         H: The impulse response (order, at least time) or (channels, order, at least time), to save
             computing it from constant ``Ad`` and ``Bd``.
@@ -107,6 +108,8 @@ def memory(
             f"{[key for key, m in METHODS.items() if m.all_states]}"
         )
     m = run_method(name, u, Ad, Bd, m_0, H)
+    if m_0 is not None and m_0.dtype != m.dtype:
+        return m, final_memory(u, Ad, Bd, m_0, H=H)
     return m, m[:, -1].clone()  # a copy, so that a kept state does not keep the whole sequence
 
 
@@ -128,7 +131,8 @@ def final_memory(
         method = "chunked_final"
     name = choose(work_of(u, Bd), all_states=False).method if method == "auto" else method
     m = run_method(name, u, Ad, Bd, m_0, H)
-    return m[:, -1].clone() if METHODS[name].all_states else m
+    m = m[:, -1].clone() if METHODS[name].all_states else m
+    return m if m_0 is None else m.to(m_0.dtype)
 
 
 def final_state(u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None) -> Tensor:
@@ -211,9 +215,10 @@ def _check_types(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tenso
         )
     if torch.promote_types(Ad.dtype, wanted) != Ad.dtype:
         raise TypeError(f"Ad and Bd must be at least {wanted} for u of {u.dtype}, got {Ad.dtype}")
-    for name, tensor in (("m_0", m_0), ("H", H)):
-        if tensor is not None and tensor.dtype != wanted:
-            raise TypeError(f"{name} must be {wanted} for u of {u.dtype}, got {tensor.dtype}")
+    if H is not None and H.dtype != wanted:
+        raise TypeError(f"H must be {wanted} for u of {u.dtype}, got {H.dtype}")
+    if m_0 is not None and m_0.dtype not in {wanted, widen(m_0[:0]).dtype}:
+        raise TypeError(f"m_0 must be {wanted} or float64 for u of {u.dtype}, got {m_0.dtype}")
     for name, tensor in (("Ad", Ad), ("Bd", Bd), ("m_0", m_0), ("H", H)):
         if tensor is not None and tensor.device != u.device:
             raise ValueError(f"u is on {u.device} but {name} on {tensor.device}: move one of them")

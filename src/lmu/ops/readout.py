@@ -15,6 +15,7 @@ from lmu.ops.fft_readout import FFTReadout, convolve
 from lmu.ops.memory import check_memory, memory, run_method, work_of
 from lmu.ops.readout_kernels import kernels_readout
 from lmu.theory import impulse_response
+from lmu.theory.rounding import narrow
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
 Run = Callable[..., tuple[Tensor, Tensor]]
@@ -48,7 +49,7 @@ def fft_readout(
     """
     length, order = u.shape[1], Bd.shape[-1]
     if H is None:
-        H = impulse_response(widen(Ad), widen(Bd), length).to(u.dtype)
+        H = narrow(impulse_response(widen(Ad), widen(Bd), length), u.dtype)
     K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[..., :length]  # (channels, rows, time)
     m_n = run_method("final", u, Ad, Bd, m_0, H)
     if m_0 is None and not is_transformed():

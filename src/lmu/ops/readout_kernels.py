@@ -12,6 +12,7 @@ from lmu.ops._precision import widen
 from lmu.ops.chunked import chunk_length, chunk_states
 from lmu.ops.final import final
 from lmu.theory import impulse_response, orbit
+from lmu.theory.rounding import narrow
 
 
 def kernels_readout(
@@ -39,10 +40,10 @@ def kernels_readout(
     for c, (W, (A, B, _)) in enumerate(each):
         start = u.new_zeros(batch, order) if m_0 is None else m_0[:, c]
         states = chunk_states(padded[:, c], A, B, start)
-        given.append(torch.cat([padded[:, c], states], dim=2).flatten(0, 1))
+        given.append(torch.cat([padded[:, c], narrow(states, u.dtype)], dim=2).flatten(0, 1))
         responses.append(_responses(widen(A), widen(B), W, steps))
         rest = u[:, (chunks - 1) * steps :, c, None]
-        last.append(final(rest, A, B, states[:, -1:], None).squeeze(1))
+        last.append(final(rest, A, B, states[:, -1:], None).squeeze(1).to(start.dtype))
     x1 = pad(x, (0, 1, 0, chunks * steps - length), value=1.0).reshape(batch * chunks, steps, -1)
     W1 = torch.cat([W_x.mT, bias[None]])
     y = readout_chunks(torch.stack(given, dim=1), torch.stack(responses), x1, W1)
@@ -55,7 +56,7 @@ def _responses(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
     Shapes: ``W`` (rows, order); returns (2 * steps - 1 + order * steps, rows): zeros for delays
     below zero, delays, and for each component of the state all steps.
     """
-    K = impulse_response(Ad, Bd, steps).to(W.dtype).mT @ W.mT
+    K = narrow(impulse_response(Ad, Bd, steps), W.dtype).mT @ W.mT
     free = orbit(Ad.mT, Ad.mT.to(W.dtype) @ W.mT, steps)  # (order, steps, rows)
     return torch.cat([K.new_zeros(steps - 1, len(W)), K, free.flatten(0, 1)])
 

@@ -14,6 +14,9 @@ from lmu.ops._autograd import (
 )
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._precision import no_autocast
+from lmu.theory.rounding import flush_
+
+OFTEN = 16  # steps, after each of which numbers that are about to become denormal are flushed
 
 
 def recurrence(a: Tensor, h: Tensor, W: Tensor, *, linear: bool = False) -> Tensor:
@@ -73,10 +76,12 @@ def _forward(a: Tensor, h: Tensor, W: Tensor, linear: bool = False) -> Tensor:
     with torch.inference_mode():  # the same kernels, called with less ado
         # Products with rows of W err less, which adds up where no tanh forgets; else speed counts.
         to_h = W.mT if linear else W.mT.contiguous()
-        for y_t in y.unbind(1):
+        for i, y_t in enumerate(y.unbind(1), start=1):
             h = y_t.addmm_(h, to_h)
             if not linear:
                 h.tanh_()
+            if i % OFTEN == 0:
+                flush_(h)
     return y
 
 
@@ -85,12 +90,15 @@ def _backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool = False) -> Tensor:
     da = dy.clone(memory_format=torch.contiguous_format)
     with torch.inference_mode():
         g = None
-        for g_t, y_t in zip(da.unbind(1)[::-1], y.unbind(1)[::-1], strict=True):
+        steps = zip(da.unbind(1)[::-1], y.unbind(1)[::-1], strict=True)
+        for i, (g_t, y_t) in enumerate(steps, start=1):
             if g is not None:
                 g_t.addmm_(g, W)
             if not linear:
                 torch.ops.aten.tanh_backward.grad_input(g_t, y_t, grad_input=g_t)
             g = g_t
+            if i % OFTEN == 0:
+                flush_(g)
     return da
 
 

@@ -4,24 +4,29 @@ import torch
 from torch import Tensor
 
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
+from lmu.ops._precision import widen
+from lmu.theory.rounding import flush, narrow
 
 
 def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
     """One step by the increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad - I``.
 
     For a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits that
-    rounding ``E`` keeps.
+    rounding ``E`` keeps. And increments are far smaller than ``m``: added up in float32, those of a
+    constant input err alike at each step, by 3e-3 after 100,000. So ``m`` may be float64, and only
+    its increment float32.
 
     Shapes: ``u`` (batch, channels), ``m`` (batch, channels, order), ``E`` (order, order), ``Bd``
-    (order,), all of one dtype; with dynamics for each channel ``E`` (channels, order, order) and
-    ``Bd`` (channels, order). Returns the new ``m``.
+    (order,), of one dtype but for ``m``; with dynamics for each channel ``E`` (channels, order,
+    order) and ``Bd`` (channels, order). Returns the new ``m``.
     """
-    increment = m @ E.mT if E.ndim == 2 else (m.unsqueeze(2) @ E.mT).squeeze(2)
-    return m + u[..., None] * Bd + increment
+    read = narrow(m, E.dtype)
+    increment = read @ E.mT if E.ndim == 2 else (read.unsqueeze(2) @ E.mT).squeeze(2)
+    return flush(m + (increment + u[..., None] * Bd))
 
 
 def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
-    """All memory states, step by step in the precision of ``u``.
+    """All memory states, step by step; increments are computed in the precision of ``u``.
 
     Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
     channels, order); returns (batch, time, channels, order). ``H`` is not used.
@@ -31,12 +36,12 @@ def recurrent(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor |
     Source: Voelker et al., NeurIPS 2019, equation 4.
     """
     del H
-    E = (Ad - torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)).to(u.dtype)
-    Bd = Bd.to(u.dtype)
-    m = u.new_zeros(u.shape[0], u.shape[2], len(Bd)) if m_0 is None else m_0
+    E = narrow(Ad - torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device), u.dtype)
+    Bd = narrow(Bd, u.dtype)
+    m = widen(u.new_zeros(u.shape[0], u.shape[2], len(Bd)) if m_0 is None else m_0)
 
     def step(carry: Carry, slices: Slices) -> Stepped:
         m = memory_step(slices[0], carry[0], E, Bd)
-        return (m,), m
+        return (m,), m.to(u.dtype)
 
     return over_time(step, (m,), (u,))[1]

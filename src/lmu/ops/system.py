@@ -14,6 +14,7 @@ from lmu.ops._channels import join_channels
 from lmu.ops._precision import widen
 from lmu.ops.lmu_operators import Powers, block_powers
 from lmu.theory import impulse_response
+from lmu.theory.rounding import narrow
 
 T = TypeVar("T")
 # A compiler that traces a function cannot read these written out in its signature.
@@ -54,7 +55,7 @@ class System:
         def make() -> Tensor:
             Ad = widen(self.Ad)
             E = Ad - torch.eye(Ad.shape[-1], device=Ad.device, dtype=Ad.dtype)
-            return E if dtype is None else E.to(dtype)
+            return E if dtype is None else narrow(E, dtype)
 
         return self._keep(("increment", dtype), make)
 
@@ -62,7 +63,7 @@ class System:
         """``Ad - I`` (order, order) and ``Bd`` (order, channels) of all channels as one system."""
 
         def make() -> Joined:
-            E, Bd = join_channels(self.increment().to(dtype), self.Bd.to(dtype), channels)
+            E, Bd = join_channels(self.increment(dtype), narrow(self.Bd, dtype), channels)
             # A view of Bd that is kept would keep Bd.
             return (E.clone(), Bd.clone()) if self.constant else (E, Bd)
 
@@ -82,7 +83,7 @@ class System:
             return kept
         longest = length if length == likely else 1 << (length - 1).bit_length()
         return self._make(
-            ("response", dtype), lambda: impulse_response(self.Ad, self.Bd, longest).to(dtype)
+            ("response", dtype), lambda: narrow(impulse_response(self.Ad, self.Bd, longest), dtype)
         )
 
     def powers(self, channels: int, steps: int, dtype: torch.dtype) -> Powers:
@@ -90,7 +91,7 @@ class System:
 
         def make() -> Powers:
             E, Bd = join_channels(self.increment(), widen(self.Bd), channels)
-            return Powers(*(t.to(dtype) for t in block_powers(E, Bd, steps)))
+            return Powers(*(narrow(t, dtype) for t in block_powers(E, Bd, steps)))
 
         if self.constant and torch.compiler.is_compiling() and not is_exporting():
             like = torch.empty(0, dtype=dtype, device=self.Ad.device)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lmu.theory.rounding import flush, narrow
+
 
 def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     """The sequence ``X, Ad X, Ad^2 X, ...`` of ``length`` terms.
@@ -24,7 +26,7 @@ def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     terms, power = X[:, None, :], Ad
     while (n := terms.shape[1]) < length:
         known = terms[:, : length - n]
-        following = power.to(X.dtype) @ known.flatten(1)
+        following = flush(narrow(power, X.dtype) @ known.flatten(1))
         terms = torch.cat([terms, following.unflatten(1, known.shape[1:])], dim=1)
         if 2 * n < length:
             power = power @ power
@@ -66,7 +68,7 @@ def apply_power(Ad: Tensor, X: Tensor, exponent: int) -> Tensor:
     power = Ad
     while exponent > 0:
         if exponent % 2:
-            X = power.to(X.dtype) @ X
+            X = narrow(power, X.dtype) @ X
         exponent //= 2
         if exponent:
             power = power @ power
@@ -89,7 +91,7 @@ def apply_powers(Ad: Tensor, X: Tensor, exponents: Tensor, largest: int) -> Tens
     """
     power, bit = Ad, 1
     while bit <= largest:
-        X = torch.where((exponents & bit).bool(), power.to(X.dtype) @ X, X)
+        X = torch.where((exponents & bit).bool(), narrow(power, X.dtype) @ X, X)
         bit *= 2
         if bit <= largest:
             power = power @ power
