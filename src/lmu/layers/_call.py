@@ -12,10 +12,26 @@ from lmu.layers.state import State
 
 
 def call(
-    layer: nn.Module, x: Tensor, state: State, lengths: Tensor | None = None
+    layer: nn.Module,
+    x: Tensor,
+    state: State,
+    lengths: Tensor | None = None,
+    return_sequences: bool | None = None,
 ) -> tuple[Any, State]:
     """The output of a layer, which may be wrapped, and its whole state."""
-    return layer(x, state, lengths=lengths, **getattr(unwrap(layer), "with_state", {}))
+    asked = asking(layer, return_sequences)
+    return layer(x, state, lengths=lengths, **getattr(unwrap(layer), "with_state", {}), **asked)
+
+
+def asking(layer: nn.Module, return_sequences: bool | None) -> dict[str, bool]:
+    """Arguments of a call that asks for all steps or the last, where the layer takes them."""
+    if return_sequences is None or not _can_be_asked(unwrap(layer)):
+        return {}
+    return {"return_sequences": return_sequences}
+
+
+def _can_be_asked(inner: nn.Module) -> bool:
+    return "return_sequences" in signature(inner.forward).parameters
 
 
 def step(layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:

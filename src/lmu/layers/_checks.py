@@ -139,6 +139,11 @@ def check_sequence(x: Tensor, input_size: int, like: Tensor) -> None:
         )
 
 
+def check_sequences(built: bool, asked: bool | None) -> bool:
+    """Whether a call gives all steps: what it asks for, or else what its layer was built for."""
+    return built if asked is None else check_flag("return_sequences", asked)
+
+
 def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor) -> None:
     """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
     if not isinstance(x, Tensor):

@@ -62,6 +62,14 @@ def name_of(module: Any) -> str:
     return f"{name} with hooks" if isinstance(module, nn.Module) and is_hooked(module) else name
 
 
+def reset_modules(*parts: object) -> None:
+    """Draw the parameters of modules anew, where they and what they hold say how."""
+    for part in parts:
+        for module in part.modules() if isinstance(part, nn.Module) else ():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+
+
 def in_evaluation(module: Any) -> Any:
     """The module in evaluation mode, sharing its weights, while the module itself stays as it is.
 

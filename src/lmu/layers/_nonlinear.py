@@ -24,6 +24,7 @@ from lmu.layers._checks import (
 from lmu.layers._hidden import TANH, Module, Tanh, is_recurrent
 from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._loop import Memory, run_steps
+from lmu.layers._modules import reset_modules
 from lmu.layers._stateful import Asked, activate
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, lmu_step
@@ -141,10 +142,7 @@ class NonlinearLMU(LegendreModule):
 
         Biases start at zero. A hidden cell of yours draws its own anew; ``initializers`` come last.
         """
-        for own in (self.hidden_cell, self.encoder_activation):
-            for module in own.modules() if isinstance(own, nn.Module) else ():
-                if callable(reset := getattr(module, "reset_parameters", None)):
-                    reset()
+        reset_modules(self.hidden_cell, self.encoder_activation)
         self._reset_own_parameters()
 
     def _reset_own_parameters(self) -> None:

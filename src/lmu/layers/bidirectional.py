@@ -47,7 +47,12 @@ class Bidirectional(nn.Module):
                 reset()
 
     def forward(
-        self, x: Tensor | PackedSequence, state: State = None, *, lengths: Lengths = None
+        self,
+        x: Tensor | PackedSequence,
+        state: State = None,
+        *,
+        lengths: Lengths = None,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, State]:
         """Run over a sequence.
 
@@ -57,6 +62,8 @@ class Bidirectional(nn.Module):
                 ``(None, (forward_state, backward_state))``; zeros if None. The backward layer
                 starts at the end of the sequence.
             lengths: Number of steps of each sequence (batch,); all if None.
+            return_sequences: Give the outputs of all steps, or of the last alone; as the layers
+                were built if None.
 
         Returns:
             The outputs of both layers (batch, time, hidden_size), forward first, those of one step
@@ -73,9 +80,9 @@ class Bidirectional(nn.Module):
             check_pair(state)
         before = (None, None) if state is None or state[1] is None else state[1]
         steps = None if ragged is None else ragged.lengths
-        ahead, end = call(self.forward_layer, signal, before[0], steps)
+        ahead, end = call(self.forward_layer, signal, before[0], steps, return_sequences)
         turned = signal.flip(1) if steps is None else reverse(signal, steps)
-        back, start = call(self.backward_layer, turned, before[1], steps)
+        back, start = call(self.backward_layer, turned, before[1], steps, return_sequences)
         if back.ndim == 3:
             back = back.flip(1) if steps is None else reverse(back, steps)
         y = torch.cat([ahead, back], dim=-1)

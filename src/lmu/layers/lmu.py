@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from lmu.layers._call import step_by_call
-from lmu.layers._checks import check_flag, check_sequence
+from lmu.layers._checks import check_flag, check_sequence, check_sequences
 from lmu.layers._hidden import TANH, Module, last_alive, output_of
 from lmu.layers._modules import is_hooked
 from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU
@@ -176,6 +176,7 @@ class LMU(NonlinearLMU):
         *,
         lengths: Lengths = None,
         resets: Tensor | None = None,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, tuple[State, Tensor]]:
         """Run over a sequence.
 
@@ -190,6 +191,8 @@ class LMU(NonlinearLMU):
                 padding, and has no influence on anything; without a step the state stays as it is.
             resets: Where a sequence starts anew (batch, time): True at the first step that knows
                 nothing of those before, such as one after an episode's end.
+            return_sequences: Give the hidden states of all steps, or of the last alone; as the
+                layer was built if None.
 
         Returns:
             All hidden states (batch, time, hidden_size), zero in padding, or packed as the input
@@ -201,10 +204,15 @@ class LMU(NonlinearLMU):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
-        return self.run(x, state, lengths, resets)
+        return self.run(x, state, lengths, resets, return_sequences)
 
     def run(
-        self, x: Sequences, state: State = None, lengths: Lengths = None, resets: Any = None
+        self,
+        x: Sequences,
+        state: State = None,
+        lengths: Lengths = None,
+        resets: Any = None,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, tuple[State, Tensor]]:
         """As :meth:`forward`: what all layers have in common."""
         if resets is not None and self._starts_itself:
@@ -212,10 +220,11 @@ class LMU(NonlinearLMU):
                 "resets cannot start a hidden cell of your own anew, whose first state only it "
                 "knows: run the sequences piece by piece, each without a state"
             )
-        return in_pieces(self._run, x, state, lengths, resets)
+        every = check_sequences(self.return_sequences, return_sequences)
+        return in_pieces(lambda *given: self._run(*given, every), x, state, lengths, resets)
 
     def _run(
-        self, x: Sequences, state: State, lengths: Lengths
+        self, x: Sequences, state: State, lengths: Lengths, every: bool
     ) -> tuple[Any, tuple[State, Tensor]]:
         signal, ragged = unpack(x, lengths)
         self._follow(signal)
@@ -224,10 +233,10 @@ class LMU(NonlinearLMU):
             signal = F.dropout(signal, self.dropout, self.training)
             ragged = ragged and Ragged(signal, ragged.lengths, ragged.packed)
         if ragged is None:
-            y, after = self._run_whole(signal, state)
+            y, after = self._run_whole(signal, state, every=every)
         else:
             y, after = self._run_ragged(ragged, state)
-        if not self.return_sequences:
+        if not every:
             return output_of(after[0]).clone(), after
         return y if ragged is None else ragged.pack(y), after
 
@@ -250,14 +259,14 @@ class LMU(NonlinearLMU):
         return torch.where(alive, y, y.new_zeros(())), (h, m)
 
     def _run_whole(
-        self, x: Tensor, state: State, ones: Tensor | None = None
+        self, x: Tensor, state: State, ones: Tensor | None = None, *, every: bool = True
     ) -> tuple[Tensor, tuple[State, Tensor]]:
         """Run over sequences of one length; ``ones`` (batch, time, 1) says where biases apply."""
         h, m = self._checked_state(x.shape[0], state)
         dtype = self._like().dtype
         x = x.to(compute_dtype(dtype))
         if not self._fast:
-            y, h, m = self._run_general(x, h, m, state is None)
+            y, h, m = self._run_general(x, h, m, state is None, every=every)
             return y, (h, m)
         weights = self._weights(ones=self._biased)
         with no_autocast(x.device):
@@ -275,7 +284,14 @@ class LMU(NonlinearLMU):
         return output.to(dtype), (h.to(dtype), m)
 
     def _run_general(
-        self, x: Tensor, h: State, m: Tensor, from_zero: bool, alive: Tensor | None = None
+        self,
+        x: Tensor,
+        h: State,
+        m: Tensor,
+        from_zero: bool,
+        alive: Tensor | None = None,
+        *,
+        every: bool = True,
     ) -> tuple[Tensor, State, Tensor]:
         """Any hidden cell or encoder: the memory at once where it can be, or step by step.
 
@@ -284,7 +300,7 @@ class LMU(NonlinearLMU):
         if self._coupled or self.method == "loop":
             return self._loop(x, h, m, alive)
         dtype, cell = self._like().dtype, self._cell()
-        last = not self.return_sequences and isinstance(cell, Module) and not cell.recurrent
+        last = not every and isinstance(cell, Module) and not cell.recurrent
         last = last and alive is None
         states, m_n = self._linear_memory(x, None if from_zero else m, last)
         m = m_n if alive is None else last_alive(states, alive, m)

@@ -17,11 +17,12 @@ from lmu.layers._checks import (
     check_pair,
     check_probability,
     check_sequence,
+    check_sequences,
     check_size,
     check_state,
 )
 from lmu.layers._legendre import LegendreModule, initialize
-from lmu.layers._modules import is_hooked, is_simple, name_of
+from lmu.layers._modules import is_hooked, is_simple, name_of, reset_modules
 from lmu.layers._ragged import Ragged, align_right, last_step, unpack
 from lmu.layers._sequences import in_pieces
 from lmu.layers._stateful import Asked, activate
@@ -61,7 +62,7 @@ class LMUFFT(LegendreModule):
         hidden_size: Number of hidden units.
         memory_size: Order d of the Legendre memory.
         seq_len: Length of the sequences that are expected, of which the impulse response is kept.
-            A hint: any length runs and gives the right answer.
+            A hint, which may be left out: any length runs and gives the right answer.
         theta: Length of the memory's window in time steps; or a sequence with that of each channel.
         memory_channels: Number of memories, each with an input ``u`` of its own.
         learn_a: Train ``Ad``, the discrete state matrix.
@@ -107,8 +108,8 @@ class LMUFFT(LegendreModule):
         input_size: int,
         hidden_size: int,
         memory_size: int,
-        seq_len: int | None,
-        theta: float | Sequence[float],
+        seq_len: int | None = None,
+        theta: float | Sequence[float] | None = None,
         *,
         memory_channels: int = 1,
         learn_a: bool = False,
@@ -125,6 +126,11 @@ class LMUFFT(LegendreModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if theta is None:
+            raise TypeError(
+                "theta must be given, the length of the window in time steps: "
+                "LMUFFT(input_size, hidden_size, memory_size, theta=...)"
+            )
         super().__init__(
             memory_size, theta, learn_a, learn_b, learn_theta, discretizer, memory_channels
         )
@@ -168,6 +174,7 @@ class LMUFFT(LegendreModule):
         inputs such as pixels, which are not negative. So each row of ``W_u`` is given the sign with
         which its weights sum to a positive number, and ``b_u`` is made positive.
         """
+        reset_modules(self.encoder_activation)
         if self.W_u is not None:
             self.W_u.reset_parameters()
             with torch.no_grad():
@@ -201,6 +208,7 @@ class LMUFFT(LegendreModule):
         lengths: Lengths = None,
         resets: Tensor | None = None,
         return_state: Literal[False] = False,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, Tensor]: ...
     @overload
     def forward(
@@ -211,6 +219,7 @@ class LMUFFT(LegendreModule):
         lengths: Lengths = None,
         resets: Tensor | None = None,
         return_state: Literal[True],
+        return_sequences: bool | None = None,
     ) -> tuple[Any, State]: ...
     def forward(
         self,
@@ -220,6 +229,7 @@ class LMUFFT(LegendreModule):
         lengths: Lengths = None,
         resets: Tensor | None = None,
         return_state: bool = False,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, Tensor | State]:
         """Run over a sequence.
 
@@ -233,6 +243,8 @@ class LMUFFT(LegendreModule):
             resets: Where a sequence starts anew (batch, time): True at the first step that knows
                 nothing of those before, such as one after an episode's end.
             return_state: Give the whole state in the second place, to go on with the sequence.
+            return_sequences: Give the hidden states of all steps, or of the last alone; as the
+                layer was built if None.
 
         Returns:
             The hidden states of all steps (batch, time, hidden_size), zero in padding, or packed as
@@ -245,7 +257,7 @@ class LMUFFT(LegendreModule):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
-        output, after = self.run(x, state, lengths, resets)
+        output, after = self.run(x, state, lengths, resets, return_sequences)
         return output, after if return_state else after[0]
 
     def run(
@@ -254,12 +266,14 @@ class LMUFFT(LegendreModule):
         state: State | None = None,
         lengths: Lengths = None,
         resets: Tensor | None = None,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, State]:
         """As :meth:`forward` with ``return_state=True``: what all layers have in common."""
-        return in_pieces(self._run, x, state, lengths, resets)
+        every = check_sequences(self.return_sequences, return_sequences)
+        return in_pieces(lambda *given: self._run(*given, every), x, state, lengths, resets)
 
     def _run(
-        self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths
+        self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths, every: bool
     ) -> tuple[Any, State]:
         signal, ragged = unpack(x, lengths)
         self._follow(signal)
@@ -271,8 +285,8 @@ class LMUFFT(LegendreModule):
             signal = F.dropout(signal, self.dropout, self.training)
         u = self._encode(signal)
         if ragged is not None:
-            output, h_n, m_n = self._run_ragged(u, signal, before, ragged)
-        elif self.return_sequences:
+            output, h_n, m_n = self._run_ragged(u, signal, before, ragged, every)
+        elif every:
             m_0 = self._time.start(u, self._system(), m_0)
             output, m_n = self._all_outputs(u, signal, m_0)
             # A copy: a kept state must not keep the whole sequence.
@@ -284,7 +298,7 @@ class LMUFFT(LegendreModule):
         return output, (h_n, m_n.flatten(1))
 
     def _run_ragged(
-        self, u: Tensor, x: Tensor, before: Started, ragged: Ragged
+        self, u: Tensor, x: Tensor, before: Started, ragged: Ragged, every: bool
     ) -> tuple[Any, Tensor, Tensor]:
         """Outputs, last hidden and last memory state of sequences of several lengths."""
         if self._time is not WHOLE:
@@ -303,7 +317,7 @@ class LMUFFT(LegendreModule):
                 for m, (A, _, _) in zip(m_0.unbind(1), each, strict=True)
             ]
             m_n = (m_n + torch.stack(free, dim=1)).to(m_0.dtype)
-        if not self.return_sequences:
+        if not every:
             h_n = ragged.ended(self._read_out(m_n, last_step(x, steps)), h_0)
             return h_n, h_n, m_n
         output = self._all_outputs(u, x, m_0)[0]

@@ -1,6 +1,7 @@
 """Several layers on top of each other."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +17,26 @@ from lmu.layers._call import (
     step,
     step_by_call,
 )
-from lmu.layers._checks import check_flag, check_input, check_pair, check_probability
-from lmu.layers._modules import is_hooked
+from lmu.layers._checks import check_flag, check_input, check_probability
+from lmu.layers._modules import is_hooked, name_of, unwrap
 from lmu.layers._ragged import last_step, unpack
 from lmu.layers._time import WHOLE, Time
 from lmu.layers.lmu import Lengths
 from lmu.layers.state import State
 
-NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+# PyTorch's own eps of RMSNorm is another one in each dtype.
+NORMS = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-5)}
+
+
+def _state_of(layer: nn.Module) -> str:
+    return "(h, m)" if hasattr(unwrap(layer), "_checked_state") else f"{name_of(layer)}'s"
+
+
+def _outline(state: Any) -> str:
+    """The nesting and shapes of a state."""
+    if isinstance(state, (tuple, list)):
+        return f"({', '.join(map(_outline, state))})"
+    return str(tuple(state.shape)) if isinstance(state, Tensor) else type(state).__name__
 
 
 class LMUStack(nn.Module):
@@ -46,7 +59,8 @@ class LMUStack(nn.Module):
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: Sizes do not fit together, there is no layer, an argument is out of range, or a
-            single input feature would be normalized, which leaves nothing of it.
+            single feature would be normalized, the input's or the last layer's, which leaves
+            nothing of it.
     """
 
     _time: Time = WHOLE  # which lmu.distributed replaces
@@ -69,11 +83,13 @@ class LMUStack(nn.Module):
             sizes_of(self.layers[0])[0],
             sizes_of(self.layers[-1])[1],
         )
-        if norm is not None and any(sizes_of(layer)[0] == 1 for layer in self.layers):
+        single = [i for i, layer in enumerate(self.layers) if sizes_of(layer)[0] == 1]
+        if norm is not None and (single or self.hidden_size == 1):
+            where = f"before layer {single[0]}" if single else "at the end"
             left = "zero" if norm == "layer" else "its sign"
             raise ValueError(
-                f"norm={norm!r} would leave of a layer's single input feature nothing but {left}: "
-                "pass norm=None, or make several features of it first"
+                f"norm={norm!r} would leave of a single feature nothing but {left}, and there is "
+                f"one {where}: pass norm=None, or make several features of it"
             )
         self.return_sequences = gives_sequences(self.layers[-1])
         like = self._like()
@@ -111,15 +127,24 @@ class LMUStack(nn.Module):
                 reset()
 
     def forward(
-        self, x: Tensor | PackedSequence, state: State = None, *, lengths: Lengths = None
+        self,
+        x: Tensor | PackedSequence,
+        state: State = None,
+        *,
+        lengths: Lengths = None,
+        return_sequences: bool | None = None,
     ) -> tuple[Any, State]:
         """Run over a sequence.
 
         Args:
             x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
-            state: What a call returned, to go on with the sequence; zeros if None.
+            state: What a call returned, to go on with the sequence: ``(output, (state of the first
+                layer, state of the second, ...))``, of which the output is not read, and None is
+                zeros; zeros if None.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything.
+            return_sequences: Give the outputs of all steps, or of the last alone; as the last layer
+                was built if None.
 
         Returns:
             The outputs of all steps (batch, time, hidden_size), zero in padding, or packed as the
@@ -137,8 +162,10 @@ class LMUStack(nn.Module):
         check_input(y, ("batch", "time"), self.input_size, y if sharded else like)
         steps = None if ragged is None else ragged.lengths
         ended = []
-        for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
-            given, after = call(layer, self.norms[i](y), before, steps)
+        states = self._states(state, len(y))
+        for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
+            asked = return_sequences if i == len(self.layers) - 1 else None
+            given, after = call(layer, self.norms[i](y), before, steps, asked)
             ended.append(after)
             if given.ndim == 2:
                 y = self._time.last(y[:, -1])[0] if steps is None else last_step(y, steps)
@@ -167,7 +194,8 @@ class LMUStack(nn.Module):
         if is_hooked(self):
             return step_by_call(self, x, state)
         ended = []
-        for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
+        states = self._states(state, len(x))
+        for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             y, after = step(layer, self.norms[i](x), before)
             ended.append(after)
             x = self._join(i, x, y)
@@ -178,16 +206,38 @@ class LMUStack(nn.Module):
         y = self.drop(y)
         return self.skips[i](x) + y if self.residual else y
 
-    def _states(self, state: State) -> tuple[State, ...]:
+    def _states(self, state: State, batch: int) -> tuple[State, ...]:
         if state is None:
             return (None,) * len(self.layers)
-        check_pair(state)
-        if len(state[1]) != len(self.layers):
-            raise ValueError(
-                f"the state must hold one state for each of {len(self.layers)} layers, "
-                f"got {len(state[1])}"
+        pair = isinstance(state, (tuple, list)) and len(state) == 2
+        parts = state[1] if pair else ()
+        if pair and parts is None:
+            return (None,) * len(self.layers)
+        if not isinstance(parts, (tuple, list)) or len(parts) != len(self.layers):
+            raise TypeError(
+                f"the state of this stack must be {self._nesting()}, got {_outline(state)}"
             )
-        return tuple(state[1])
+        for i, part in enumerate(parts):
+            self._check_state(i, part, batch)
+        return tuple(parts)
+
+    def _check_state(self, i: int, state: State, batch: int) -> None:
+        """Say which layer a wrong state belongs to; the layers check theirs themselves."""
+        inner: Any = unwrap(self.layers[i])
+        check = getattr(inner, "_checked_state", None)
+        away = torch.compiler.is_compiling() or hasattr(self._like(), "device_mesh")
+        if state is None or check is None or away:
+            return
+        try:
+            check(batch, state)
+        except (TypeError, ValueError) as wrong:
+            raise type(wrong)(
+                f"the state of layer {i}, {type(inner).__name__}, does not fit in the stack's "
+                f"{self._nesting()}: {wrong}"
+            ) from wrong
+
+    def _nesting(self) -> str:
+        return f"(output, ({', '.join(map(_state_of, self.layers))}))"
 
     def _like(self) -> Tensor:
         return like_of(self.layers[0])

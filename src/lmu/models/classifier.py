@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from lmu.layers._call import asking
 from lmu.layers._modules import unwrap
 from lmu.layers._ragged import unpack
 from lmu.models._config import describe
@@ -13,6 +14,8 @@ from lmu.models._hub import HubModel
 
 class SequenceClassifier(nn.Module, HubModel):
     """Classify a sequence by the last hidden state: ``logits = W dropout(h_T) + b``.
+
+    A layer of lmu is asked for that state alone, whatever its ``return_sequences``.
 
     Args:
         layer: Any layer of lmu, or any module with an integer ``hidden_size`` that maps x (batch,
@@ -79,7 +82,10 @@ class SequenceClassifier(nn.Module, HubModel):
             steps = ragged.lengths.cpu()
             x = pack_padded_sequence(x, steps, batch_first=True, enforce_sorted=False)
             lengths = None
-        _, state = self.layer(x) if lengths is None else self.layer(x, lengths=lengths)
+        asked: dict[str, Any] = asking(self.layer, False)
+        if lengths is not None:
+            asked["lengths"] = lengths
+        _, state = self.layer(x, **asked)
         while not isinstance(state, Tensor):
             state = state[0]
         return state[-1] if theirs else state  # theirs is (layers, batch, hidden_size)
