@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lmu.distributed._alike import Alike
 from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
 from lmu.distributed.carry import WAYS, carry, hand_over
 from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
@@ -59,7 +60,8 @@ def sequence_parallel(
     Raises:
         RuntimeError: ``torch.distributed`` is not initialized.
         TypeError: The module holds a layer whose steps must be taken one by one, or both ways.
-        ValueError: The module holds no :class:`lmu.LMUFFT`, or an argument is out of range.
+        ValueError: The module holds no :class:`lmu.LMUFFT`, or an argument is out of range; in the
+            first call, the models of the processes differ.
     """
     name = name_of(group)
     rank, size = rank_and_size(name)
@@ -79,7 +81,7 @@ def sequence_parallel(
     if not any(isinstance(layer, LMUFFT) for layer in layers):
         raise ValueError(f"{type(module).__name__} holds no LMUFFT")
     counts = None if steps is None else tuple(int(count) for count in steps)
-    shards = Shards(name, rank, size, counts, way)
+    shards = Shards(name, rank, size, counts, way, Alike(module, name))
     for layer in layers:
         vars(layer).pop("_time", None)  # steps are all here, unless
         if size > 1:
@@ -114,6 +116,7 @@ class Shards:
         size: Number of processes.
         steps: Of each process; None if they are to be exchanged.
         way: How states travel.
+        alike: Compares the models of the processes.
     """
 
     group: str
@@ -121,6 +124,7 @@ class Shards:
     size: int
     steps: tuple[int, ...] | None
     way: str
+    alike: Alike
 
     def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor:
         """The memory before the first step here (batch, channels, order).
@@ -153,6 +157,7 @@ class Shards:
         self, u: Tensor, system: System, m_0: Tensor | None, *, both: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The memory before the first step here and what the steps here, or ``both``, end in."""
+        self.alike.check()
         length = u.shape[1]
         with no_autocast(u.device):
             u = u.to(compute_dtype(u.dtype))

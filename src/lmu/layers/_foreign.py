@@ -1,6 +1,7 @@
 """Checkpoints of other ports: derived matrices that they hold, under names of their own."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,28 @@ from torch import Tensor, nn
 
 _FOREIGN = {"A": "Ad", "B": "Bd"}  # their names of what we call so
 _IGNORED = ("H", "fft_H")
+
+
+def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[str]) -> None:
+    """Say so if weights were saved by a layer with other constant dynamics.
+
+    Args:
+        own: What a layer's ``_dynamics`` gives; None is what is learned, and so in the checkpoint.
+        theirs: The same of the checkpoint; None if it does not tell.
+        layer: Its name.
+        errors: Appended to.
+    """
+    for name, value in (theirs if isinstance(theirs, Mapping) else {}).items():
+        if name not in own or value == own[name] or None in (value, own[name]):
+            continue
+        what = "matrices that were assigned to it" if name == "replaced" else f"{name}={value!r}"
+        here = "Legendre's" if name == "replaced" else f"{name}={own[name]!r}"
+        what, here = (here, what) if name == "replaced" and own[name] else (what, here)
+        errors.append(
+            f"layer {layer!r} was saved with {what}, and is built with {here} here: build it "
+            "alike; or, if its weights are to go on with other dynamics, load dict(state_dict), "
+            "which does not tell"
+        )
 
 
 def translate(

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lmu.layers._checks import check_flag, check_size, check_thetas
-from lmu.layers._foreign import translate
+from lmu.layers._foreign import compare_dynamics, translate
+from lmu.layers._window import read_window
 from lmu.ops import System
 from lmu.ops._autograd import is_batched, is_differentiated, is_plain, is_transformed
-from lmu.ops._precision import power_dtype
-from lmu.theory import decode_window, discretize, discretize_theta, least_theta, legt
+from lmu.ops._precision import compute_dtype, power_dtype
+from lmu.theory import discretize, discretize_theta, least_theta, legt
 
 # Thetas that layers of a kind were built with, to tell whether an ensemble may be of several.
 _built: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
@@ -70,6 +71,7 @@ class LegendreModule(nn.Module):
         self._theta = tuple(map(float, self._theta)) if several else float(self._theta)
         # None where a fake mode looks on, whose tensors are of no use beyond it.
         self._exact = exact if is_plain(*exact.values()) else None
+        self._replaced = False
         self._least_theta = least_theta(memory_size, discretizer) if learn_theta else 0.0
         self._forget()
 
@@ -120,8 +122,10 @@ class LegendreModule(nn.Module):
         self._drop_anchor(torch.empty(0, **factory))
         if self.learn_theta:
             # Of one axis also where all channels share it: fully_shard takes no scalars.
+            # Never narrower than float32, in which a step of an optimizer would not move it.
             number = len(self._theta) if isinstance(self._theta, tuple) else 1
-            self.log_theta = nn.Parameter(torch.empty(number, **factory))
+            empty = torch.empty(number, **factory)
+            self.log_theta = nn.Parameter(empty.to(compute_dtype(empty.dtype)))
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
             if learned:
                 empty = torch.empty(self._matrices()[name].shape, **factory)
@@ -183,6 +187,10 @@ class LegendreModule(nn.Module):
         self._exact = exact | {name: value.detach()}
         if is_plain(value, exact[name]):  # not where an ensemble's is taken back
             self._remember_theta("replaced")
+            legendre = self._legendre()
+            self._replaced = any(
+                not torch.equal(self._exact[n].cpu(), legendre[n]) for n in legendre
+            )
         self._forget()
 
     def _system(self) -> System:
@@ -272,32 +280,7 @@ class LegendreModule(nn.Module):
 
         Source: Voelker et al., NeurIPS 2019, equation 3.
         """
-        if m.shape[-1:] != (self.memory_channels * self.memory_size,):
-            raise ValueError(
-                f"m must have the shape (..., {self.memory_channels * self.memory_size}), "
-                f"memory_channels * memory_size, got {tuple(m.shape)}"
-            )
-        theta = self.theta
-        windows = theta if isinstance(theta, tuple) else (theta,) * self.memory_channels
-        if delays is None:
-            delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
-        steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
-        if not steps.ndim or (steps.ndim > 1 and steps.shape[:-1] != m.shape[:-1]):
-            raise ValueError(
-                f"delays must have the shape (points,), or {(*m.shape[:-1], 'points')} for each "
-                f"row of m, got {tuple(steps.shape)}"
-            )
-        if steps.numel() and not (-0.5 <= steps.min() <= steps.max() <= min(windows) - 0.5):
-            raise ValueError(
-                f"delays must lie within -0.5 and {min(windows) - 0.5:g} steps, the window, got "
-                f"values from {steps.min().item():g} to {steps.max().item():g}"
-            )
-        channels = m.unflatten(-1, (self.memory_channels, self.memory_size)).unbind(-2)
-        read = [
-            decode_window(channel, ((steps + 0.5) / window).clamp(0, 1))
-            for channel, window in zip(channels, windows, strict=True)
-        ]
-        return torch.stack(read, dim=-1)
+        return read_window(m, delays, self.theta, self.memory_channels, self.memory_size)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; learned dynamics go back to the Legendre system."""
@@ -338,10 +321,40 @@ class LegendreModule(nn.Module):
         self._place()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LegendreModule":
+        wide = self.log_theta.detach() if self.learn_theta else None
         super()._apply(fn, recurse)
+        if wide is not None:
+            self._keep_wide(wide)
         self._drop_anchor(fn(self._anchor))
         self._place()
         return self
+
+    def _keep_wide(self, before: Tensor) -> None:
+        """Undo that ``log_theta`` was narrowed: eight bits would round theta by a hundredth."""
+        now = self.log_theta
+        if now.dtype.itemsize >= 4 or not now.is_floating_point():
+            return
+        before = now.detach() if before.device != now.device and before.is_meta else before
+        with torch.no_grad():
+            now.data = before.to(now.device, compute_dtype(now.dtype))
+            if now.grad is not None:
+                now.grad.data = now.grad.to(now.dtype)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Not as an entry, which others would take for a tensor of the model's.
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata["dynamics"] = self._dynamics()
+
+    def _dynamics(self) -> dict[str, Any]:
+        """What a checkpoint does not hold, but its weights were trained for."""
+        learned = self.learn_theta or (self.learn_a and self.learn_b)
+        theta = list(self._theta) if isinstance(self._theta, tuple) else self._theta
+        own = {"theta": None if learned else theta, "discretizer": self.discretizer}
+        return own | {"replaced": self._replaced}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -353,6 +366,8 @@ class LegendreModule(nn.Module):
                 "allowed when it was saved, which is another now: set it to "
                 f"log(theta - {self._least_theta:g})"
             )
+        layer = prefix[:-1] or type(self).__name__
+        compare_dynamics(self._dynamics(), (args[0] or {}).get("dynamics"), layer, args[-1])
         name = f"theta={self._name_theta()} and discretizer={self.discretizer!r}"
         translate(state_dict, prefix, self._matrices(), self._parameters, args[-1], name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

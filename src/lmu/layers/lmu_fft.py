@@ -83,6 +83,9 @@ class LMUFFT(LegendreModule):
         method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``, or by kernels
             for CUDA, ``"triton"``; ``"auto"`` chooses one of the former, see
             :func:`lmu.ops.choose_readout`.
+        causal: Let no input touch an output before it. By FFT one that is NaN or huge spoils all
+            earlier outputs of its sequence, and NaN those of its chunk by chunks: True computes in
+            chunks, and gives NaN from the first input on that is not finite.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
             where it amplifies noise, as imported models may.
         device: Device of the parameters.
@@ -122,6 +125,7 @@ class LMUFFT(LegendreModule):
         initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
         return_sequences: bool = True,
         method: str = "auto",
+        causal: bool = False,
         discretizer: str = "zoh",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -141,7 +145,12 @@ class LMUFFT(LegendreModule):
         self.return_sequences = check_flag("return_sequences", return_sequences)
         if method not in {"auto", *READOUTS}:
             raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
-        self.method = method
+        self.method, self.causal = method, check_flag("causal", causal)
+        if causal and method not in {"auto", "chunked"}:
+            raise ValueError(
+                f"method {method!r} lets inputs touch earlier outputs: with causal=True choose "
+                "'auto' or 'chunked'"
+            )
         self.input_to_hidden = check_flag("input_to_hidden", input_to_hidden)
         self.encode_input = check_flag("encode_input", encode_input)
         if not encode_input and memory_channels != input_size:
@@ -194,6 +203,7 @@ class LMUFFT(LegendreModule):
         for name in ("input_to_hidden", "encode_input", "return_sequences"):
             text += "" if getattr(self, name) else f", {name}=False"
         text += f", method={self.method!r}" if self.method != "auto" else ""
+        text += ", causal=True" if self.causal else ""
         if self.encoder_activation is not torch.relu:
             name = getattr(self.encoder_activation, "__name__", repr(self.encoder_activation))
             text += f", encoder_activation={name}"
@@ -371,6 +381,15 @@ class LMUFFT(LegendreModule):
 
     def _all_outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Hidden units of all steps and the last memory state (batch, channels, order)."""
+        if self.causal:
+            finite = u.isfinite()
+            output, m_n = self._outputs(torch.where(finite, u, u.new_zeros(())), x, m_0)
+            spoilt = finite.all(2, keepdim=True).logical_not().cumsum(1) > 0
+            last = spoilt[:, -1:].unsqueeze(2)
+            return output.masked_fill(spoilt, torch.nan), m_n.masked_fill(last, torch.nan)
+        return self._outputs(u, x, m_0)
+
+    def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         system, (batch, length, _) = self._system(), x.shape
         Ad, Bd = widen(system.Ad), widen(system.Bd)
         method = self._choose(length, batch, m_0 is not None)
@@ -378,7 +397,8 @@ class LMUFFT(LegendreModule):
         if method not in {"chunked", "triton"}:
             H = system.response(length, compute_dtype(u.dtype), self.seq_len)
         if not is_simple(self.W_h):
-            m, m_n = memory(u, Ad, Bd, m_0, H=H)
+            of_memory = "chunked" if self.causal else "auto"
+            m, m_n = memory(u, Ad, Bd, m_0, method=of_memory, H=H)
             return self._read_out(m, x), m_n
         if not self.input_to_hidden:
             x = x[..., :0]
@@ -407,6 +427,8 @@ class LMUFFT(LegendreModule):
             return work.choice("states", reason)
         if self.method != "auto":
             return work.choice(self.method, "asked for by name")
+        if self.causal:
+            return work.choice("chunked", "causal=True: no input touches an output before it")
         return choose_readout(work, initial_state=initial_state, transformed=is_transformed())
 
     def _choose(self, length: int, batch: int, initial_state: bool) -> str:

@@ -80,6 +80,22 @@ class Batches:
             yield x.index_select(0, share), y.index_select(0, share), weight
 
 
+def check_finite(name: str, x: Tensor) -> None:
+    """Refuse samples that hold NaN or infinity: one of them makes all weights NaN.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    if not x.is_floating_point() or bool(x.sum().isfinite()):  # one pass, where all is well
+        return
+    wrong = x.isfinite().logical_not().flatten(1).any(1).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(x)} samples of the {name} part hold NaN or infinity, the first "
+            f"of them sample {wrong[0]}: drop or repair them"
+        )
+
+
 class Task(Protocol):
     """What a classification task provides."""
 
@@ -122,6 +138,8 @@ class TaskData(LightningDataModule):
             parts = {"train": train, "validation": validation}
         else:
             parts = {"test": self.task.test_part()}
+        for name, (x, _) in parts.items():
+            check_finite(name, x)
         device = self._trainer.strategy.root_device
         self.parts = {name: (x.to(device), y.to(device)) for name, (x, y) in parts.items()}
 

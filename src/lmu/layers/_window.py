@@ -1,0 +1,43 @@
+"""The window that a memory state holds."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmu.theory import decode_window
+
+
+def read_window(
+    m: Tensor,
+    delays: Tensor | Sequence[float] | None,
+    theta: float | tuple[float, ...],
+    channels: int,
+    order: int,
+) -> Tensor:
+    """What :meth:`lmu.LMU.decode` gives, of windows of ``theta`` steps."""
+    if m.shape[-1:] != (channels * order,):
+        raise ValueError(
+            f"m must have the shape (..., {channels * order}), "
+            f"memory_channels * memory_size, got {tuple(m.shape)}"
+        )
+    windows = theta if isinstance(theta, tuple) else (theta,) * channels
+    if delays is None:
+        delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
+    steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+    if not steps.ndim or (steps.ndim > 1 and steps.shape[:-1] != m.shape[:-1]):
+        raise ValueError(
+            f"delays must have the shape (points,), or {(*m.shape[:-1], 'points')} for each "
+            f"row of m, got {tuple(steps.shape)}"
+        )
+    if steps.numel() and not (-0.5 <= steps.min() <= steps.max() <= min(windows) - 0.5):
+        raise ValueError(
+            f"delays must lie within -0.5 and {min(windows) - 0.5:g} steps, the window, got "
+            f"values from {steps.min().item():g} to {steps.max().item():g}"
+        )
+    each = m.unflatten(-1, (channels, order)).unbind(-2)
+    read = [
+        decode_window(channel, ((steps + 0.5) / window).clamp(0, 1))
+        for channel, window in zip(each, windows, strict=True)
+    ]
+    return torch.stack(read, dim=-1)
