@@ -385,8 +385,7 @@ class LMUFFT(LegendreModule):
             finite = u.isfinite()
             output, m_n = self._outputs(torch.where(finite, u, u.new_zeros(())), x, m_0)
             spoilt = finite.all(2, keepdim=True).logical_not().cumsum(1) > 0
-            last = spoilt[:, -1:].unsqueeze(2)
-            return output.masked_fill(spoilt, torch.nan), m_n.masked_fill(last, torch.nan)
+            return output.masked_fill(spoilt, torch.nan), m_n.masked_fill(spoilt[:, -1:], torch.nan)
         return self._outputs(u, x, m_0)
 
     def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
