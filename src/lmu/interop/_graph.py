@@ -32,6 +32,8 @@ class Graph(nn.Module):
         self.order = parts.layer.memory_size
         if parts.cell is not None:
             self.cell = parts.cell.to(parts.dtype)
+        if isinstance(parts.encoder, nn.Module):
+            self.encoder = parts.encoder.to(parts.dtype)
         for name, value in parts.weights.items():
             self._keep(name, value)
 
