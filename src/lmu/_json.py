@@ -18,7 +18,7 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
 
     Raises:
         ValueError: It is no JSON object in UTF-8, larger than 16 MiB, nested deeper than 64 levels,
-            or has a number that is not finite.
+            or has a number that is not finite or does not fit into 64 bits.
     """
     if len(content) > _LARGEST:
         raise ValueError(
@@ -26,7 +26,9 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
             "config of a model needs"
         )
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(
+            content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=_bounded
+        )
     except RecursionError as error:
         raise ValueError(f"{where} nests too deep" + _WRONG) from error
     except ValueError as error:  # of the codec and of the parser
@@ -44,6 +46,12 @@ def _refuse(constant: str) -> float:
 def _finite(digits: str) -> float:
     value = float(digits)
     return value if math.isfinite(value) else _refuse(digits)
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > 19:  # of what fits into 64 bits; Python's own limit is a long calculation
+        raise ValueError(f"the integer {digits[:19]}... is too large")
+    return int(digits)
 
 
 def _check_depth(value: Any, where: str) -> None:

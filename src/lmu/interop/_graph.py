@@ -81,9 +81,10 @@ class Graph(nn.Module):
         return self.parts.hidden(given)
 
     def _read_cell(self, x: Tensor, h: Tensor, m: Tensor) -> Tensor:
-        z = torch.cat([m, x], dim=1) if self.parts.joins_input else m
+        # A copy, as a loop's new state must not be twice the same, and a cell may give what it got.
+        z = torch.cat([m, x], dim=1) if self.parts.joins_input else m.clone()
         if self.parts.cell is None:
-            return z.clone()
+            return z
         return self.cell(z, h) if self.parts.recurrent else self.cell(z)
 
     def answer(self, h: Tensor) -> Tensor:

@@ -104,7 +104,11 @@ def _read_layers(source: Any, path: FilePath, size: int) -> list[LayerArrays]:
                 legacy = "layer_names" in file.attrs or "model_weights" in names
                 raise RefusedError(
                     f"{path} holds no group 'layers'"
-                    + (": it is of Keras 2's format. Save the weights" if legacy else ". Save those")
+                    + (
+                        ": it is of Keras 2's format. Save the weights"
+                        if legacy
+                        else ". Save those"
+                    )
                     + " of a Sequential or functional model with Keras 3 as .weights.h5"
                 )
             layers = reader.group(file, "layers")
