@@ -78,6 +78,7 @@ _FLAGS |= {"return_sequences", "reset_after", "center", "scale"}
 _NUMBERS = {"theta", "truncate_ir"}
 _RATES = {"dropout", "recurrent_dropout", "rate", "epsilon"}
 _OPTIONAL = {"input_d", "truncate_ir"}
+_TEXTS = {"discretizer", "conv_mode"}
 
 
 def _check_kind(name: str, value: Any, where: str) -> None:
@@ -93,6 +94,8 @@ def _check_kind(name: str, value: Any, where: str) -> None:
         expected = "a number of at least 0 and below 1"
     elif name in _NUMBERS and not (is_number and abs(value) < 1e300):
         expected = "a finite number"
+    elif name in _TEXTS and not isinstance(value, str):
+        expected = "a text"
     else:
         return
     raise ValueError(
