@@ -2,11 +2,23 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 _LARGEST = 16 << 20  # bytes: the config of a model of a thousand layers has about two million
 _DEEPEST = 64  # configs nest about a dozen levels
 _WRONG = ": it is damaged, or no model was saved here; save the model again"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: As for :func:`parse_json`.
+    """
+    with path.open("rb") as file:
+        return parse_json(file.read(_LARGEST + 1), str(path))
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
@@ -22,8 +34,8 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     """
     if len(content) > _LARGEST:
         raise ValueError(
-            f"{where} has {len(content):,} bytes; at most {_LARGEST:,} are read, far more than the "
-            "config of a model needs"
+            f"{where} has more than {_LARGEST:,} bytes, far more than the config of a model needs: "
+            "save the model again"
         )
     try:
         value = json.loads(

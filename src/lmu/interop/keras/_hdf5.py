@@ -101,7 +101,8 @@ class Reader:
                 f"{dataset.name} declares {size:,} bytes by its shape {dataset.shape}, of which "
                 f"the file holds {min(held, self.bytes_left + size):,}"
             )
-        return torch.as_tensor(np.asarray(dataset[()], dtype=np.float64))
+        with np.errstate(invalid="ignore"):  # of NaNs that are made to signal
+            return torch.as_tensor(np.asarray(dataset[()], dtype=np.float64))
 
     def _check_storage(self, dataset: Any) -> None:
         from h5py import h5d, h5t
