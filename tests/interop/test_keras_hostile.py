@@ -389,6 +389,15 @@ def test_flipped_bits_of_weights_alone(tmp_path: Path) -> None:
         whether_it_loads(path)
 
 
+def test_a_list_of_texts_in_which_hdf5_never_ends(tmp_path: Path) -> None:
+    content = bytearray(members()[WEIGHTS])
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)
+    (path := tmp_path / "x.h5").write_bytes(content)
+    with pytest.raises(ValueError, match="a list of texts in it is damaged"):
+        load_weights({"head": nn.Linear(6, 3)}, path)
+
+
 def test_archives_with_other_members_and_packed_ones_load(tmp_path: Path) -> None:
     more = members() | {"../up": b"", "/etc/x": b"", "assets/a": bytes(4 << 20)}
     path = pack(tmp_path / "x.keras", more, zipfile.ZIP_DEFLATED)

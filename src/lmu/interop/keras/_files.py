@@ -1,6 +1,5 @@
 """Reading Keras's files: the config of a model, and the arrays of each of its layers."""
 
-import io
 import re
 import zipfile
 from collections.abc import Iterator
@@ -56,7 +55,7 @@ def read_model(path: FilePath) -> tuple[dict[str, Any], list[LayerArrays]]:
         version = str(metadata.get("keras_version", "3"))
         if version.startswith("2"):
             raise ValueError(f"{path} was saved by Keras {version}: save it again with Keras 3")
-    return config, _read_layers(io.BytesIO(members[WEIGHTS]), path, len(members[WEIGHTS]))
+    return config, _read_layers(members[WEIGHTS], path)
 
 
 def read_weights(path: FilePath) -> list[LayerArrays]:
@@ -77,10 +76,9 @@ def read_weights(path: FilePath) -> list[LayerArrays]:
     _check_exists(path)
     # HDF5 first: the weights of one may have the marks of an archive at its end, but not its start.
     if h5py.is_hdf5(path):
-        return _read_layers(path, path, Path(path).stat().st_size)
+        return _read_layers(Path(path).read_bytes(), path)
     if zipfile.is_zipfile(path):
-        content = read_members(path)[WEIGHTS]
-        return _read_layers(io.BytesIO(content), path, len(content))
+        return _read_layers(read_members(path)[WEIGHTS], path)
     raise ValueError(
         f"{path} is neither a .weights.h5 nor a .keras file, or it is damaged: copy it again, or "
         "save the model again with Keras 3"
@@ -92,13 +90,11 @@ def _check_exists(path: FilePath) -> None:
         raise FileNotFoundError(f"no such file: {path}")
 
 
-def _read_layers(source: Any, path: FilePath, size: int) -> list[LayerArrays]:
-    """The layers in an HDF5 file of so many bytes."""
-    import h5py
-
-    reader = Reader(str(path), size)
+def _read_layers(content: bytes, path: FilePath) -> list[LayerArrays]:
+    """The layers in an HDF5 file."""
+    reader = Reader(str(path), len(content))
     try:
-        with h5py.File(source, "r") as file:
+        with reader.open(content) as file:
             names = reader.names(file)
             if "layers" not in names:
                 legacy = "layer_names" in file.attrs or "model_weights" in names
