@@ -164,7 +164,7 @@ for call in (lambda: model.save_pretrained("x"), lambda: SequenceClassifier.from
     try:
         call()
     except ImportError as error:
-        assert 'pip install "torch-lmu[hub]"' in str(error), error
+        assert 'pip install "huggingface' in str(error), error
     else:
         raise AssertionError
 """
