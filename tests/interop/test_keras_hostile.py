@@ -244,6 +244,7 @@ LMU, HEAD = 1, 2
 CONFIGS: dict[str, tuple[Callable[[Any, list[Any]], Any], str]] = {
     "layers": (lambda c, _: c["config"].update(layers=3), "no list of layers .* got 3"),
     "config": (lambda c, _: c.update(config=[]), "no list of layers"),
+    "many": (lambda _, layers: layers.extend(layers[:1] * 1000), "has 1,003 layers; at most 1,000"),
     "layer": (lambda _, layers: layers.append(7), "layer 3 of the model: expected .* got 7"),
     "class": (lambda _, layers: layers[LMU].update(class_name=[]), "layer 1 of the model"),
     "name": (lambda _, layers: layers[LMU]["config"].update(name={}), "layer 1 of the model"),

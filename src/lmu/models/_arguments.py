@@ -18,6 +18,7 @@ _NEVER = {"device", "initializers"}  # which no config has
 
 _ORDER = 4096  # of a memory, as its matrices grow with the square
 _MATRICES = 1 << 26  # numbers in those of all memories
+_WINDOWS = 4096
 _MODULES = 10_000
 _LARGEST = 1 << 31
 
@@ -78,18 +79,19 @@ def check_bounds(config: Any) -> None:
         raise ValueError(
             f"the config has {len(described):,} layers; at most {_MODULES:,} are built"
         )
-    total = 0
+    total = count = 0
     for value in described:
         order, theta = value.get("memory_size"), value.get("theta")
         if not _is_number(order):
             continue  # refused, where it is built
         windows = len(theta) if isinstance(theta, list) else 1
-        total += windows * int(order) ** 2
-        if order > _ORDER or total > _MATRICES:
+        total, count = total + windows * int(order) ** 2, count + windows
+        if order > _ORDER or total > _MATRICES or count > _WINDOWS:
             raise ValueError(
                 f"{short(value['class'])}: memory_size={order} with {windows} windows is out of "
-                f"bounds: a config may have {_ORDER} and {_MATRICES:,} numbers in the matrices of "
-                "all memories. Build the model yourself, and load its state_dict"
+                f"bounds: a config may have {_ORDER}, {_WINDOWS:,} windows, and {_MATRICES:,} "
+                "numbers in the matrices of all memories. Build the model yourself, and load its "
+                "state_dict"
             )
 
 

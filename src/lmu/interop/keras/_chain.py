@@ -10,6 +10,8 @@ Config = Mapping[str, Any]
 
 _AGAIN = "the config of the model is damaged: save the model again with Keras 3"
 
+_MOST = 1000  # layers
+
 
 def check_layers(config: Config) -> list[Config]:
     """All layers in the config of a model, with inputs, each of a known form and a name of its own.
@@ -26,6 +28,8 @@ def check_layers(config: Config) -> list[Config]:
     listed = inner.get("layers") if isinstance(inner, Mapping) else None
     if not isinstance(listed, list):
         raise ValueError(f"no list of layers where one is expected, got {short(listed)}; {_AGAIN}")
+    if len(listed) > _MOST:
+        raise ValueError(f"the model has {len(listed):,} layers; at most {_MOST:,} are imported")
     layers = [check_form(layer, f"layer {i} of the model") for i, layer in enumerate(listed)]
     names = Counter(name_of(layer) for layer in layers)
     twice = [name for name, count in names.items() if count > 1]
