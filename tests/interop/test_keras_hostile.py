@@ -119,7 +119,7 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "soft link": (lambda file, _: relink(file, h5py.SoftLink(f"/{VARS}/1")), "is a SoftLink to"),
     "soft loop": (lambda file, _: relink(file, h5py.SoftLink(f"/{VARS}/0")), "is a SoftLink to"),
     "hard loop": (
-        lambda file, _: file["layers/dense"].update({"more": file["layers"]}),
+        lambda file, _: file.update({"layers/dense/more": file["layers"]}),
         r"more than the layers of a model",
     ),
     "huge, in chunks": (lambda file, _: put(file, (1 << 15, 1 << 15), chunks=True), "in chunks"),

@@ -69,6 +69,13 @@ RECURRENT: dict[str, Build] = {
         3, None, 6, 12.0, hidden_cell=None, hidden_to_memory=False, **kw
     ),
     "lmu, linear cell": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.Linear(9, 7, **kw), **kw),
+    "lmu, linear cell, channels": lambda **kw: LMU(
+        2, 7, 6, 12.0, memory_channels=2, hidden_cell=nn.Linear(14, 7, **kw), **kw
+    ),
+    "lmu, cell that gives what it got": lambda **kw: LMU(
+        3, None, 6, 12.0, hidden_cell=nn.Identity(), hidden_to_memory=False,
+        input_to_hidden=False, **kw
+    ),
     "lmu, gru": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.GRUCell(9, 7, **kw), **kw),
     "lmu, last": lambda **kw: LMU(3, 7, 6, 12.0, return_sequences=False, **kw),
     "lmu, classifier": lambda **kw: classifier(LMU(3, 7, 6, 12.0), **kw),

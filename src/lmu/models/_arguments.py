@@ -82,10 +82,10 @@ def check_bounds(config: Any) -> None:
     total = count = 0
     for value in described:
         order, theta = value.get("memory_size"), value.get("theta")
-        if not _is_number(order):
+        if not isinstance(order, int):
             continue  # refused, where it is built
         windows = len(theta) if isinstance(theta, list) else 1
-        total, count = total + windows * int(order) ** 2, count + windows
+        total, count = total + windows * order**2, count + windows
         if order > _ORDER or total > _MATRICES or count > _WINDOWS:
             raise ValueError(
                 f"{short(value['class'])}: memory_size={order} with {windows} windows is out of "

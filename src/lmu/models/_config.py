@@ -78,7 +78,7 @@ def build(value: Any, device: torch.device | str | None = None) -> Any:
     if "function" in value and len(value) == 1:
         return _known(value["function"], FUNCTIONS, "function")
     arguments = {key: build(item, device) for key, item in value.items() if key != "class"}
-    kind = value.get("class")
+    kind: Any = value.get("class")
     if kind in ("nn.Sequential", "list"):
         items = arguments.get("items")
         if len(arguments) != 1 or not isinstance(items, list):

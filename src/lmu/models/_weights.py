@@ -2,15 +2,21 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-_NAMES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+_NAMES: dict[Any, Any] = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 _NAMES |= {"I64": torch.int64}  # counts of batches, in normalizations
 
 
-def read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype | str]]:
+def read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
     """The shapes and dtypes of the tensors in a file.
 
     Raises:
