@@ -1,5 +1,6 @@
 """Reading the arguments of a layer in Keras's configs."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -86,13 +87,15 @@ def _check_kind(name: str, value: Any, where: str) -> None:
     if value is None and name in _OPTIONAL:
         return
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if name in _SIZES and not (is_number and isinstance(value, Integral) and 0 < value < 1 << 31):
+    number: Any = value if is_number else math.nan  # which no comparison holds of
+    is_size = isinstance(value, Integral) and 0 < number < 1 << 31
+    if name in _SIZES and not is_size:
         expected = "an integer of at least 1 and below 2**31"
     elif name in _FLAGS and not isinstance(value, bool):
         expected = "true or false"
-    elif name in _RATES and not (is_number and 0 <= value < 1):
+    elif name in _RATES and not 0 <= number < 1:
         expected = "a number of at least 0 and below 1"
-    elif name in _NUMBERS and not (is_number and abs(value) < 1e300):
+    elif name in _NUMBERS and not abs(number) < 1e300:
         expected = "a finite number"
     elif name in _TEXTS and not isinstance(value, str):
         expected = "a text"
@@ -123,7 +126,7 @@ def policy_of(config: Mapping[str, Any], where: str) -> str | None:
     """
     policy = config["config"].get("dtype")
     inner = policy.get("config") if isinstance(policy, Mapping) else None
-    name = inner.get("name") if isinstance(inner, Mapping) else policy
+    name: Any = inner.get("name") if isinstance(inner, Mapping) else policy
     if name is not None and str(name).removeprefix("mixed_") not in _DTYPES:
         raise ValueError(
             f"layer {where!r}: the dtype {short(name)} cannot be imported; known are "

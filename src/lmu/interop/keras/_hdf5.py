@@ -131,7 +131,7 @@ class Reader:
             return torch.as_tensor(np.asarray(dataset[()], dtype=np.float64))
 
     def _check_storage(self, dataset: Any) -> None:
-        from h5py import h5d, h5t
+        from h5py import h5d, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
         how = dataset.id.get_create_plist()
         if how.get_external_count() or how.get_layout() == h5d.VIRTUAL:
