@@ -73,7 +73,7 @@ RECURRENT: dict[str, Build] = {
         2, 7, 6, 12.0, memory_channels=2, hidden_cell=nn.Linear(14, 7, **kw), **kw
     ),
     "lmu, cell that gives what it got": lambda **kw: LMU(
-        3, None, 6, 12.0, hidden_cell=nn.Identity(), hidden_to_memory=False,
+        3, 6, 6, 12.0, hidden_cell=nn.Identity(), hidden_to_memory=False,
         input_to_hidden=False, **kw
     ),
     "lmu, gru": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.GRUCell(9, 7, **kw), **kw),
