@@ -370,6 +370,6 @@ def test_a_missing_package_is_named_with_its_cure() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert 'pip install "torch-lmu[train]"' in result.stderr
+    assert 'pip install "lightning' in result.stderr
     assert "rich" in result.stderr
     assert "Traceback" not in result.stderr

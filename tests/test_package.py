@@ -18,7 +18,17 @@ PACKAGE = ROOT / "src" / "lmu"
 
 # A module imports from its own room or those to its left. The public names of the package itself
 # (__init__) are those of the layers.
-ROOMS = ("_extras", "theory", "ops", "layers", "__init__", "distributed", "plots", "models")
+ROOMS = (
+    "_extras",
+    "_json",
+    "theory",
+    "ops",
+    "layers",
+    "__init__",
+    "distributed",
+    "plots",
+    "models",
+)
 ROOMS += ("tasks", "training", "experiments", "interop", "cli", "__main__")
 
 USE = """

@@ -20,7 +20,7 @@ EPOCHS = 4  # the first, in which everything is set up, does not count
 def measure(s: Session) -> None:
     """Time epochs of both published models."""
     if find_spec("lightning") is None or find_spec("matplotlib") is None:
-        s.left_out["psmnist"] = "lmu.training needs the extra: pip install torch-lmu[train]"
+        s.left_out["psmnist"] = "lmu.training needs the extra: pip install '.[train]'"
         return
     with tf32(False):
         for model in LIMITS:

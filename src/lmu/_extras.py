@@ -1,5 +1,7 @@
 """Optional dependencies: what to install when one of them is missing."""
 
+import re
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 
 
@@ -17,6 +19,16 @@ def require(*modules: str, extra: str) -> None:
     if missing:
         raise ImportError(
             f"{', '.join(missing)} not installed, needed here but not by the layers: "
-            f'run pip install "torch-lmu[{extra}]"',
+            f"run pip install {packages_of(extra)}, the packages of the extra {extra!r}",
             name=missing[0],
         )
+
+
+def packages_of(extra: str) -> str:
+    """The packages of an extra as arguments of pip, which works wherever torch-lmu came from."""
+    try:
+        declared = requires("torch-lmu") or []
+    except PackageNotFoundError:  # sources on the path, not installed
+        return f"'.[{extra}]' in a clone of torch-lmu"
+    found = [re.fullmatch(rf"(.+?);.*extra == ['\"]{extra}['\"]", line) for line in declared]
+    return " ".join(f'"{match[1].strip()}"' for match in found if match)

@@ -208,7 +208,7 @@ def test_training_is_left_out_without_its_packages(monkeypatch):
     monkeypatch.setattr(psmnist, "find_spec", lambda name: None)
     s = quiet()
     psmnist.measure(s)
-    assert "pip install torch-lmu[train]" in s.left_out["psmnist"]
+    assert "pip install '.[train]'" in s.left_out["psmnist"]
     assert s.rows == []
 
 

@@ -98,5 +98,5 @@ def test_what_nir_cannot_say(tmp_path: Path) -> None:
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmu._extras.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "torch-lmu\[nir\]"'):
+    with pytest.raises(ImportError, match=r'pip install "nir>='):
         export_nir(LMU(1, 2, 3, 4.0), tmp_path / "memory.nir")

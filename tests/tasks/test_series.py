@@ -141,5 +141,5 @@ def test_missing_package_names_what_to_install(monkeypatch, package, load):
     monkeypatch.setattr(
         "lmu._extras.find_spec", lambda name: None if name == package else found(name)
     )
-    with pytest.raises(ImportError, match=rf'{package} not installed.*pip install "torch-lmu\[ser'):
+    with pytest.raises(ImportError, match=rf'{package} not installed.*pip install "numba'):
         load()

@@ -32,6 +32,8 @@ class Graph(nn.Module):
         self.order = parts.layer.memory_size
         if parts.cell is not None:
             self.cell = parts.cell.to(parts.dtype)
+        if isinstance(parts.encoder, nn.Module):
+            self.encoder = parts.encoder.to(parts.dtype)
         for name, value in parts.weights.items():
             self._keep(name, value)
 
@@ -79,9 +81,10 @@ class Graph(nn.Module):
         return self.parts.hidden(given)
 
     def _read_cell(self, x: Tensor, h: Tensor, m: Tensor) -> Tensor:
-        z = torch.cat([m, x], dim=1) if self.parts.joins_input else m
+        # A copy, as a loop's new state must not be twice the same, and a cell may give what it got.
+        z = torch.cat([m, x], dim=1) if self.parts.joins_input else m.clone()
         if self.parts.cell is None:
-            return z.clone()
+            return z
         return self.cell(z, h) if self.parts.recurrent else self.cell(z)
 
     def answer(self, h: Tensor) -> Tensor:

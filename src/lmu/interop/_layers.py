@@ -125,7 +125,7 @@ def _lmu(layer: Any) -> Parts:
     return Parts(
         layer,
         _wide(weights) | _dynamics(layer),
-        encoder=getattr(layer, "encoder_activation", None),
+        encoder=_encoder(layer, None),
         hidden=torch.tanh if dense else None,
         cell=None if dense else cell,
         recurrent=recurrent,
@@ -143,9 +143,23 @@ def _exportable(cell: nn.Module) -> tuple[nn.Module, bool]:
             f"a hidden cell of the type {type(cell).__name__} cannot be exported, as its state is "
             "not one tensor: use nn.GRUCell, nn.RNNCell, or a module without a state"
         )
-    if hooked := [module for module in cell.modules() if is_hooked(module)]:
+    return _copied(cell), recurrent
+
+
+def _encoder(layer: Any, default: Activation | None) -> Activation | None:
+    encoder = getattr(layer, "encoder_activation", default)
+    return _copied(encoder) if isinstance(encoder, nn.Module) else encoder
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A module as it computes now, on the CPU, whose parameters are constants.
+
+    A loop of a graph that could be differentiated is taken apart into what its gradient would need
+    too, such as sizes, which exporters cannot handle.
+    """
+    if hooked := [part for part in module.modules() if is_hooked(part)]:
         raise ValueError(_NOT_READ.format(name_of(hooked[0])))
-    return copy.deepcopy(cell).to("cpu").eval(), recurrent
+    return copy.deepcopy(module).to("cpu").eval().requires_grad_(False)
 
 
 def _fft(layer: LMUFFT) -> Parts:
@@ -160,7 +174,7 @@ def _fft(layer: LMUFFT) -> Parts:
     return Parts(
         layer,
         weights | _dynamics(layer),
-        encoder=getattr(layer, "encoder_activation", torch.relu),
+        encoder=_encoder(layer, torch.relu),
         hidden=torch.relu,
         last_only=not layer.return_sequences,
     )

@@ -186,7 +186,7 @@ def _write(proto: Any, path: Path) -> None:
 def _load(path: Path) -> Any:
     import onnx
 
-    return onnx.load(path)
+    return onnx.load(path, load_external_data=False)  # files made here have none
 
 
 def _read_step(path: Path) -> Any:
@@ -198,7 +198,8 @@ def _read_step(path: Path) -> Any:
     except DecodeError as error:
         raise ValueError(wrong) from error
     facts = {p.key: p.value for p in proto.metadata_props}
-    if facts.get("lmu.form") != "step" or "lmu.int8" in facts:
+    elsewhere = any(weight.external_data for weight in proto.graph.initializer)
+    if facts.get("lmu.form") != "step" or "lmu.int8" in facts or elsewhere:
         raise ValueError(wrong)
     return proto
 

@@ -1,6 +1,7 @@
 """Layers as plain data that fits into JSON, and back; nothing in it can run code."""
 
 import inspect
+from reprlib import repr as short  # what came may be as long as a file
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu.models._arguments import check_arguments
 from lmu.models.noise import GaussianNoise
 
 OURS = (LMU, LMUCell, LMUFFT, LMUStack, Bidirectional, GaussianNoise)
@@ -22,6 +24,10 @@ FUNCTIONS = {
     "gelu": F.gelu, "silu": F.silu, "elu": F.elu, "softplus": F.softplus, "F.relu": F.relu,
     "F.tanh": F.tanh, "F.sigmoid": F.sigmoid,
 }  # fmt: skip
+DTYPES = {
+    "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32,
+    "float64": torch.float64,
+}  # fmt: skip
 
 
 def describe(value: Any) -> Any:
@@ -32,8 +38,9 @@ def describe(value: Any) -> Any:
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
+    for name, dtype in DTYPES.items():
+        if value is dtype:
+            return {"dtype": name}
     if type(value) in {nn.Sequential, nn.ModuleList} and _numbered(value):
         kind = "nn.Sequential" if type(value) is nn.Sequential else "list"
         return {"class": kind, "items": [describe(item) for item in value]}
@@ -52,29 +59,47 @@ def describe(value: Any) -> Any:
     )
 
 
-def build(value: Any) -> Any:
+def build(value: Any, device: torch.device | str | None = None) -> Any:
     """Make again what :func:`describe` described; parameters are drawn anew.
 
+    Args:
+        value: The data.
+        device: Of the parameters; on ``"meta"`` they have shapes and no numbers.
+
     Raises:
-        ValueError: It names nothing that is known here.
+        ValueError: It names nothing that is known here, or an argument is wrong.
     """
     if isinstance(value, list):
-        return [build(item) for item in value]
+        return [build(item, device) for item in value]
     if not isinstance(value, dict):
         return value
     if "dtype" in value and len(value) == 1:
-        return getattr(torch, value["dtype"])
-    if "function" in value:
-        if value["function"] not in FUNCTIONS:
-            raise ValueError(f"unknown function {value['function']!r}, not one of {[*FUNCTIONS]}")
-        return FUNCTIONS[value["function"]]
-    arguments = {key: build(item) for key, item in value.items() if key != "class"}
-    kind = value.get("class")
-    if kind in {"nn.Sequential", "list"}:
-        return arguments["items"] if kind == "list" else nn.Sequential(*arguments["items"])
-    if kind not in MODULES:
-        raise ValueError(f"unknown class {kind!r}, not one of {[*MODULES]}")
-    return MODULES[kind](**arguments)
+        return _known(value["dtype"], DTYPES, "dtype")
+    if "function" in value and len(value) == 1:
+        return _known(value["function"], FUNCTIONS, "function")
+    arguments = {key: build(item, device) for key, item in value.items() if key != "class"}
+    kind: Any = value.get("class")
+    if kind in ("nn.Sequential", "list"):
+        items = arguments.get("items")
+        if len(arguments) != 1 or not isinstance(items, list):
+            raise ValueError(f"{kind} has a list of items and nothing else, got {short(value)}")
+        if not all(isinstance(item, nn.Module) for item in items):
+            raise ValueError(f"the items of {kind} must be layers, got {short(items)}")
+        return items if kind == "list" else nn.Sequential(*items)
+    module = _known(kind, MODULES, "class")
+    check_arguments(kind, module, arguments)
+    if device is not None and "device" in inspect.signature(module).parameters:
+        arguments["device"] = device
+    try:
+        return module(**arguments)
+    except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+        raise ValueError(f"{kind} cannot be built of {short(arguments)}: {error}") from error
+
+
+def _known(name: Any, table: dict[str, Any], what: str) -> Any:
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"unknown {what} {short(name)}, not one of {[*table]}")
+    return table[name]
 
 
 def _numbered(modules: Any) -> bool:

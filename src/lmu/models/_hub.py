@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lmu._extras import require
+from lmu._json import read_json
+from lmu.models._arguments import check_bounds
 from lmu.models._config import build
+from lmu.models._weights import check_fit, load
+
+_DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 
 
 class _Missing:
@@ -87,19 +92,59 @@ class HubModel(
             kwargs: Those of the mixin, such as ``revision``.
 
         Raises:
-            FileNotFoundError: A path, not a name, is no folder.
+            FileNotFoundError: A path, not a name, is no folder, or a file in it is missing.
             ImportError: ``huggingface_hub`` is not installed.
+            ValueError: A file is damaged or does not belong to the other, or the config names what
+                is not known here.
         """
         require("huggingface_hub", "safetensors", extra="hub")
         where = Path(pretrained_model_name_or_path)
         is_name = not where.is_absolute() and len(where.parts) <= 2
         if not where.is_dir() and not is_name:
             raise FileNotFoundError(f"no such folder: {where}")
+        download = {key: value for key, value in kwargs.items() if key in _DOWNLOAD}
+        path = _find(str(where), "config.json", download)
+        _check_config(read_json(path), set(inspect.signature(cls).parameters), path)
         return super().from_pretrained(str(where), **kwargs)
 
     @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Any:
-        for name in inspect.signature(cls).parameters:
-            if name in kwargs:
-                kwargs[name] = build(kwargs[name])
-        return super()._from_pretrained(strict=strict, **kwargs)
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: Any = "cpu", strict: bool = True, **kwargs: Any
+    ) -> Any:
+        # In place of the mixin's, which builds what the config says before it looks at the weights,
+        # and reads pickles where there are no safetensors.
+        download = {key: kwargs.pop(key) for key in _DOWNLOAD if key in kwargs}
+        path = _find(model_id, "model.safetensors", download)
+        try:
+            check_bounds(kwargs)
+            check_fit(_make(cls, kwargs, "meta"), path, strict)
+            model = _make(cls, kwargs)
+        except TypeError as error:  # of a required argument, or of its kind
+            raise ValueError(f"the config of {model_id} does not make a model: {error}") from error
+        load(model, path, strict)
+        return model.to(map_location).eval()
+
+
+def _make(cls: Any, arguments: dict[str, Any], device: str | None = None) -> Any:
+    return cls(**{name: build(value, device) for name, value in arguments.items()})
+
+
+def _find(model: str, name: str, download: dict[str, Any]) -> Path:
+    """A file of a model, in a folder or from the Hub."""
+    from huggingface_hub import hf_hub_download
+
+    if not Path(model).is_dir():
+        return Path(hf_hub_download(repo_id=model, filename=name, **download))
+    if not (path := Path(model) / name).is_file():
+        raise FileNotFoundError(
+            f"no such file: {path}, in a folder that save_pretrained wrote there is one"
+        )
+    return path
+
+
+def _check_config(config: dict[str, Any], known: set[str], path: Path) -> None:
+    if unknown := sorted(set(config) - known):
+        raise ValueError(
+            f"{path} has the arguments {', '.join(unknown[:5])}, which are not known here: it is "
+            "damaged, or of another version of torch-lmu"
+        )

@@ -1,7 +1,10 @@
 """Reading the arguments of a layer in Keras's configs."""
 
+import math
 import warnings
 from collections.abc import Mapping
+from numbers import Integral, Real
+from reprlib import repr as short  # what came may be as long as a file
 from typing import Any
 
 import torch
@@ -29,12 +32,18 @@ _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float
 
 def check_form(config: Any, where: str) -> Mapping[str, Any]:
     """Return a config if it has the form in which Keras serializes a layer."""
-    if not isinstance(config, Mapping) or not {"class_name", "config"} <= set(config):
+    is_form = (
+        isinstance(config, Mapping)
+        and isinstance(config.get("class_name"), str)
+        and isinstance(config.get("config"), Mapping)
+        and isinstance(config["config"].get("name"), str | None)
+    )
+    if not is_form:
         raise ValueError(
             f'{where}: expected {{"class_name": ..., "config": {{...}}}} as of '
-            f"keras.layers.serialize, got {config!r}"
+            f"keras.layers.serialize, got {short(config)}"
         )
-    kind = str(config["class_name"]).rpartition(">")[2]  # older files: "keras-lmu>LMU"
+    kind = config["class_name"].rpartition(">")[2]  # older files: "keras-lmu>LMU"
     return {**config, "class_name": kind}
 
 
@@ -56,9 +65,46 @@ def read(arguments: Mapping[str, Any], where: str, **defaults: Any) -> dict[str,
         known = name in _ELSEWHERE | _WITHOUT_EFFECT or name.endswith((_INITIAL, *_TRAINING))
         if name not in defaults and value and not known:
             raise ValueError(
-                f"layer {where!r}: {name}={value!r} cannot be imported{_CURES.get(name, '')}"
+                f"layer {where!r}: {name}={short(value)} cannot be imported{_CURES.get(name, '')}"
             )
-    return {name: arguments.get(name, default) for name, default in defaults.items()}
+    found = {name: arguments.get(name, default) for name, default in defaults.items()}
+    for name, value in found.items():
+        _check_kind(name, value, where)
+    return found
+
+
+_SIZES = {"units", "memory_d", "order", "input_d"}
+_FLAGS = {"trainable_theta", "hidden_to_memory", "memory_to_memory", "input_to_hidden", "use_bias"}
+_FLAGS |= {"return_sequences", "reset_after", "center", "scale"}
+_NUMBERS = {"theta", "truncate_ir"}
+_RATES = {"dropout", "recurrent_dropout", "rate", "epsilon"}
+_OPTIONAL = {"input_d", "truncate_ir"}
+_TEXTS = {"discretizer", "conv_mode"}
+
+
+def _check_kind(name: str, value: Any, where: str) -> None:
+    """Refuse an argument of another kind or range than KerasLMU can have written."""
+    if value is None and name in _OPTIONAL:
+        return
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    number: Any = value if is_number else math.nan  # which no comparison holds of
+    is_size = isinstance(value, Integral) and 0 < number < 1 << 31
+    if name in _SIZES and not is_size:
+        expected = "an integer of at least 1 and below 2**31"
+    elif name in _FLAGS and not isinstance(value, bool):
+        expected = "true or false"
+    elif name in _RATES and not 0 <= number < 1:
+        expected = "a number of at least 0 and below 1"
+    elif name in _NUMBERS and not abs(number) < 1e300:
+        expected = "a finite number"
+    elif name in _TEXTS and not isinstance(value, str):
+        expected = "a text"
+    else:
+        return
+    raise ValueError(
+        f"layer {where!r}: {name} must be {expected}, got {short(value)}; correct it, or save the "
+        "model again"
+    )
 
 
 def warn_left_out(arguments: Mapping[str, Any], where: str) -> None:
@@ -79,10 +125,11 @@ def policy_of(config: Mapping[str, Any], where: str) -> str | None:
         ValueError: It is not one of floats, such as that of a quantized layer.
     """
     policy = config["config"].get("dtype")
-    name = policy["config"].get("name") if isinstance(policy, Mapping) else policy
+    inner = policy.get("config") if isinstance(policy, Mapping) else None
+    name: Any = inner.get("name") if isinstance(inner, Mapping) else policy
     if name is not None and str(name).removeprefix("mixed_") not in _DTYPES:
         raise ValueError(
-            f"layer {where!r}: the dtype {name!r} cannot be imported; known are "
+            f"layer {where!r}: the dtype {short(name)} cannot be imported; known are "
             f"{', '.join(_DTYPES)}, mixed_float16 and mixed_bfloat16"
         )
     return name
@@ -112,7 +159,7 @@ def activation(value: Any, where: str) -> nn.Module:
     name = "linear" if value is None else value
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(
-            f"layer {where!r}: the activation {value!r} cannot be imported; known are "
+            f"layer {where!r}: the activation {short(value)} cannot be imported; known are "
             f"{', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]()

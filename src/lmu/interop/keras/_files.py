@@ -1,20 +1,19 @@
 """Reading Keras's files: the config of a model, and the arrays of each of its layers."""
 
-import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lmu._extras import require
+from lmu._json import parse_json
+from lmu.interop.keras._archive import CONFIG, METADATA, WEIGHTS, read_members
+from lmu.interop.keras._hdf5 import H5_ERRORS, Reader, RefusedError
 
 FilePath = str | Path
-_MEMBERS = ("config.json", "model.weights.h5")
 
 
 class LayerArrays(NamedTuple):
@@ -40,24 +39,23 @@ def read_model(path: FilePath) -> tuple[dict[str, Any], list[LayerArrays]]:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: h5py is missing.
-        ValueError: It is another kind of file, or one of Keras 2.
+        ValueError: It is another kind of file, damaged, or one of Keras 2.
     """
     require("h5py", "numpy", extra="keras")
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no such file: {path}")
+    _check_exists(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"{path} is not a .keras file, which is a zip archive. For weights alone, "
-            "a .weights.h5 file, build the model and call load_weights"
+            f"{path} is not a .keras file, which is a zip archive, or it is damaged. For weights "
+            "alone, a .weights.h5 file, build the model and call load_weights"
         )
-    with zipfile.ZipFile(path) as archive:
-        _check_members(archive, path)
-        config = json.loads(archive.read(_MEMBERS[0]))
-        if "metadata.json" in archive.namelist():
-            version = json.loads(archive.read("metadata.json")).get("keras_version", "3")
-            if version.startswith("2"):
-                raise ValueError(f"{path} was saved by Keras {version}: save it again with Keras 3")
-    return config, read_weights(path)
+    members = read_members(path)
+    config = parse_json(members[CONFIG], f"{path}: {CONFIG}")
+    if METADATA in members:
+        metadata = parse_json(members[METADATA], f"{path}: {METADATA}")
+        version = str(metadata.get("keras_version", "3"))
+        if version.startswith("2"):
+            raise ValueError(f"{path} was saved by Keras {version}: save it again with Keras 3")
+    return config, _read_layers(members[WEIGHTS], path)
 
 
 def read_weights(path: FilePath) -> list[LayerArrays]:
@@ -70,37 +68,56 @@ def read_weights(path: FilePath) -> list[LayerArrays]:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: h5py is missing.
-        ValueError: It is another kind of file.
+        ValueError: It is another kind of file, or damaged.
     """
     require("h5py", "numpy", extra="keras")
     import h5py
 
-    source: Any = path
+    _check_exists(path)
+    # HDF5 first: the weights of one may have the marks of an archive at its end, but not its start.
+    if h5py.is_hdf5(path):
+        return _read_layers(Path(path).read_bytes(), path)
+    if zipfile.is_zipfile(path):
+        return _read_layers(read_members(path)[WEIGHTS], path)
+    raise ValueError(
+        f"{path} is neither a .weights.h5 nor a .keras file, or it is damaged: copy it again, or "
+        "save the model again with Keras 3"
+    )
+
+
+def _check_exists(path: FilePath) -> None:
     if not Path(path).exists():
         raise FileNotFoundError(f"no such file: {path}")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            _check_members(archive, path)
-            source = io.BytesIO(archive.read(_MEMBERS[1]))
-    elif not h5py.is_hdf5(path):
-        raise ValueError(f"{path} is neither a .weights.h5 nor a .keras file")
-    with h5py.File(source, "r") as file:
-        layers: Any = file.get("layers")
-        if layers is None:
-            legacy = "layer_names" in file.attrs or "model_weights" in file
-            raise ValueError(
-                f"{path} holds no group 'layers'"
-                + (": it is of Keras 2's format. Save the weights" if legacy else ". Save those")
-                + " of a Sequential or functional model with Keras 3 as .weights.h5"
-            )
-        found = [_read_layer(key, layers[key]) for key in sorted(layers, key=_natural)]
+
+
+def _read_layers(content: bytes, path: FilePath) -> list[LayerArrays]:
+    """The layers in an HDF5 file."""
+    reader = Reader(str(path), len(content))
+    try:
+        with reader.open(content) as file:
+            names = reader.names(file)
+            if "layers" not in names:
+                legacy = "layer_names" in file.attrs or "model_weights" in names
+                raise RefusedError(
+                    f"{path} holds no group 'layers'"
+                    + (
+                        ": it is of Keras 2's format. Save the weights"
+                        if legacy
+                        else ". Save those"
+                    )
+                    + " of a Sequential or functional model with Keras 3 as .weights.h5"
+                )
+            layers = reader.group(file, "layers")
+            keys = sorted(reader.names(layers), key=_natural)
+            found = [_read_layer(reader, key, reader.group(layers, key)) for key in keys]
+    except RefusedError:
+        raise
+    except H5_ERRORS as error:
+        raise ValueError(
+            f"{path}: the weights cannot be read ({error}); the file is damaged. Copy it again, or "
+            "save the model again"
+        ) from error
     return [arrays for arrays in found if arrays.own or arrays.hidden]
-
-
-def _check_members(archive: zipfile.ZipFile, path: FilePath) -> None:
-    missing = sorted(set(_MEMBERS) - set(archive.namelist()))
-    if missing:
-        raise ValueError(f"{path} is not a .keras file: it lacks {', '.join(missing)}")
 
 
 def _natural(key: str) -> tuple[str, int]:
@@ -110,24 +127,33 @@ def _natural(key: str) -> tuple[str, int]:
     return match[1], int(match[2] or 0)
 
 
-def _read_layer(key: str, group: Any) -> LayerArrays:
+def _read_layer(reader: Reader, key: str, group: Any) -> LayerArrays:
     own: list[Tensor] = []
     hidden: list[Tensor] = []
-    for of_cell, array in _walk(group, of_cell=False):
+    for of_cell, array in _walk(reader, group, of_cell=False):
         (hidden if of_cell else own).append(array)
-    name = group["vars"].attrs.get("name", key) if "vars" in group else key
-    return LayerArrays(key, str(name), own, hidden)
+    name = reader.text(reader.group(group, "vars"), "name") if "vars" in list(group) else None
+    return LayerArrays(key, name or key, own, hidden)
 
 
-def _walk(group: Any, of_cell: bool) -> Iterator[tuple[bool, Tensor]]:
+def _walk(reader: Reader, group: Any, of_cell: bool) -> Iterator[tuple[bool, Tensor]]:
     """Arrays below a group, in order, and whether each is of a hidden cell.
 
     How deep a layer's arrays lie depends on how KerasLMU runs it: in a layer and a cell, in a
     layer, or directly.
     """
-    for name, child in group.items():
+    for name in reader.names(group):
         if name == "vars":
-            for number in sorted(child, key=int):
-                yield of_cell, torch.as_tensor(child[number][()], dtype=torch.float64)
+            child = reader.group(group, name)
+            numbers = reader.names(child)
+            expected = [str(number) for number in range(len(numbers))]
+            if set(numbers) != set(expected):
+                raise reader.refuse(
+                    f"{child.name} has the members {', '.join(sorted(numbers)[:5])}, and not the "
+                    f"arrays 0 to {len(numbers) - 1}"
+                )
+            for number in expected:
+                yield of_cell, reader.array(reader.member(child, number))
         elif name != "seed_generator":  # the state of a dropout's random numbers
-            yield from _walk(child, of_cell or name == "hidden_cell")
+            child = reader.group(group, name)
+            yield from _walk(reader, child, of_cell or name == "hidden_cell")

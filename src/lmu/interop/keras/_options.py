@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmu.interop.keras._arguments import check_form, name_of, policy_of, read, warn_left_out
@@ -15,6 +15,9 @@ Options = dict[str, Any]
 
 _CLASSES = ("LMU", "LMUFeedforward", "LMUCell", "RNN")
 _CONV_MODES = ("fft", "raw")
+_LARGEST = 2048  # order and channels
+_FREE = 1 << 20  # weights that a layer may have whatever its arrays are, which are compared later
+_MOST = 1 << 28  # and without any arrays
 _DEFAULTS = {
     "hidden_cell": None,
     "trainable_theta": False,
@@ -34,7 +37,11 @@ _DEFAULTS = {
 
 
 def read_options(
-    config: Config, rows: int | None, input_size: int | None, theta: float | None
+    config: Config,
+    rows: int | None,
+    input_size: int | None,
+    theta: float | None,
+    numbers: int | None = None,
 ) -> Options:
     """The arguments by name, and ``name``, ``class_name``, ``units``, ``input_size``, ``frozen``.
 
@@ -43,6 +50,7 @@ def read_options(
         rows: Height of its kernel, where that is known.
         input_size: Number of input features, where that is known.
         theta: A trained window that is to be loaded, where there is one.
+        numbers: How many the layer's arrays have, where there are any.
     """
     config = check_form(config, "config")
     name, inner = name_of(config), _inner(config)
@@ -57,6 +65,7 @@ def read_options(
     o["input_size"] = _input_size(
         o, rows, [("input_size", input_size), *_declared(config, inner, o)]
     )
+    _check_sizes(o, numbers)
     o |= {"method": "auto"} | _method(o, theta)
     parts = [config, inner] if inner is not config else [config]
     o["frozen"] = not all(part["config"].get("trainable", True) for part in parts)
@@ -98,10 +107,33 @@ def _declared(config: Config, inner: Config, o: Options) -> list[tuple[str, int 
     """Numbers of input features that a config tells, and where."""
     sizes: list[tuple[str, int | None]] = [("input_d", o["input_d"])]
     for part in (config, inner):
-        shape = (part.get("build_config") or {}).get("input_shape")
-        last = shape[-1] if shape else None
-        sizes.append(("build_config", last if isinstance(last, int) else None))
+        built = part.get("build_config")
+        shape = built.get("input_shape") if isinstance(built, Mapping) else None
+        last = shape[-1] if isinstance(shape, Sequence) and shape else None
+        known = isinstance(last, int) and 0 < last < 1 << 31
+        sizes.append(("build_config", last if known else None))
     return sizes
+
+
+def _check_sizes(o: Options, numbers: int | None) -> None:
+    """Refuse a layer that is out of proportion with its arrays, before anything is allocated."""
+    where, channels, order = f"layer {o['name']!r}", o["memory_d"], o["order"]
+    for key in ("memory_d", "order"):
+        if o[key] > _LARGEST:
+            raise ValueError(
+                f"{where}: {key}={o[key]} is imported up to {_LARGEST} only, as the memory's "
+                "matrices grow with its square: build the layer, and fill it by load_weights"
+            )
+    units, memory = o["units"], channels * order
+    count = channels * (o["input_size"] + units) + 4 * units * (memory + o["input_size"] + units)
+    count += memory * channels if o["memory_to_memory"] else 0
+    if count > (_MOST if numbers is None else max(_FREE, 8 * numbers)):
+        held = f"at most {_MOST:,} are built" if numbers is None else f"there are {numbers:,}"
+        raise ValueError(
+            f"{where}: units={units}, memory_d={channels}, order={order} and input_size="
+            f"{o['input_size']} want some {count:,} weights, but {held}: correct the sizes, or "
+            "save the model again"
+        )
 
 
 def _input_size(o: Options, rows: int | None, declared: list[tuple[str, int | None]]) -> int:

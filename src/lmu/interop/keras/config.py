@@ -73,7 +73,8 @@ def from_config(
     factory = {"device": device, "dtype": dtype or in_config}
     inverse = (arrays or {}).get("theta_inv", torch.zeros(()))
     theta = 1 / inverse.item() if inverse.numel() == 1 and inverse.any() else None
-    layer = build(config, rows, input_size, factory, theta)
+    numbers = None if arrays is None else sum(array.numel() for array in arrays.values())
+    layer = build(config, rows, input_size, factory, theta, numbers)
     if arrays is not None:
         plan = plan_of(layer)
         plan.check(arrays, f"layer {name_of(config)!r}")
@@ -87,9 +88,14 @@ def build(
     input_size: int | None,
     factory: dict[str, Any],
     theta: float | None = None,
+    numbers: int | None = None,
 ) -> LMU | LMUFFT | LMUCell:
-    """Build a layer; ``rows`` is the height of its kernel, ``theta`` is trained, where known."""
-    o = read_options(config, rows, input_size, theta)
+    """Build a layer.
+
+    ``rows`` is the height of its kernel, ``theta`` is trained, where known, and ``numbers`` is how
+    many its arrays have.
+    """
+    o = read_options(config, rows, input_size, theta, numbers)
     name, hidden = o["name"], o["hidden_cell"]
     read_out = o["memory_d"] * o["order"] + (o["input_size"] if o["input_to_hidden"] else 0)
     if o["class_name"] != "LMUCell" and _is_lmu_fft(o, name):

@@ -1,13 +1,14 @@
 """Whole models out of ``.keras`` files."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmu.interop.keras._arguments import activation, dtype_of, name_of, read, warn_left_out
+from lmu.interop.keras._chain import chain_of, check_layers
 from lmu.interop.keras._files import FilePath, LayerArrays, read_model
 from lmu.interop.keras._hidden import dense
 from lmu.interop.keras._plans import assign, plan_of
@@ -72,9 +73,9 @@ def load_keras(
     """
     config, found = read_model(path)
     arrays = {a.key: a for a in found}
-    keys = _group_keys(_layers(config))
+    keys = _group_keys(check_layers(config))
     layers: dict[str, nn.Module] = {}
-    for layer in _chain(config):
+    for layer in chain_of(config):
         name, kind = name_of(layer), layer["class_name"]
         if kind not in _BUILDERS:
             raise ValueError(
@@ -87,20 +88,23 @@ def load_keras(
         if kind not in _RECURRENT:
             warn_left_out(layer["config"], name)
         module = _BUILDERS[kind](layer, held, factory)
-        if held.own or held.hidden or next(module.parameters(), None) is not None:
+        if kind not in _WITH_WEIGHTS and (held.own or held.hidden):
+            raise ValueError(f"{held}: the file holds arrays for a {kind}, which has no weights")
+        if kind in _WITH_WEIGHTS:
             plan = plan_of(module)
             assign(module, plan, plan.match(held.own, held.hidden, str(held)))
         layers[name] = module.requires_grad_(False) if _is_frozen(layer) else module
+    _check_all_used(found, set(keys.values()))
     return KerasModel(layers)
 
 
-def _layers(config: Config) -> list[Config]:
-    if config.get("class_name") not in {"Functional", "Sequential"}:
+def _check_all_used(found: list[LayerArrays], keys: set[str]) -> None:
+    rest = [str(held) for held in found if held.key not in keys]
+    if rest:
         raise ValueError(
-            f"the model is a {config.get('class_name')}; Sequential and functional models can be "
-            "imported, of others the weights, by load_weights"
+            f"the file has weights of {', '.join(rest[:5])}, which the config of the model does "
+            "not name: it is damaged, save the model again"
         )
-    return config["config"]["layers"]
 
 
 def _group_keys(layers: list[Config]) -> dict[str, str]:
@@ -115,54 +119,6 @@ def _group_keys(layers: list[Config]) -> dict[str, str]:
     return keys
 
 
-def _chain(config: Config) -> list[Config]:
-    """The layers behind the input, in the order of computation."""
-    layers = _layers(config)
-    if config["class_name"] == "Sequential":
-        return [layer for layer in layers if layer["class_name"] != "InputLayer"]
-    by_name = {name_of(layer): layer for layer in layers}
-    follower: dict[str, str] = {}
-    for name, layer in by_name.items():
-        if layer["class_name"] == "InputLayer":
-            continue
-        nodes = layer["inbound_nodes"]
-        sources = [source for node in nodes for source in _sources(node)]
-        if len(nodes) != 1 or len(sources) != 1:
-            raise ValueError(
-                f"layer {name!r} has {len(sources)} inputs: only a chain can be imported"
-            )
-        if sources[0] in follower:
-            raise ValueError(
-                f"layer {sources[0]!r} feeds both {follower[sources[0]]!r} and {name!r}: only a "
-                "chain can be imported"
-            )
-        follower[sources[0]] = name
-    inputs = [name for name, layer in by_name.items() if layer["class_name"] == "InputLayer"]
-    if len(inputs) != 1:
-        raise ValueError(f"the model has {len(inputs)} inputs {inputs}: only a chain is imported")
-    path, name = [], inputs[0]
-    while name in follower:
-        name = follower[name]
-        path.append(by_name[name])
-    outputs = config["config"]["output_layers"]  # of a single one, it may be that
-    ends = outputs[:1] if isinstance(outputs[0], str) else [output[0] for output in outputs]
-    if ends != [name]:
-        raise ValueError(f"the outputs of the model, {ends}, are not just its last layer {name!r}")
-    return path
-
-
-def _sources(value: Any) -> Iterator[str]:
-    """Names of the layers whose outputs a call was given, wherever they stand in its arguments."""
-    if isinstance(value, Mapping):
-        if value.get("class_name") == "__keras_tensor__":
-            yield value["config"]["keras_history"][0]
-            return
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _sources(item)
-
-
 def _is_frozen(layer: Config) -> bool:
     return not layer["config"].get("trainable", True)
 
@@ -170,13 +126,25 @@ def _is_frozen(layer: Config) -> bool:
 def _lmu(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
     rows = len(held.own[0]) if held.own and held.own[0].ndim == 2 else None
     inverse = [array.item() for array in held.own if array.ndim == 0 and array]
-    return build(layer, rows, None, factory, 1 / inverse[0] if inverse else None)
+    numbers = sum(array.numel() for array in (*held.own, *held.hidden))
+    return build(layer, rows, None, factory, 1 / inverse[0] if inverse else None, numbers)
 
 
 def _dense(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
-    if not held.own:
-        raise ValueError(f"the file holds no weights of layer {name_of(layer)!r}")
-    return dense(layer["config"], len(held.own[0]), name_of(layer), factory)
+    name = name_of(layer)
+    if not held.own or held.own[0].ndim != 2 or not held.own[0].numel():
+        shapes = [tuple(array.shape) for array in held.own]
+        raise ValueError(
+            f"layer {name!r}: a Dense has a matrix of weights, the file holds {shapes}"
+        )
+    rows, columns = held.own[0].shape
+    units = read(layer["config"], name, units=..., activation="linear", use_bias=True)["units"]
+    if units != columns:  # before they are allocated
+        raise ValueError(
+            f"layer {name!r}: units={units} makes the kernel ({rows}, {units}), but the array in "
+            f"the file has the shape ({rows}, {columns})"
+        )
+    return dense(layer["config"], rows, name, factory)
 
 
 def _layer_normalization(layer: Config, held: LayerArrays, factory: dict[str, Any]) -> nn.Module:
@@ -184,7 +152,7 @@ def _layer_normalization(layer: Config, held: LayerArrays, factory: dict[str, An
     o = read(layer["config"], name, axis=-1, epsilon=1e-3, center=True, scale=True)
     if o["axis"] not in (-1, [-1]) or not o["scale"]:
         raise ValueError(f"layer {name!r}: only axis=-1 with scale=True can be imported")
-    size = len(held.own[0]) if held.own else 0
+    size = held.own[0].numel() if held.own else 0
     return nn.LayerNorm(size, o["epsilon"], bias=o["center"], **factory)
 
 
@@ -214,6 +182,7 @@ def _flatten(layer: Config, *_: Any) -> nn.Module:
 
 
 _RECURRENT = ("LMU", "LMUFeedforward", "RNN")
+_WITH_WEIGHTS = (*_RECURRENT, "Dense", "LayerNormalization")
 _BUILDERS: dict[str, Callable[[Config, LayerArrays, dict[str, Any]], nn.Module]] = {
     **dict.fromkeys(_RECURRENT, _lmu),
     "Dense": _dense,

@@ -63,6 +63,13 @@ def load_weights(
 
 
 def _by_name(target: Mapping[str, nn.Module], found: list[LayerArrays]) -> Pairs:
+    names = [arrays.name for arrays in found]
+    twice = [name for name in target if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"the file has {names.count(twice[0])} layers of the name {twice[0]!r}: pass their "
+            f"groups, in brackets, in its stead ({_list(found)})"
+        )
     # The name of a layer may be the key of another's group: names come first.
     known = {arrays.key: arrays for arrays in found} | {arrays.name: arrays for arrays in found}
     unknown = [name for name in target if name not in known]
