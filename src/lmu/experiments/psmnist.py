@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from lmu.tasks.psmnist import PRESETS
-from lmu.training.checkpoint import LAST
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.files import write_json
 from lmu.training.report import shareable
 from lmu.training.run import resume_config, train
+from lmu.training.saved import LAST
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,24 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lmu.tasks.psmnist import PRESETS
-from lmu.training.module import SCHEDULES, Schedule
+
+Schedule = Literal["constant", "cosine"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
+
+# Beyond these a number is a slip of the keyboard, which would be found out when the memory is full.
+MOST = {
+    "hidden_size": 100_000,
+    "memory_size": 10_000,
+    "layers": 1_000,
+    "epochs": 1_000_000,
+    "batch_size": 60_000,
+    "limit": 60_000,
+    "num_nodes": 10_000,
+    "patience": 1_000_000,
+}
 
 
 class ConfigError(ValueError):
@@ -92,17 +106,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
-        for name in (
-            "hidden_size",
-            "memory_size",
-            "epochs",
-            "batch_size",
-            "limit",
-            "num_nodes",
-            "layers",
-        ):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("patience", self.patience, 0)
+        for name, most in MOST.items():
+            check_within(name, getattr(self, name), name != "patience", most)
         for name in ("theta", "learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -147,10 +152,13 @@ def check_seed(seed: int) -> None:
         raise ConfigError("seed", f"must lie in 0 to 2^32 - 1, got {seed}")
 
 
-def check_at_least(name: str, value: int | None, least: int) -> None:
-    """Refuse a number below ``least`` with a :class:`ConfigError`; None passes."""
+def check_within(name: str, value: int | None, least: int, most: int) -> None:
+    """Refuse a number that is not in ``least`` to ``most`` by a :class:`ConfigError`; None passes.
+    """
     if value is not None and value < least:
-        raise ConfigError(name, f"must be at least {least}, got {value}")
+        raise ConfigError(name, f"must be at least {int(least)}, got {value}")
+    if value is not None and value > most:
+        raise ConfigError(name, f"must be at most {most:,}, got {value}")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
