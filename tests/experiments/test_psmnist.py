@@ -50,9 +50,9 @@ def test_sizes_are_those_of_the_table():
         sizes[name] = sum(p.numel() for p in model.parameters())
     assert sizes["lmufft"] == 166_092
     assert sizes["lmu"] == 102_027
-    assert 190_000 < sizes["small"] <= 200_000
+    assert 190_000 < sizes["deep-255"] <= 200_000
     assert all(abs(sizes[name] / sizes["lmufft"] - 1) < 0.01 for name in ("lstm", "gru"))
-    assert all(recipe.seeds == 5 for name, recipe in RECIPES.items() if name in ("lmufft", "deep"))
+    assert all(recipe.seeds == 5 for name, recipe in RECIPES.items() if name in ("lmufft", "deep-1024"))
     full = {name for name, recipe in RECIPES.items() if recipe.config.full_train}
     assert full == {"lmufft-full"}
 
@@ -97,11 +97,11 @@ def test_an_unknown_model(tmp_path):
 
 
 def test_command(tmp_path):
-    command = ["reproduce", "psmnist", "lmufft", "small", "--quick", "--output", str(tmp_path)]
+    command = ["reproduce", "psmnist", "lmufft", "deep-255", "--quick", "--output", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "small-seed0: test accuracy" in result.output
-    metrics = json.loads((tmp_path / "small-seed0.json").read_text())
+    assert "deep-255-seed0: test accuracy" in result.output
+    metrics = json.loads((tmp_path / "deep-255-seed0.json").read_text())
     assert metrics["parameters"] == 199_165
     assert "there already" in CliRunner().invoke(app, command).output
     wrong = CliRunner().invoke(app, ["reproduce", "psmnist", "cnn"])

@@ -12,7 +12,7 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
 # Beyond these a number is a slip of the keyboard, which would be found out when the memory is full.
 MOST = {
     "hidden_size": 100_000,
-    "memory_size": 10_000,
+    "memory_size": 2_000,  # the sequences have 784 steps
     "layers": 1_000,
     "epochs": 1_000_000,
     "batch_size": 60_000,
@@ -112,13 +112,17 @@ class RunConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, f"must be a positive number, got {value}")
+        if self.theta > 1e6:  # of 784 steps such a window holds nothing
+            raise ConfigError("theta", f"must be at most 1e6 pixels, got {self.theta}")
         for name in ("dropout", "input_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ConfigError(name, f"must lie in [0, 1), got {value}")
-        for name in ("weight_decay", "input_noise", "hidden_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(name, f"must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError("weight_decay", f"must be at least 0, got {self.weight_decay}")
+        for name in ("input_noise", "hidden_noise"):
+            if not 0 <= getattr(self, name) <= 1_000:  # of pixels in [0, 1], and of normal numbers
+                raise ConfigError(name, f"must lie in 0 to 1,000, got {getattr(self, name)}")
         if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
             raise ConfigError(
                 "gradient_clip", f"must be a positive number, got {self.gradient_clip}"
