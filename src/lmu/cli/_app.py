@@ -35,7 +35,11 @@ def _suggest(error: Any, names: Iterable[str]) -> None:
     message = error.message.removeprefix("Value error, ")
     if found := re.match(r"No such option: (-\S+)", message):
         error.possibilities = None  # Typer lists what is far off, too
-        message = f"No such option: {found[1]}.{did_you_mean(found[1], names)}"
+        message = f"No such option: {found[1]}."
+        if found[1].startswith("--"):
+            message += did_you_mean(found[1], names)
+        elif found[1][1].isdigit():
+            message += " No negative number is wanted here."
     elif found := re.match(r"'(.*)' is not one of (.+)", message, re.DOTALL):
         message += did_you_mean(found[1], re.findall(r"'([^']+)'", found[2]))
     error.message = message

@@ -27,9 +27,7 @@ _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|
 
 def stop(message: object, code: int = 1) -> NoReturn:
     """Say why it ends here, and end."""
-    console.print(
-        f"Stopped: {message}", style="red", highlight=False, soft_wrap=True, markup=False
-    )
+    console.print(f"Stopped: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(code)
 
 

@@ -72,7 +72,7 @@ def _load(checkpoint: Path) -> tuple[Path, str, "SequenceClassifier"]:
     name = loaded.config.model
     if loaded.config.model_arguments()["memory_size"] is None:
         message = (
-            f"{loaded.path} is of PyTorch's nn.{name.upper()}, which has no memory of this package: "
+            f"{loaded.path} is of PyTorch's nn.{name.upper()}, which has no memory to step: "
             "export it with torch.onnx.export"
         )
         raise typer.BadParameter(message, param_hint="checkpoint")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
+from os.path import isdir
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,11 +75,12 @@ def _writable(path: Path | None) -> Path | None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()  # or is too long a name
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be written: {error}") from error
+        raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
     if not os.access(path.parent, os.W_OK):
         raise typer.BadParameter(f"{path} cannot be written: its folder is read-only")
-    if path.is_dir():
+    if isdir(path):
         raise typer.BadParameter(f"{path} is a folder: name a file")
     if path.suffix != ".json":  # the picture beside it must have another name
         raise typer.BadParameter(f"the name of the file must end in .json, got {path}")
@@ -162,9 +164,7 @@ def psmnist(
 def capacity(
     context: typer.Context,
     output: OutputOption = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of signals and weights.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of signals and weights.")] = 0,
     lstm_seconds: Annotated[
         float | None,
         typer.Option(
@@ -232,9 +232,7 @@ def series(
     output: OutputOption = None,
     seeds: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=_MOST_RUNS, help="Runs of each model. Default: 5; 1 with --quick."
-        ),
+        typer.Option(min=1, max=_MOST_RUNS, help="Runs of each model. Default: 5; 1 with --quick."),
     ] = None,
     quick: Annotated[
         bool,
@@ -264,9 +262,7 @@ def mackey_glass(
     output: OutputOption = None,
     seeds: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=_MOST_RUNS, help="Runs of each model. Default: 5; 1 with --quick."
-        ),
+        typer.Option(min=1, max=_MOST_RUNS, help="Runs of each model. Default: 5; 1 with --quick."),
     ] = None,
     epochs: Annotated[
         int | None,

@@ -197,6 +197,4 @@ def _download(name: str, cache: Path, mirrors: tuple[str, ...]) -> Path:
             return Path(pooch.retrieve(url, known_hash, name, cache, downloader=downloader))
         except (OSError, EOFError, ValueError, zlib.error) as error:
             failures.append(f"{url}: {error}")
-    raise DataError(
-        f"{name} could not be downloaded to {cache}. Tried:\n" + "\n".join(failures)
-    )
+    raise DataError(f"{name} could not be downloaded to {cache}. Tried:\n" + "\n".join(failures))

@@ -112,8 +112,8 @@ class RunConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, f"must be a positive number, got {value}")
-        if self.theta > 1e6:  # of 784 steps such a window holds nothing
-            raise ConfigError("theta", f"must be at most 1e6 pixels, got {self.theta}")
+        if not 1 <= self.theta <= 1e6:  # of 784 steps such a window holds nothing
+            raise ConfigError("theta", f"must lie in 1 to 1e6 pixels, got {self.theta}")
         for name in ("dropout", "input_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -157,8 +157,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_within(name: str, value: int | None, least: int, most: int) -> None:
-    """Refuse a number that is not in ``least`` to ``most`` by a :class:`ConfigError`; None passes.
-    """
+    """Refuse a number out of ``least`` to ``most`` with a :class:`ConfigError`; None passes."""
     if value is not None and value < least:
         raise ConfigError(name, f"must be at least {int(least)}, got {value}")
     if value is not None and value > most:

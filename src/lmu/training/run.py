@@ -147,7 +147,7 @@ def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metric
     task = PsMNIST(loaded.permutation, config.data, config.full_train, config.limit)
     with quiet_lightning(), flushed_denormals():
         module = build_module(config)
-        module.load_state_dict(loaded.state_dict)
+        loaded.fill(module)
         trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, config, loaded.permutation)])
         return loaded, _test(trainer, module, TaskData(task, config.batch_size, config.seed))
 

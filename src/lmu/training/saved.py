@@ -2,16 +2,17 @@
 
 import zipfile
 from dataclasses import dataclass
+from os.path import exists, isdir, isfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmu import __version__
 from lmu.models import SequenceClassifier
-from lmu.tasks.psmnist import build_model
+from lmu.tasks.psmnist import build_model, check_permutation
 from lmu.training.config import RunConfig
 
 LAST = "last.ckpt"
@@ -39,14 +40,24 @@ class LoadedCheckpoint:
         Raises:
             CheckpointError: The weights are not those of the settings.
         """
-        prefix = "model."
-        weights = {key.removeprefix(prefix): value for key, value in self.state_dict.items()}
         try:
             model = build_model(**self.config.model_arguments())
-            model.load_state_dict(weights)
-        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.path} holds weights of another model") from error
+        except ValueError as error:
+            raise CheckpointError(f"{self.path} holds impossible sizes: {error}") from error
+        self.fill(model, "model.")
         return model.eval()
+
+    def fill(self, module: nn.Module, prefix: str = "") -> None:
+        """Load the weights, without the first part of their names.
+
+        Raises:
+            CheckpointError: They are not those of the module.
+        """
+        weights = {name.removeprefix(prefix): value for name, value in self.state_dict.items()}
+        try:
+            module.load_state_dict(weights)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(f"{self.path} holds weights of another model") from error
 
 
 def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
@@ -59,13 +70,14 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     Raises:
         CheckpointError: There is no such file.
     """
-    if path.is_dir():
-        found = [path / name for name in preferred if (path / name).is_file()]
+    if isdir(path):  # False, too, of a name that is too long, or in a folder that is closed to us
+        found = [path / name for name in preferred if isfile(path / name)]
         if not found:
             raise CheckpointError(f"{path} holds no checkpoint ({' or '.join(preferred)})")
         return found[0]
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: name a checkpoint or the folder of a run")
+    if not isfile(path):
+        what = "is not a file" if exists(path) else "does not exist"
+        raise CheckpointError(f"{path} {what}: name a checkpoint or the folder of a run")
     return path
 
 
@@ -75,7 +87,7 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     Raises:
         CheckpointError: The file does not exist or cannot be read, or something else wrote it.
     """
-    if not path.is_file():
+    if not isfile(path):
         raise CheckpointError(f"{path} does not exist")
     foreign = f"{path} is not a checkpoint written by lmu train"
     if not zipfile.is_zipfile(path):  # what torch.load raises for other files has no bounds
@@ -98,9 +110,11 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
 def _loaded(path: Path, content: dict[str, Any], ours: dict[str, Any]) -> LoadedCheckpoint:
     try:
         config = RunConfig(**ours["config"])
-        loaded = LoadedCheckpoint(path, config, ours["permutation"], content["state_dict"])
-    except (KeyError, TypeError, ValueError) as error:
+        permutation, weights = check_permutation(ours["permutation"]), content["state_dict"]
+        if not isinstance(weights, dict):
+            raise TypeError(f"weights of type {type(weights).__name__}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} holds settings that torch-lmu {__version__} cannot read: {error}"
         ) from error
-    return loaded
+    return LoadedCheckpoint(path, config, permutation, weights)
