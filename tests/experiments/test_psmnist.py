@@ -2,6 +2,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
@@ -79,7 +80,9 @@ def test_options_of_the_table_build_models_of_its_sizes():
     for _, parameters, options in rows:
         words = iter(options.split())
         given = {word[2:].replace("-", "_"): next(words) for word in words}
-        sizes = {key: value if key == "model" else int(value) for key, value in given.items()}
+        sizes: dict[str, Any] = {
+            key: value if key == "model" else int(value) for key, value in given.items()
+        }
         model = build_model(**RunConfig(**sizes).model_arguments())
         assert f"{sum(p.numel() for p in model.parameters()):,}" == parameters
 

@@ -26,7 +26,7 @@ def new_app(**arguments: Any) -> typer.Typer:
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """A question that names the choice nearest to a value; empty if none is near."""
     by_folded = {choice.lower(): choice for choice in choices}
-    near = get_close_matches(value.lower(), by_folded, n=1, cutoff=0.5)
+    near = get_close_matches(value.lower(), by_folded, n=1)
     return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 

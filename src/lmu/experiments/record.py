@@ -50,8 +50,8 @@ def read_rows(path: Path, experiment: str, *, keys: tuple[str, ...]) -> list[dic
         return []
     try:
         record = json.loads(path.read_text())
-        rows = record["rows"] if record["experiment"] == experiment else None
-        if all(key in row for row in rows for key in keys):
+        rows = record["rows"]
+        if record["experiment"] == experiment and all(key in row for row in rows for key in keys):
             return rows
     except (ValueError, KeyError, TypeError):
         pass

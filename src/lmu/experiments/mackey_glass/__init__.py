@@ -181,7 +181,9 @@ def draw(rows: list[dict[str, Any]], task: MackeyGlass) -> Figure:
         panels["history"].semilogy(range(1, 1 + len(row["val_history"])), row["val_history"])
     panels["series"].set(title="a test series, 15 steps ahead", ylabel="tanh(x - 1)")
     figure.legend(loc="outside lower center", ncols=1 + len(firsts))
-    panels["error"].set(xlabel="step", ylabel="absolute error", ylim=(1e-5, 1))
+    panels["error"].set(
+        title="error on this series", xlabel="step", ylabel="absolute error", ylim=(1e-5, 1)
+    )
     panels["start"].set(xlabel="step", ylabel="NRMSE", title="all test series, by step")
     panels["history"].set(xlabel="epoch", ylabel="NRMSE", title="validation")
     panels["history"].xaxis.set_major_locator(MaxNLocator(integer=True))
