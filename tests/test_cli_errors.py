@@ -18,12 +18,15 @@ from lmu.cli.reproduce import Predictor, Series
 from lmu.cli.train import UNUSED, Model
 from lmu.experiments.mackey_glass.models import MODELS
 from lmu.experiments.series.models import NETWORKS
+from lmu.tasks import mnist
+from lmu.tasks.mnist import DataError
 from lmu.tasks.psmnist import build_model, default_permutation
 from lmu.training import room
 from lmu.training.config import RunConfig
 from lmu.training.saved import FORMAT, KEY
 
 HUGE = "9" * 20
+SMALL = ["--hidden-size", "6", "--memory-size", "5", "--limit", "20"]
 
 
 def invoke(*arguments: str, code: int = 2) -> str:
@@ -101,8 +104,9 @@ def test_a_bare_group_shows_its_help(words: list[str]) -> None:
     ],
 )
 def test_what_was_meant_is_asked(arguments: list[str], meant: str, tmp_path: Path) -> None:
-    output = ["--output", str(tmp_path)] if "train" in arguments and len(arguments) > 2 else []
-    text = invoke(*arguments, *output)
+    if arguments[0] == "train" and len(arguments) > 2:
+        arguments = [*arguments, *SMALL, "--output", str(tmp_path)]
+    text = invoke(*arguments)
     assert f"Did you mean {meant}?" in text
     assert text.count("Did you mean") == 1
 
@@ -185,16 +189,15 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(
 
 def test_machines_that_nobody_can_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    output = ["--output", str(tmp_path), "--limit", "20", "--accelerator", "cpu"]
+    output = ["--output", str(tmp_path), *SMALL, "--accelerator", "cpu"]
     assert "torchrun --nnodes 2" in invoke("train", "psmnist", "--num-nodes", "2", *output)
     assert "at most 256" in invoke("train", "psmnist", "--devices", HUGE, *output)
 
 
 @pytest.mark.parametrize("size", ["1", "19"])
 def test_a_batch_of_one_cannot_be_normalized(size: str, tmp_path: Path) -> None:
-    sizes = ["--limit", "20", "--hidden-size", "6", "--memory-size", "5", "--batch-size", size]
     place = ["--accelerator", "cpu", "--output", str(tmp_path)]
-    text = invoke("train", "psmnist", "--model", "deep", *sizes, *place)
+    text = invoke("train", "psmnist", "--model", "deep", *SMALL, "--batch-size", size, *place)
     assert "--batch-size: in batches of" in text
 
 
@@ -296,16 +299,16 @@ def test_commands_need_only_the_packages_that_they_use(checkpoint: Path) -> None
 
 
 def test_data_that_nobody_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lmu.tasks import mnist
+    def offline(*_: object) -> Path:
+        raise DataError("no connection")
 
     monkeypatch.setattr(mnist, "CHECKOUT", tmp_path / "nowhere")
-    monkeypatch.setattr(mnist, "MIRRORS", ())
     monkeypatch.setattr(mnist, "default_cache", lambda: tmp_path / "cache")
-    monkeypatch.setattr(
-        mnist.locate, "__kwdefaults__", {"checkout": None, "cache": None, "mirrors": ()}
-    )
+    monkeypatch.setattr(mnist, "_download", offline)
     monkeypatch.chdir(tmp_path)
-    text = invoke("train", "psmnist", "--accelerator", "cpu", "--output", "runs", code=1)
+    place = ["--accelerator", "cpu", "--output", "runs"]
+    text = invoke("train", "psmnist", *SMALL, *place, code=1)
     assert "Stopped: MNIST is neither in" in text
+    assert "no connection" in text
     assert "Invalid value" not in text  # no option was given
     assert not (tmp_path / "runs").exists()
