@@ -8,6 +8,7 @@ import ast
 import html
 import json
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 INSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)")
 OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./([^()\s#]+)(?:#([^()\s]+))?\)")
 EQUATION = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.+?)\\[\])]</\1>', re.DOTALL)
+ALIGNED = re.compile(r"(\\(?:begin|end)\{)aligned(\})")
+TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+CELL = re.compile(r"<(t[hd])\b([^>]*)>(.*?)</\1>", re.DOTALL)
+SHORT, LONG = 16, 36  # characters of a column's longest cell
 FOLDER = "source"  # of the site, for what is not in docs
 
 
@@ -124,11 +129,37 @@ def _lead(found: re.Match[str]) -> str:
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn equations into MathML, which browsers draw without a script."""
+    """Turn equations into MathML, which browsers draw without a script, and make room in tables."""
+    return TABLE.sub(lambda found: _with_widths(found[0]), EQUATION.sub(_drawn, content))
 
-    def draw(found: re.Match[str]) -> str:
-        display = "block" if found[1] == "div" else "inline"
-        drawn = convert(html.unescape(found[2].strip()), display=display)
-        return f'<div class="equation">{drawn}</div>' if display == "block" else drawn
 
-    return EQUATION.sub(draw, content)
+def _drawn(found: re.Match[str]) -> str:
+    display = "block" if found[1] == "div" else "inline"
+    # Notebooks' readers know aligned only, the converter align* only.
+    latex = ALIGNED.sub(r"\1align*\2", html.unescape(found[2].strip()))
+    drawn = convert(latex, display=display)
+    return f'<div class="equation">{drawn}</div>' if display == "block" else drawn
+
+
+def _with_widths(table: str) -> str:
+    """Say of each column whether its cells are short or long, for the style of narrow screens."""
+    rows = [[_length(m[3]) for m in CELL.finditer(row)] for row in table.split("</tr>")]
+    columns = list(map(max, zip_longest(*filter(None, rows), fillvalue=0)))
+
+    def classified(row: str) -> str:
+        widths = iter(columns)
+
+        def cell(found: re.Match[str]) -> str:
+            width = next(widths)
+            kind = "short" if width <= SHORT else "long" if width > LONG else ""
+            if found[1] == "th" or not kind:
+                return found[0]
+            return f'<td{found[2]} class="{kind}">{found[3]}</td>'
+
+        return CELL.sub(cell, row)
+
+    return "</tr>".join(classified(row) for row in table.split("</tr>"))
+
+
+def _length(cell: str) -> int:
+    return len(html.unescape(re.sub(r"<[^>]*>", "", cell)).strip())

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from typer.testing import CliRunner
 
 import lmu
@@ -75,7 +77,7 @@ def test_eval_prints_the_accuracy_of_the_run(run_folder: Path) -> None:
 def test_predict_shows_digits(run_folder: Path) -> None:
     text = invoke("predict", str(run_folder / "best.ckpt"), "--count", "2")
     assert len(re.findall(r"test digit \d+: \d", text)) == 2
-    assert "▀" in text
+    assert "%" in text  # without colours digits are drawn in characters
     assert text == invoke("predict", str(run_folder / "best.ckpt"), "--count", "2")
     assert text != invoke("predict", str(run_folder / "best.ckpt"), "--count", "2", "--seed", "1")
 
@@ -83,7 +85,7 @@ def test_predict_shows_digits(run_folder: Path) -> None:
 def test_predict_writes_a_picture(run_folder: Path, tmp_path: Path) -> None:
     picture = tmp_path / "digits.png"
     assert "wrote" in invoke("predict", str(run_folder), "--count", "7", "--output", str(picture))
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(np.unique(imread(picture))) > 50  # digits have many greys, white paper has none
 
 
 @pytest.mark.parametrize(

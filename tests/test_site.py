@@ -16,6 +16,12 @@ FETCHED = re.compile(
     r'(?:<(?:script|img|iframe)\b[^>]* src=|<link\b[^>]* href=|@import |url\()"?http'
 )
 
+# LaTeX that was not drawn, or drawn as it stands. Code may show it.
+CODE = re.compile(r"<(pre|code|script|style)\b.*?</\1>", re.DOTALL)
+RAW = re.compile(
+    r"\\begin|\\end\{|&(?:amp;)?=|\\\\|\\[a-zA-Z]{2,}|\$\$|linebreak=|<m[io]>(?:\\|&(?![#\w]+;))"
+)
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
@@ -65,6 +71,27 @@ def test_docstrings_are_drawn(site):
         assert not re.search(r"\.\. math|:(?:class|func|data|meth|mod|math):|\\begin", text)
     assert page(site, "api-layers").count('<math xmlns="http://www.w3.org/1998/Math/MathML"') > 4
     assert "arithmatex" not in page(site, "concepts")
+
+
+def test_no_page_has_raw_latex(site):
+    pages = [path for path in site.rglob("*.html") if "<h1" in path.read_text()]
+    assert len(pages) > 20
+    for path in pages:
+        found = RAW.search(CODE.sub("", path.read_text()))
+        assert found is None, (path, found)
+    for raw in (r"\begin{aligned}", "a &amp;= b", r"a \\\\ b", "<mi>&</mi>", r"<mi>\foo</mi>"):
+        assert RAW.search(raw), raw
+    for name in ("lmu_fft_psmnist", "lmu_psmnist"):
+        assert "<mtable" in page(site, f"source/examples/{name}.ipynb")
+
+
+def test_tables_have_room_on_narrow_screens(site):
+    text = page(site, "reproductions")
+    assert '<td class="short">deep-1024</td>' in text
+    assert '<td class="long"><code>--model deep --hidden-size 1024</code>' in text
+    style = (site / "style.css").read_text()
+    assert "td.long" in style
+    assert '[data-md-color-scheme="slate"] .md-typeset img' in style  # no white slabs
 
 
 def test_links_to_files_outside_docs_lead_to_them(site):

@@ -4,6 +4,7 @@ import json
 import statistics
 
 from benchmarks.tables._shared import ROOT
+from lmu.tasks.psmnist import PRESETS
 
 
 def _committed() -> list[tuple[str, dict]]:
@@ -41,12 +42,15 @@ def runs() -> str:
 
 
 def _model(config: dict) -> str:
-    if config["memory_size"] is None:
-        return f"`nn.{config['model'].upper()}`, {config['hidden_size']} units"
+    """The options that build the model, and its sizes."""
+    preset = PRESETS[config["model"]]
+    options = f"--model {config['model']}"
+    for name in ("hidden_size", "memory_size"):
+        if config[name] != getattr(preset, name):
+            options += f" --{name.replace('_', '-')} {config[name]}"
+    order = "" if config["memory_size"] is None else f", order {config['memory_size']}"
     layers = f" x {config['layers']}" if config["model"] == "deep" else ""
-    return (
-        f"`{config['model']}`, order {config['memory_size']}, {config['hidden_size']}{layers} units"
-    )
+    return f"`{options}`{order}, {config['hidden_size']}{layers} units"
 
 
 def _recipe(config: dict, group: list[dict]) -> str:

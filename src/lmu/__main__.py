@@ -8,7 +8,7 @@ from lmu._extras import require
 def main() -> None:
     """Run the command line; exit with status 1 if its packages are not installed."""
     try:
-        require("lightning", "matplotlib", "numpy", "pooch", "rich", "tqdm", "typer", extra="train")
+        require("rich", "typer", extra="train")  # a command that needs more says so
     except ImportError as error:
         sys.exit(f"lmu: {error}")
     from lmu.cli import app

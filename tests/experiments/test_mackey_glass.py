@@ -238,7 +238,7 @@ def test_command_refuses_what_is_wrong(tmp_path):
     path = tmp_path / "figures.json"
     result = _command("gru", "lmu", "--output", str(path))
     assert result.exit_code == 2
-    assert "got gru" in result.output
+    assert "'gru' is not one of" in result.output
     for option in ("--seeds", "--epochs"):
         assert _command(option, "0", "--output", str(path)).exit_code == 2
     assert not path.exists()

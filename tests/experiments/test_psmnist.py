@@ -1,12 +1,15 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
 from typer.testing import CliRunner
 
 from lmu.cli import app
+from lmu.cli.reproduce import Row
 from lmu.experiments import psmnist
 from lmu.experiments.psmnist import RECIPES, Recipe, run
 from lmu.tasks.psmnist import build_model
@@ -50,11 +53,38 @@ def test_sizes_are_those_of_the_table():
         sizes[name] = sum(p.numel() for p in model.parameters())
     assert sizes["lmufft"] == 166_092
     assert sizes["lmu"] == 102_027
-    assert 190_000 < sizes["small"] <= 200_000
+    assert 190_000 < sizes["deep-255"] <= 200_000
     assert all(abs(sizes[name] / sizes["lmufft"] - 1) < 0.01 for name in ("lstm", "gru"))
-    assert all(recipe.seeds == 5 for name, recipe in RECIPES.items() if name in ("lmufft", "deep"))
+    assert all(
+        recipe.seeds == 5 for name, recipe in RECIPES.items() if name in ("lmufft", "deep-1024")
+    )
     full = {name for name, recipe in RECIPES.items() if recipe.config.full_train}
     assert full == {"lmufft-full"}
+
+
+def test_names_are_those_of_the_options_that_build_the_models():
+    assert [row.value for row in Row] == list(RECIPES)
+    for name, recipe in RECIPES.items():
+        model, _, size = name.partition("-")
+        assert recipe.config.model == ("lmufft" if name == "demo" else model)
+        if size.isdecimal():
+            assert recipe.config.hidden_size == int(size)
+        elif name != "demo":
+            assert recipe.config.hidden_size is recipe.config.memory_size is None  # as --model has
+
+
+def test_options_of_the_table_build_models_of_its_sizes():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| ([\d,]+) \| `(--model [^`]+)`", text, re.MULTILINE)
+    assert {name for name, *_ in rows} == set(RECIPES)
+    for _, parameters, options in rows:
+        words = iter(options.split())
+        given = {word[2:].replace("-", "_"): next(words) for word in words}
+        sizes: dict[str, Any] = {
+            key: value if key == "model" else int(value) for key, value in given.items()
+        }
+        model = build_model(**RunConfig(**sizes).model_arguments())
+        assert f"{sum(p.numel() for p in model.parameters()):,}" == parameters
 
 
 def test_each_seed_leaves_a_file_and_is_not_repeated(tiny, tmp_path, monkeypatch):
@@ -97,11 +127,11 @@ def test_an_unknown_model(tmp_path):
 
 
 def test_command(tmp_path):
-    command = ["reproduce", "psmnist", "lmufft", "small", "--quick", "--output", str(tmp_path)]
+    command = ["reproduce", "psmnist", "lmufft", "deep-255", "--quick", "--output", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "small-seed0: test accuracy" in result.output
-    metrics = json.loads((tmp_path / "small-seed0.json").read_text())
+    assert "deep-255-seed0: test accuracy" in result.output
+    metrics = json.loads((tmp_path / "deep-255-seed0.json").read_text())
     assert metrics["parameters"] == 199_165
     assert "there already" in CliRunner().invoke(app, command).output
     wrong = CliRunner().invoke(app, ["reproduce", "psmnist", "cnn"])

@@ -260,4 +260,4 @@ def test_command(tmp_path, monkeypatch, few_orders):
     path.write_text("[]")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "no record of this experiment" in " ".join(result.output.split())
+    assert "no record of this experiment" in " ".join(result.output.replace("│", "").split())

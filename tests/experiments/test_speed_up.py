@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there(tmp_path):
 
 def test_wrong_options(tmp_path):
     for option, value, says in (
-        ("--device", "tpu", "cpu or cuda, got 'tpu'"),
+        ("--device", "tpu", "'tpu' is not one of 'cpu', 'cuda'"),
         ("--output", "/dev/null/x.json", "cannot be written"),
         ("--output", str(tmp_path), "is a folder"),
     ):

@@ -52,9 +52,37 @@ def copy_all(folder: Path, raw: bool) -> Path:
     return folder
 
 
-def test_the_checkout_is_used_first(tmp_path: Path) -> None:
+def test_the_checkout_is_used_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     paths = locate(cache=tmp_path / "cache", mirrors=())
     assert {path.parent for path in paths.values()} == {CHECKOUT}
+
+
+@pytest.mark.parametrize("below", ["", "examples/deep"])
+def test_a_checkout_around_the_current_folder_is_found_by_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    monkeypatch.setattr(mnist, "CHECKOUT", tmp_path / "lib" / "data" / "mnist")
+    (tmp_path / "data").mkdir()
+    data = copy_all(tmp_path / "data" / "mnist", raw=False)
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / below)
+    paths = locate(cache=tmp_path / "cache", mirrors=())
+    assert {path.parent for path in paths.values()} == {data}
+    # One that lacks a file is no such folder: the cache goes before it.
+    (data / f"{LABELS}.gz").unlink()
+    cache = copy_all(tmp_path / "cache", raw=False)
+    assert {path.parent for path in locate(mirrors=(), cache=cache).values()} == {cache}
+
+
+def test_where_it_looked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "CHECKOUT", tmp_path / "lib" / "data" / "mnist")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        locate(cache=tmp_path / "cache", mirrors=())
+    for folder in ("data/mnist", "lib/data/mnist", "cache"):
+        assert str(tmp_path / folder) in str(caught.value)
+    assert "in a checkout of this repository" in str(caught.value)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -122,7 +150,7 @@ def test_a_wrong_download_is_refused(tmp_path: Path, mirror: str) -> None:
     )
     cache = copy_all(tmp_path / "cache", raw=True)
     (cache / LABELS).unlink()
-    with pytest.raises(DataError, match=r"(?s)could not be downloaded.*--data.*127\.0\.0\.1"):
+    with pytest.raises(DataError, match=r"(?s)could not be downloaded.*127\.0\.0\.1.*--data"):
         locate(checkout=tmp_path / "none", cache=cache, mirrors=(mirror,))
     assert not (cache / LABELS).exists()
 

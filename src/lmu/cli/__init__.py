@@ -6,21 +6,18 @@ import typer
 
 import lmu
 from lmu.cli import reproduce, train
+from lmu.cli._app import Command, new_app
 from lmu.cli._shared import console
 from lmu.cli.explain import explain
 from lmu.cli.export import export_command
 from lmu.cli.use import evaluate_command, predict
 
-app = typer.Typer(
-    help="The Legendre Memory Unit for PyTorch.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = new_app(help="The Legendre Memory Unit for PyTorch.")
 app.add_typer(train.app, name="train")
-app.command("eval")(evaluate_command)
-app.command()(predict)
-app.command("export")(export_command)
-app.command()(explain)
+app.command("eval", cls=Command)(evaluate_command)
+app.command(cls=Command)(predict)
+app.command("export", cls=Command)(export_command)
+app.command(cls=Command)(explain)
 app.add_typer(reproduce.app, name="reproduce")
 
 

@@ -7,6 +7,15 @@ from rich.table import Table
 
 from lmu.cli._shared import console
 
+# The costs hold for any size, but nobody waits for a longer FFT to be planned.
+_MOST = {
+    "length": 10**9,
+    "order": 10**5,
+    "--hidden-size": 10**6,
+    "--batch-size": 10**6,
+    "--channels": 10**4,
+}
+
 
 def explain(
     length: Annotated[int, typer.Argument(help="Time steps of a sequence.")],
@@ -15,16 +24,17 @@ def explain(
     batch_size: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     channels: Annotated[int, typer.Option(help="Memories.")] = 1,
     state: Annotated[bool, typer.Option(help="Start from a given state.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Say how a memory of this size is evaluated, why, and what it costs."""
     from lmu.ops import Work, choose, choose_lmu, choose_readout
 
-    for name, value in (("length", length), ("order", order), ("--hidden-size", hidden_size),
-                        ("--batch-size", batch_size), ("--channels", channels)):  # fmt: skip
-        if value < 1:
-            raise typer.BadParameter(f"must be at least 1, got {value}", param_hint=name)
-    work = Work(length, order, hidden_size, batch_size, channels, device)
+    sizes = {"length": length, "order": order, "--hidden-size": hidden_size,
+             "--batch-size": batch_size, "--channels": channels}  # fmt: skip
+    for name, value in sizes.items():
+        if not 1 <= value <= _MOST[name]:
+            bound = "least 1" if value < 1 else f"most {_MOST[name]:,}"
+            raise typer.BadParameter(f"must be at {bound}, got {value}", param_hint=name)
+    work = Work(length, order, hidden_size, batch_size, channels)
     choices = {
         "LMUFFT, all outputs": choose_readout(work, initial_state=state),
         "LMUFFT, last output": choose(work, all_states=False, initial_state=state),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lmu.cli._shared import CheckpointArgument, clear_errors, console
+from lmu.cli._errors import clear_errors, stop
+from lmu.cli._shared import CheckpointArgument, console
 
 if TYPE_CHECKING:
     from lmu.models import SequenceClassifier
@@ -65,14 +66,17 @@ def export_command(
 
 def _load(checkpoint: Path) -> tuple[Path, str, "SequenceClassifier"]:
     """The checkpoint's path, the model's name, and the trained model."""
-    from lmu.tasks.psmnist import build_model
-    from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
+    from lmu.training.saved import BEST, LAST, load_checkpoint, resolve_checkpoint
 
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    model = build_model(**loaded.config.model_arguments())
-    prefix = "model."
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in loaded.state_dict.items()})
-    return loaded.path, loaded.config.model, model.eval()
+    name = loaded.config.model
+    if loaded.config.model_arguments()["memory_size"] is None:
+        message = (
+            f"{loaded.path} is of PyTorch's nn.{name.upper()}, which has no memory to step: "
+            "export it with torch.onnx.export"
+        )
+        raise typer.BadParameter(message, param_hint="checkpoint")
+    return loaded.path, name, loaded.model()
 
 
 def _write(
@@ -108,10 +112,7 @@ def _export_errors(output: Path) -> Iterator[None]:
         message = f"{output} cannot be written: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--output") from error
     except (ImportError, RuntimeError) as error:  # packages, or the compiler, are missing
-        console.print(
-            f"Stopped: {error}", style="red", highlight=False, soft_wrap=True, markup=False
-        )
-        raise typer.Exit(1) from error
+        stop(error)
 
 
 def _show(model: "SequenceClassifier", output: Path, form: str) -> None:

@@ -9,16 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from lmu.cli._shared import (
-    DataOption,
-    clear_errors,
-    console,
-    flag,
-    percent,
-    set_on_command_line,
-)
+from lmu.cli._app import Command, new_app
+from lmu.cli._errors import refuse_unused, training_errors
+from lmu.cli._shared import DataOption, console, flag, given, percent
 
-app = typer.Typer(help="Train a model on a task.", no_args_is_help=True)
+app = new_app(help="Train a model on a task.")
 
 # Where a run takes place: the settings that may differ when it is resumed or evaluated.
 _PLACE = ("data", "accelerator", "devices", "num_nodes", "strategy")
@@ -41,7 +36,19 @@ class Schedule(str, Enum):
     CONSTANT = "constant"
 
 
-@app.command()
+# Options without an effect on a model; refused where they are given.
+_NO_STACK = ("layers", "hidden_noise")
+_NO_MEMORY = ("memory_size", "theta", "input_dropout")
+UNUSED = {
+    Model.LMUFFT: _NO_STACK,
+    Model.LMU: _NO_STACK,
+    Model.DEEP: (),
+    Model.LSTM: _NO_MEMORY + _NO_STACK,
+    Model.GRU: _NO_MEMORY + _NO_STACK,
+}
+
+
+@app.command(cls=Command)
 def psmnist(
     context: typer.Context,
     model: Annotated[
@@ -120,26 +127,28 @@ def psmnist(
     ] = None,
 ) -> None:
     """Train on permuted sequential MNIST and test the model that validates best."""
-    with clear_errors(context):
+    if resume is None:
+        refuse_unused(context, UNUSED[model], f"--model {model.value}")
+    with training_errors(context):
         from lmu.tasks.psmnist import PRESETS
         from lmu.training.config import RunConfig
         from lmu.training.run import resume_config, train
 
-        given = {field.name: context.params[field.name] for field in fields(RunConfig)}
-        given |= {"model": model.value, "schedule": schedule.value}
+        settings = {field.name: context.params[field.name] for field in fields(RunConfig)}
+        settings |= {"model": model.value, "schedule": schedule.value}
         if learning_rate is None:
-            given["learning_rate"] = PRESETS[model.value].learning_rate
+            settings["learning_rate"] = PRESETS[model.value].learning_rate
         checkpoint = None
         if resume is None:
-            config = RunConfig(**given)
+            config = RunConfig(**settings)
         else:
-            changed = set_on_command_line(context) - {"resume"}
+            changed = given(context) - {"resume"}
             if changed - set(_PLACE):
                 names = ", ".join(sorted(flag(name) for name in changed - set(_PLACE)))
                 raise typer.BadParameter(
                     f"a resumed run keeps its settings: drop {names}", param_hint="--resume"
                 )
-            checkpoint, config = resume_config(resume, **{name: given[name] for name in changed})
+            checkpoint, config = resume_config(resume, **{name: settings[name] for name in changed})
         start = time.perf_counter()
         result = train(config, output=output, resume=checkpoint, console=console)
         if result.metrics:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from lmu.cli._errors import clear_errors, training_errors
 from lmu.cli._shared import (
     AcceleratorOption,
     CheckpointArgument,
     DataOption,
-    clear_errors,
     console,
     percent,
 )
@@ -22,7 +22,7 @@ def evaluate_command(
     accelerator: AcceleratorOption = None,
 ) -> None:
     """Test a checkpoint again: the accuracy is that of its run, to the last digit."""
-    with clear_errors(context):
+    with training_errors(context):
         from lmu.training.run import evaluate
 
         loaded, metrics = evaluate(
@@ -50,8 +50,16 @@ def predict(
         message = f"the picture is a PNG: its name must end in .png, got {output}"
         raise typer.BadParameter(message, param_hint="--output")
     with clear_errors(context):
-        from lmu.training.predict import draw_predictions, predict_digits, render_digit
+        from lmu.training.predict import (
+            MOST_DRAWN,
+            draw_predictions,
+            predict_digits,
+            render_digit,
+        )
 
+        if output is not None and count > MOST_DRAWN:
+            message = f"must be at most {MOST_DRAWN} in a picture, got {count}"
+            raise typer.BadParameter(message, param_hint="--count")
         predictions = predict_digits(checkpoint, count=count, seed=seed, data=data)
         if output is not None:
             try:
@@ -61,8 +69,11 @@ def predict(
                 raise typer.BadParameter(message, param_hint="--output") from error
             console.print(f"wrote {output}", highlight=False, soft_wrap=True)
             return
-        for prediction in predictions:
-            console.print(render_digit(prediction.image))
+        colors = console.color_system is not None and not console.no_color
+        for number, prediction in enumerate(predictions):
+            if number:
+                console.print()
+            console.print(render_digit(prediction.image, colors=colors), no_wrap=True)
             verdict = "[green]right" if prediction.right else f"[red]it is {prediction.label}"
             console.print(
                 f"test digit {prediction.index}: [bold]{prediction.answer}[/bold] "

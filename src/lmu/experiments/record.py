@@ -1,5 +1,6 @@
 """The file that an experiment leaves."""
 
+import json
 import os
 import platform
 import re
@@ -32,6 +33,29 @@ def write_record(path: Path, experiment: str, settings: dict[str, Any], **result
     content = {"experiment": experiment, "settings": settings, **results}
     content |= {"versions": versions(), "git_commit": git_commit(), "machine": where}
     write_json(path, content)
+
+
+def read_rows(path: Path, experiment: str, *, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of a record, none where there is no file.
+
+    Args:
+        path: The file.
+        experiment: Its name, the command's.
+        keys: What every row has.
+
+    Raises:
+        ValueError: The file is no record of this experiment.
+    """
+    if not path.exists():
+        return []
+    try:
+        record = json.loads(path.read_text())
+        rows = record["rows"]
+        if record["experiment"] == experiment and all(key in row for row in rows for key in keys):
+            return rows
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is no record of this experiment: name another file")
 
 
 def processor() -> str:

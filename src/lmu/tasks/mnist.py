@@ -5,6 +5,7 @@ import hashlib
 import io
 import sys
 import zlib
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,19 +43,20 @@ def default_cache() -> Path:
 def locate(
     data: str | Path | None = None,
     *,
-    checkout: Path = CHECKOUT,
+    checkout: Path | None = None,
     cache: Path | None = None,
     mirrors: tuple[str, ...] = MIRRORS,
 ) -> dict[str, Path]:
-    """Find the four files: in ``data`` or else in the checkout, the cache, or on the internet.
+    """Find the four files: in ``data`` or else in a checkout, the cache, or on the internet.
 
     A folder may hold each file raw or gzipped (``.gz``). A folder named by ``data`` is the only one
-    looked at. Otherwise the first of checkout and cache that holds any of the files is used; what
-    the cache lacks is downloaded into it.
+    looked at. Otherwise the first of these that holds all files: ``data/mnist`` in the current
+    folder or one above it, that of the checkout which this code runs from, and the cache. What the
+    cache lacks is downloaded into it.
 
     Args:
         data: A folder that must hold all four files.
-        checkout: The folder ``data/mnist`` of a checkout of this repository.
+        checkout: The one folder ``data/mnist`` to look at; those above if None.
         cache: Where downloads are kept; :func:`default_cache` if None.
         mirrors: Addresses to try in turn; each ends in a slash.
 
@@ -66,11 +68,18 @@ def locate(
     """
     if data is not None:
         return _complete(Path(data).expanduser(), "name a folder that holds it with --data")
-    if _present(checkout):
-        return _complete(checkout, "restore it from version control")
-    cache = default_cache() if cache is None else cache
-    found = _present(cache)
-    return found | {n: _download(n, cache, mirrors) for n in FILES if n not in found}
+    folders = [*_above(Path.cwd()), CHECKOUT] if checkout is None else [checkout]
+    for folder in folders:
+        if len(found := _present(folder)) == len(FILES):
+            return found
+    if _present(folders[-1]):
+        return _complete(folders[-1], "restore it from version control")
+    try:
+        cache = default_cache() if cache is None else cache
+        found = _present(cache)
+        return found | {n: _download(n, cache, mirrors) for n in FILES if n not in found}
+    except (DataError, ImportError) as error:
+        raise DataError(_not_found(folders, error)) from error
 
 
 def read_bytes(name: str, path: Path) -> bytes:
@@ -134,10 +143,24 @@ def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor
 def _present(folder: Path) -> dict[str, Path]:
     candidates = {name: (folder / name, folder / f"{name}.gz") for name in FILES}
     return {
-        name: next(path for path in paths if path.is_file())
+        name: next(path for path in paths if isfile(path))
         for name, paths in candidates.items()
-        if any(path.is_file() for path in paths)
+        if any(isfile(path) for path in paths)  # False, too, of a folder that is closed to us
     }
+
+
+def _above(start: Path) -> list[Path]:
+    """``data/mnist`` in a folder and in those above it."""
+    return [folder / "data" / "mnist" for folder in (start, *start.parents)]
+
+
+def _not_found(folders: list[Path], error: Exception) -> str:
+    return (
+        f"MNIST is neither in {folders[0]} nor in data/mnist of a folder above, nor in "
+        f"{folders[-1]}, nor could it be had otherwise: {error}\n"
+        "Run the command in a checkout of this repository, which holds the files, or name a folder "
+        "that does with --data"
+    )
 
 
 def _complete(folder: Path, cure: str) -> dict[str, Path]:
@@ -174,7 +197,4 @@ def _download(name: str, cache: Path, mirrors: tuple[str, ...]) -> Path:
             return Path(pooch.retrieve(url, known_hash, name, cache, downloader=downloader))
         except (OSError, EOFError, ValueError, zlib.error) as error:
             failures.append(f"{url}: {error}")
-    raise DataError(
-        f"{name} could not be downloaded to {cache}. Fetch it by hand and name its folder with "
-        "--data. Tried:\n" + "\n".join(failures)
-    )
+    raise DataError(f"{name} could not be downloaded to {cache}. Tried:\n" + "\n".join(failures))

@@ -2,6 +2,7 @@
 
 import zipfile
 from dataclasses import dataclass, field
+from os.path import isfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -162,6 +163,8 @@ def load_permutation(path: str | Path) -> Tensor:
     """
     path = Path(path).expanduser()
     try:
+        if not isfile(path) or path.stat().st_size > 2**20:  # devices have no end
+            raise ValueError("it is too large" if isfile(path) else "there is no such file")
         values = torch.as_tensor(_read_numbers(path))
     except (OSError, EOFError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
         raise ValueError(f"the permutation {path} cannot be read: {error}") from error

@@ -1,27 +1,36 @@
-"""Checkpoints of a run: when they are written, and reading them back."""
+"""Checkpoints of a run: when they are written."""
 
-import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from lmu import __version__
 from lmu.training.config import RunConfig
+from lmu.training.saved import (
+    BEST,
+    FORMAT,
+    KEY,
+    LAST,
+    CheckpointError,
+    LoadedCheckpoint,
+    load_checkpoint,
+    resolve_checkpoint,
+)
 
-LAST = "last.ckpt"
-BEST = "best.ckpt"
-FORMAT = 1
-_KEY = "torch_lmu"
-
-
-class CheckpointError(ValueError):
-    """A file is not a checkpoint of ``lmu train``; the message says why."""
+__all__ = [
+    "BEST",
+    "FORMAT",
+    "LAST",
+    "CheckpointError",
+    "LoadedCheckpoint",
+    "RunCheckpoint",
+    "load_checkpoint",
+    "resolve_checkpoint",
+]
 
 
 class RunCheckpoint(Checkpoint):
@@ -66,7 +75,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what is needed to rebuild the model and its data."""
-        checkpoint[_KEY] = {
+        checkpoint[KEY] = {
             "format": FORMAT,
             "version": __version__,
             "config": asdict(self.config),
@@ -81,61 +90,3 @@ class RunCheckpoint(Checkpoint):
         """Remember it."""
         self.best_accuracy = state_dict["best_accuracy"]
         self.best_epoch = state_dict["best_epoch"]
-
-
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """What a checkpoint holds: its path, the run's settings, the pixels' order, the weights."""
-
-    path: Path
-    config: RunConfig
-    permutation: Tensor
-    state_dict: dict[str, Tensor]
-
-
-def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
-    """The checkpoint file that ``path``, a file or the folder of a run, stands for.
-
-    Args:
-        path: What the user gave.
-        preferred: File names to look for in a folder, the first that exists wins.
-
-    Raises:
-        CheckpointError: There is no such file.
-    """
-    if path.is_dir():
-        found = [path / name for name in preferred if (path / name).is_file()]
-        if not found:
-            raise CheckpointError(f"{path} holds no checkpoint ({' or '.join(preferred)})")
-        return found[0]
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: name a checkpoint or the folder of a run")
-    return path
-
-
-def load_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Read a checkpoint that ``lmu train`` wrote, without running code that it may contain.
-
-    Raises:
-        CheckpointError: The file does not exist or cannot be read, or something else wrote it.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    foreign = f"{path} is not a checkpoint written by lmu train"
-    if not zipfile.is_zipfile(path):  # what torch.load raises for other files has no bounds
-        raise CheckpointError(f"{foreign}, or it is damaged")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
-        raise CheckpointError(f"{foreign}, or it is damaged") from error
-    if not isinstance(content, dict) or _KEY not in content:
-        raise CheckpointError(foreign)
-    ours = content[_KEY]
-    if ours["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {ours['format']} of torch-lmu {ours['version']}; "
-            f"this is torch-lmu {__version__}, which reads format {FORMAT}"
-        )
-    return LoadedCheckpoint(
-        path, RunConfig(**ours["config"]), ours["permutation"], content["state_dict"]
-    )

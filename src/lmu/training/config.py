@@ -2,10 +2,24 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lmu.tasks.psmnist import PRESETS
-from lmu.training.module import SCHEDULES, Schedule
+
+Schedule = Literal["constant", "cosine"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
+
+# Beyond these a number is a slip of the keyboard, which would be found out when the memory is full.
+MOST = {
+    "hidden_size": 100_000,
+    "memory_size": 2_000,  # the sequences have 784 steps
+    "layers": 1_000,
+    "epochs": 1_000_000,
+    "batch_size": 60_000,
+    "limit": 60_000,
+    "num_nodes": 10_000,
+    "patience": 1_000_000,
+}
 
 
 class ConfigError(ValueError):
@@ -92,28 +106,23 @@ class RunConfig:
     def __post_init__(self) -> None:
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
-        for name in (
-            "hidden_size",
-            "memory_size",
-            "epochs",
-            "batch_size",
-            "limit",
-            "num_nodes",
-            "layers",
-        ):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("patience", self.patience, 0)
+        for name, most in MOST.items():
+            check_within(name, getattr(self, name), name != "patience", most)
         for name in ("theta", "learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(name, f"must be a positive number, got {value}")
+        if not 1 <= self.theta <= 1e6:  # of 784 steps such a window holds nothing
+            raise ConfigError("theta", f"must lie in 1 to 1e6 pixels, got {self.theta}")
         for name in ("dropout", "input_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ConfigError(name, f"must lie in [0, 1), got {value}")
-        for name in ("weight_decay", "input_noise", "hidden_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(name, f"must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError("weight_decay", f"must be at least 0, got {self.weight_decay}")
+        for name in ("input_noise", "hidden_noise"):
+            if not 0 <= getattr(self, name) <= 1_000:  # of pixels in [0, 1], and of normal numbers
+                raise ConfigError(name, f"must lie in 0 to 1,000, got {getattr(self, name)}")
         if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
             raise ConfigError(
                 "gradient_clip", f"must be a positive number, got {self.gradient_clip}"
@@ -147,10 +156,12 @@ def check_seed(seed: int) -> None:
         raise ConfigError("seed", f"must lie in 0 to 2^32 - 1, got {seed}")
 
 
-def check_at_least(name: str, value: int | None, least: int) -> None:
-    """Refuse a number below ``least`` with a :class:`ConfigError`; None passes."""
+def check_within(name: str, value: int | None, least: int, most: int) -> None:
+    """Refuse a number out of ``least`` to ``most`` with a :class:`ConfigError`; None passes."""
     if value is not None and value < least:
-        raise ConfigError(name, f"must be at least {least}, got {value}")
+        raise ConfigError(name, f"must be at least {int(least)}, got {value}")
+    if value is not None and value > most:
+        raise ConfigError(name, f"must be at most {most:,}, got {value}")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmu.training.checkpoint import LAST, RunCheckpoint
+from lmu.training.checkpoint import RunCheckpoint
+from lmu.training.saved import LAST
 
 # How the backends of torch.distributed tell that another process is gone; gloo has no error of its
 # own for it.

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,10 +11,8 @@ from torch.nn import functional as F
 
 from lmu.models import GaussianNoise
 from lmu.training.batches import Share
+from lmu.training.config import Schedule
 from lmu.training.seeds import derive_seed
-
-Schedule = Literal["constant", "cosine"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
 
 
 class TrainingDivergedError(ArithmeticError):

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from rich.text import Text
 from torch import Tensor
 
-from lmu.tasks.psmnist import PsMNIST, build_model
-from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
-from lmu.training.config import check_at_least, check_seed
-from lmu.training.pictures import write_figure
+from lmu._extras import require
+from lmu.tasks.psmnist import PsMNIST
+from lmu.training.config import check_seed, check_within
+from lmu.training.saved import BEST, LAST, load_checkpoint, resolve_checkpoint
+
+MOST = 10_000  # digits that there are to choose from
+MOST_DRAWN = 100  # in a picture: Matplotlib takes some 20 ms for each
+_BATCH = 100  # the outputs of LMU at all steps of all digits would fill the memory
+_SHADES = " .:-=+*#%@"
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,15 @@ def predict_digits(
         ConfigError: ``count`` or ``seed`` is out of range.
         DataError: The data are missing or damaged.
     """
-    check_at_least("count", count, 1)
+    check_within("count", count, 1, MOST)
     check_seed(seed)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    config = loaded.config
-    model = build_model(**config.model_arguments())
-    prefix = "model."
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in loaded.state_dict.items()})
-    task = PsMNIST(loaded.permutation, data or config.data)
+    model, task = loaded.model(), PsMNIST(loaded.permutation, data or loaded.config.data)
     x, y = task.test_part()
     chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:count]
     with torch.inference_mode():
-        probabilities, answers = model.eval()(x[chosen]).softmax(1).max(1)
+        logits = torch.cat([model(x[part]) for part in chosen.split(_BATCH)])
+    probabilities, answers = logits.softmax(1).max(1)
     images = task.images(x[chosen])
     return [
         Prediction(
@@ -76,23 +77,51 @@ def predict_digits(
     ]
 
 
-def render_digit(image: Tensor) -> Text:
-    """A digit (28, 28) in [0, 1] for the terminal, two rows of pixels in a line of text."""
-    levels = (image * 255).int().tolist()
+def render_digit(image: Tensor, *, colors: bool) -> Text:
+    """A digit (28, 28) in [0, 1] for the terminal, two rows of pixels in a line of text.
+
+    Args:
+        image: The digit.
+        colors: Draw half blocks in greys; else the mean of the two pixels is a character that
+            covers as much.
+    """
+    lines = [
+        _in_colors(*rows) if colors else _in_shades(*rows)
+        for rows in zip(image[::2].tolist(), image[1::2].tolist(), strict=True)
+    ]
+    return Text("\n").join(lines)
+
+
+def _in_colors(upper: list[float], lower: list[float]) -> Text:
     text = Text()
-    for upper, lower in zip(levels[::2], levels[1::2], strict=True):
-        for a, b in zip(upper, lower, strict=True):
-            text.append("▀", style=f"rgb({a},{a},{a}) on rgb({b},{b},{b})")
-        text.append("\n")
+    for pair in zip(upper, lower, strict=True):
+        a, b = (int(255 * value) for value in pair)
+        text.append("▀", style=f"rgb({a},{a},{a}) on rgb({b},{b},{b})")
     return text
 
 
+def _in_shades(upper: list[float], lower: list[float]) -> Text:
+    means = [(a + b) / 2 for a, b in zip(upper, lower, strict=True)]
+    last = len(_SHADES) - 1
+    # Upwards, so that thin strokes are seen.
+    return Text("".join(_SHADES[min(last, math.ceil(last * mean))] for mean in means))
+
+
 def draw_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Write the digits with their answers as PNG."""
+    """Write the digits with their answers as PNG.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    require("matplotlib", extra="train")
+    from matplotlib.figure import Figure
+
+    from lmu.training.pictures import write_figure
+
     columns = min(5, len(predictions))
     rows = math.ceil(len(predictions) / columns)
     figure = Figure(figsize=(1.8 * columns, 2.1 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in panels:
         axes.set_axis_off()
     for axes, prediction in zip(panels, predictions, strict=False):

@@ -51,7 +51,8 @@ def write_report(
     """
     assert test.confusion is not None
     arguments = config.model_arguments()
-    write_figure(folder / "curves.png", draw_curves(rows))
+    curves = draw_curves(rows, chosen=chosen["epoch"], title=f"{config.model} on permuted MNIST")
+    write_figure(folder / "curves.png", curves)
     if arguments["memory_size"] is not None:
         x, _ = task.test_part()
         window = draw_window(x[0], task, arguments["memory_size"], arguments["theta"])

@@ -23,14 +23,7 @@ from lmu.tasks.psmnist import (
     load_permutation,
 )
 from lmu.training.batches import TaskData
-from lmu.training.checkpoint import (
-    BEST,
-    LAST,
-    LoadedCheckpoint,
-    RunCheckpoint,
-    load_checkpoint,
-    resolve_checkpoint,
-)
+from lmu.training.checkpoint import RunCheckpoint
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.files import write_json
 from lmu.training.history import History
@@ -38,8 +31,17 @@ from lmu.training.interruption import interruptible
 from lmu.training.lightning import flushed_denormals, quiet_lightning
 from lmu.training.module import ClassificationModule, Metrics
 from lmu.training.normalization import share_batch_norm
+from lmu.training.processes import check_digits, check_processes
 from lmu.training.progress import EpochProgress
 from lmu.training.report import write_report
+from lmu.training.room import check_room
+from lmu.training.saved import (
+    BEST,
+    LAST,
+    LoadedCheckpoint,
+    load_checkpoint,
+    resolve_checkpoint,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def train(
         RunInterruptedError: Ctrl-C or a request to terminate.
         TrainingDivergedError: A loss is not finite.
     """
+    check_room(config)
     permutation = _permutation(config) if resume is None else load_checkpoint(resume).permutation
     task = PsMNIST(permutation, config.data, config.full_train, config.limit)
     module = build_module(config)
@@ -92,7 +95,7 @@ def train(
     stopping = _early_stopping(config)
     with quiet_lightning(), flushed_denormals(), _removed_if_empty(folder):
         trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
-        _check_digits(config, trainer.world_size)
+        check_digits(config, trainer.world_size)
         if trainer.world_size > 1:
             share_batch_norm(module)
         if trainer.is_global_zero:
@@ -144,7 +147,7 @@ def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metric
     task = PsMNIST(loaded.permutation, config.data, config.full_train, config.limit)
     with quiet_lightning(), flushed_denormals():
         module = build_module(config)
-        module.load_state_dict(loaded.state_dict)
+        loaded.fill(module)
         trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, config, loaded.permutation)])
         return loaded, _test(trainer, module, TaskData(task, config.batch_size, config.seed))
 
@@ -217,6 +220,7 @@ def _processes(config: RunConfig) -> tuple[int | str, int]:
     """
     devices = int(config.devices) if config.devices.lstrip("-").isdecimal() else config.devices
     if not torch.distributed.is_torchelastic_launched():
+        check_processes(devices, config.num_nodes)
         return devices, config.num_nodes
     here, everywhere = (int(os.environ[f"{name}WORLD_SIZE"]) for name in ("LOCAL_", ""))
     machines = everywhere // here
@@ -229,22 +233,6 @@ def _processes(config: RunConfig) -> tuple[int | str, int]:
             "num_nodes", f"torchrun started {machines} machines, got {config.num_nodes}: drop it"
         )
     return here, machines
-
-
-def _check_digits(config: RunConfig, processes: int) -> None:
-    """Refuse what would leave a process without a step, and so train nothing."""
-    if config.limit is not None and config.limit < processes:
-        raise ConfigError(
-            "devices",
-            f"{processes} processes cannot share {config.limit} training digits: "
-            "use fewer processes, or train with a higher --limit",
-        )
-    if config.batch_size < processes:
-        raise ConfigError(
-            "batch_size",
-            f"{processes} processes cannot share batches of {config.batch_size} digits: "
-            "use fewer processes, or larger batches",
-        )
 
 
 def _early_stopping(config: RunConfig) -> list[Callback]:

@@ -1,6 +1,5 @@
 """A chaotic series, 15 steps ahead: Voelker et al., NeurIPS 2019, section 3.3, as corrected."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from lmu.experiments.mackey_glass.models import MODELS
 from lmu.experiments.mackey_glass.training import Recipe, predict, train
-from lmu.experiments.record import write_record
+from lmu.experiments.record import read_rows, write_record
 from lmu.tasks.mackey_glass import MackeyGlass, make_task, nrmse
 from lmu.training.pictures import write_figure
 
@@ -91,17 +90,8 @@ def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[st
     Raises:
         ValueError: It is another file, or holds runs with other settings.
     """
-    if not output.exists():
-        return {}
-    try:
-        record = json.loads(output.read_text())
-        rows = record["rows"] if record["experiment"] == NAME else None
-    except (ValueError, KeyError, TypeError):
-        rows = None
-    if rows is None:
-        raise ValueError(f"{output} is no record of this experiment: name another file")
     found = {}
-    for row in rows:
+    for row in read_rows(output, NAME, keys=("model", "seed", "val_nrmse")):
         begins = {model: _start_of_row(settings, model, row["seed"]) for model in MODELS}
         alike = [model for model, begin in begins.items() if begin.items() <= row.items()]
         if not alike:
@@ -191,7 +181,9 @@ def draw(rows: list[dict[str, Any]], task: MackeyGlass) -> Figure:
         panels["history"].semilogy(range(1, 1 + len(row["val_history"])), row["val_history"])
     panels["series"].set(title="a test series, 15 steps ahead", ylabel="tanh(x - 1)")
     figure.legend(loc="outside lower center", ncols=1 + len(firsts))
-    panels["error"].set(xlabel="step", ylabel="absolute error", ylim=(1e-5, 1))
+    panels["error"].set(
+        title="error on this series", xlabel="step", ylabel="absolute error", ylim=(1e-5, 1)
+    )
     panels["start"].set(xlabel="step", ylabel="NRMSE", title="all test series, by step")
     panels["history"].set(xlabel="epoch", ylabel="NRMSE", title="validation")
     panels["history"].xaxis.set_major_locator(MaxNLocator(integer=True))

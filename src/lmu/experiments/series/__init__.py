@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmu._extras import require
-from lmu.experiments.record import write_record
+from lmu.experiments.record import read_rows, write_record
 from lmu.experiments.series import runs
 from lmu.experiments.series.models import NETWORKS
 from lmu.experiments.series.pictures import draw
@@ -105,16 +105,7 @@ def recorded(output: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is no record of this experiment.
     """
-    if not output.exists():
-        return []
-    try:
-        record = json.loads(output.read_text())
-        rows = record["rows"] if record["experiment"] == "series" else None
-    except (ValueError, KeyError, TypeError):
-        rows = None
-    if rows is None:
-        raise ValueError(f"{output} is no record of this experiment: name another file")
-    return rows
+    return read_rows(output, "series", keys=("data", "model", "seed", "recipe", "test"))
 
 
 def _is_among(run: Run, rows: list[dict[str, Any]], output: Path) -> bool:
