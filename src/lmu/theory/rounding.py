@@ -11,16 +11,25 @@ def flush(tensor: Tensor) -> Tensor:
     some windows, and stay there. What is flushed is below 8e-31 in float32, so that products with
     what is left are normal. NaN and infinity stay.
     """
-    least = torch.finfo(tensor.dtype).tiny * 2.0**26
+    least = _least(tensor.dtype)
     return tensor - tensor.detach().clamp(-least, least)
 
 
 def flush_(tensor: Tensor) -> Tensor:
     """:func:`flush` in place, where there are no gradients."""
-    least = torch.finfo(tensor.dtype).tiny * 2.0**26
+    least = _least(tensor.dtype)
     return tensor.sub_(tensor.clamp(-least, least))
 
 
 def narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in a narrower dtype, flushed; itself if it has that dtype."""
-    return tensor if tensor.dtype == dtype else flush(tensor.to(dtype))
+    """The tensor in a narrower dtype, flushed; itself if it has that dtype.
+
+    Float16 is not flushed: what is denormal there are numbers below 6e-5.
+    """
+    if tensor.dtype == dtype:
+        return tensor
+    return tensor.to(dtype) if dtype == torch.float16 else flush(tensor.to(dtype))
+
+
+def _least(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).tiny * 2.0**26
