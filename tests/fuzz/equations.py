@@ -78,6 +78,7 @@ class Equations:
 
     def __init__(self) -> None:
         self.margin = Margin()
+        self.memory = 0.0  # the largest number that a memory held
 
     def run(
         self, conf: dict[str, Any], twin: Any, x: Tensor, state: Any, lengths: Tensor,
@@ -113,6 +114,7 @@ class Equations:
             u = self._input(conf, twin, x_t, h, m.flatten(1), alive)
             after = (Ad @ m[..., None]).squeeze(3) + Bd * u[..., None]
             y, h_after = self._hidden(conf, twin, after.flatten(1), x_t, h, alive)
+            self.memory = max(self.memory, after.detach().abs().max().item() if batch else 0.0)
             h = choose(alive, h_after, h)
             m = torch.where(alive[..., None], after, m)
             outputs.append(torch.where(alive, y, 0.0))
@@ -218,7 +220,6 @@ def choose(where: Tensor, new: Any, old: Any) -> Any:
 def backwards(x: Tensor, lengths: Tensor) -> Tensor:
     """Each sequence from its end to its start; padding stays where it is."""
     turned = [
-        torch.cat([row[: int(n)].flip(0), row[int(n) :]])
-        for row, n in zip(x, lengths, strict=True)
+        torch.cat([row[: int(n)].flip(0), row[int(n) :]]) for row, n in zip(x, lengths, strict=True)
     ]
     return torch.stack(turned) if turned else x

@@ -58,7 +58,11 @@ class Trial:
             x = torch.where(outside, torch.nan, x)
         self.x = x
         resets = self.call["resets"]
-        self.resets = None if resets is None else torch.tensor(resets, dtype=torch.bool).view(self.batch, time)
+        self.resets = (
+            None
+            if resets is None
+            else torch.tensor(resets, dtype=torch.bool).view(self.batch, time)
+        )
         self.state = self._state()
 
     def _drops(self, conf: Conf) -> bool:
@@ -225,7 +229,7 @@ def ask_for_gradients(x: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 
 def evaluate(trial: Trial, twin: Any, x: Tensor, state: Any, graph: bool) -> tuple[Any, ...]:
-    """Tensors, their gradients and the margin of the relus by the equations."""
+    """Tensors, their gradients, and what else the equations tell."""
     x, state = x.double(), tree_map(lambda s: s.double(), state)
     if graph:
         x, state = ask_for_gradients(x, state)
@@ -233,7 +237,7 @@ def evaluate(trial: Trial, twin: Any, x: Tensor, state: Any, graph: bool) -> tup
         found, equations = trial.theirs(twin, x, state)
         tensors = trial.compared(found)
     inputs = [x, *tensors_of(state), *twin.parameters()] if graph else []
-    return tensors, gradients(tensors, inputs, 1) if graph else [], equations.margin
+    return tensors, gradients(tensors, inputs, 1) if graph else [], equations
 
 
 def disturbed(trial: Trial) -> tuple[Any, Tensor, Any]:
@@ -268,28 +272,32 @@ def check(case: Conf) -> Outcome:
         raise
     inputs = [x, *tensors_of(state), *trial.layer.parameters()] if graph else []
     slopes = gradients(found, inputs, 1) if graph else []
-    right, right_slopes, margin = evaluate(trial, trial.twin, trial.x, trial.state, graph)
-    relus = margin.largest if holds(trial.conf, "LMUFFT") else 0.0
-    scales = [relus, *[0.0] * (len(right) - 1)]
-    scales = [relus if t.shape == right[0].shape else s for t, s in zip(right, scales, strict=True)]
-    return judge(trial, (found, slopes), (right, right_slopes), scales, margin)
+    right, right_slopes, seen = evaluate(trial, trial.twin, trial.x, trial.state, graph)
+    return judge(trial, (found, slopes), (right, right_slopes), seen)
 
 
-def judge(trial: Trial, ours: Any, theirs: Any, scales: list[float], margin: Any) -> Outcome:
+def scales_of(trial: Trial, right: list[Tensor], seen: Equations) -> list[float]:
+    """What rounding is relative to where a result is small by cancelling or by forgetting."""
+    relus = seen.margin.largest if holds(trial.conf, "LMUFFT") else 0.0
+    rest = 1e-3 * seen.memory
+    return [max(rest, relus if t.shape == right[0].shape else 0.0) for t in right]
+
+
+def judge(trial: Trial, ours: Any, theirs: Any, seen: Equations) -> Outcome:
     """Exact, or wrong, or a case that rounding alone would change as much."""
-    name = trial.call["dtype"]
+    bound = TOLERANCE[trial.call["dtype"]]
+    scales = scales_of(trial, theirs[0], seen)
     error = largest_error(ours[0], theirs[0], scales)
-    kink = margin.least < 100 * TOLERANCE[name] * margin.largest * 0.01
-    gradient = None
-    if ours[1] and not kink:
-        gradient = largest_error(ours[1], theirs[1], [0.0] * len(ours[1]))
-    bound = TOLERANCE[name]
-    worst = max(error, (gradient or 0.0) / 10)
-    if worst <= bound:
+    gradient, steepest = None, []
+    if ours[1] and seen.margin.least > bound * seen.margin.largest:  # else a relu may have bent
+        largest = max(t.abs().max().item() for t in theirs[1])
+        steepest = [1e-3 * largest] * len(ours[1])
+        gradient = largest_error(ours[1], theirs[1], steepest)
+    if max(error, (gradient or 0.0) / 10) <= bound:
         return Outcome("exact", error, gradient)
     tensors, slopes, _ = evaluate(trial, *disturbed(trial), bool(ours[1]))
     unsure = AMPLIFIED * largest_error(tensors, theirs[0], scales)
-    steep = AMPLIFIED * largest_error(slopes, theirs[1], [0.0] * len(slopes)) if slopes else 0.0
+    steep = AMPLIFIED * largest_error(slopes, theirs[1], steepest) if steepest else 0.0
     if error <= max(bound, unsure) and (gradient or 0.0) <= max(10 * bound, steep):
         return Outcome("sensitive", error, gradient)
     detail = f"error {error:.1e}, of gradients {gradient}, where rounding alone gives {unsure:.1e}"
