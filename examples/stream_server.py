@@ -15,7 +15,7 @@ floods the server takes no more of it than who does not. Its limits, each told t
 - ``--depth`` samples of a stream wait; then it is not read until one is answered. Nor is who does
   not read its answers: the rest is TCP's, and memory stays bounded on both ways.
 - ``--idle`` seconds without a line, or with answers unread, and the place is given to others.
-- A line may have 64 KiB, or 32 bytes for each number of a sample if that is more; what is longer
+- A line may have 4 KiB, or 32 bytes for each number of a sample if that is more; what is longer
   ends the connection.
 
 There are no accounts, no encryption and no limit to the places that one host may take: where not
@@ -28,6 +28,7 @@ import contextlib
 import json
 import math
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +139,7 @@ class Client:
     writer: asyncio.StreamWriter
     heard: float
     waiting: int = 0
+    fresh: bool = True  # since when it began, or was reset, there has been no sample
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_waiting(self, most: int) -> None:
@@ -167,11 +169,13 @@ class Front:
         self.server, self.read_out, self.idle, self.clock = server, read_out, idle, clock
         self.clients: dict[int, Client] = {}
         self.work = asyncio.Event()
-        self.longest = max(2**16, 32 * server.stream.layer.input_size)  # bytes of a line
+        self.longest = max(2**12, 32 * server.stream.layer.input_size)  # bytes of a line
 
     async def serve(self, host: str, port: int, ready: asyncio.Future[int] | None = None) -> None:
         """Serve until cancelled; ``ready`` is told the port."""
         listener = await asyncio.start_server(self.talk, host, port, limit=self.longest)
+        for place in listener.sockets:  # which connections inherit: what waits to be read is little
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.longest)
         sweeping = asyncio.create_task(self.keep_sweeping())
         if ready is not None:
             ready.set_result(listener.sockets[0].getsockname()[1])
@@ -261,16 +265,18 @@ class Front:
         try:
             sample = parse(line)
             await client.until_waiting(0 if sample is None else self.server.depth - 1)
-            if sample is None:
+            if sample is not None:
+                self.server.push([id_], [sample])
+            elif not client.fresh:
                 self.server.reset(id_)
-                return
-            self.server.push([id_], [sample])
         except RefusedError as refusal:
             await client.until_waiting(0)  # answers keep the order of the lines
             say(client.writer, {"error": str(refusal)})
             return
-        client.waiting += 1
-        self.work.set()
+        client.fresh = sample is None
+        if sample is not None:
+            client.waiting += 1
+            self.work.set()
 
 
 def parse(line: bytes) -> list[float] | None:
