@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, instance, one_of, optional
+from lmu._arguments import path as path_rule
 from lmu._extras import require
 
 # md5 of the uncompressed files.
@@ -39,6 +41,7 @@ def default_cache() -> Path:
     return Path(pooch.os_cache("torch-lmu")) / "mnist"
 
 
+@checked(data=optional(path_rule), checkout=path_rule, cache=optional(path_rule), mirrors=instance(tuple, list))
 def locate(
     data: str | Path | None = None,
     *,
@@ -66,6 +69,7 @@ def locate(
     """
     if data is not None:
         return _complete(Path(data).expanduser(), "name a folder that holds it with --data")
+    checkout, cache = Path(checkout), None if cache is None else Path(cache)
     if _present(checkout):
         return _complete(checkout, "restore it from version control")
     cache = default_cache() if cache is None else cache
@@ -73,6 +77,7 @@ def locate(
     return found | {n: _download(n, cache, mirrors) for n in FILES if n not in found}
 
 
+@checked(name=one_of(list(FILES)), path=path_rule)
 def read_bytes(name: str, path: Path) -> bytes:
     """Uncompressed content of one of the four files, checked against its checksum.
 
@@ -83,6 +88,7 @@ def read_bytes(name: str, path: Path) -> bytes:
     Raises:
         DataError: The file cannot be read or is not the original.
     """
+    path = Path(path)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -95,6 +101,7 @@ def read_bytes(name: str, path: Path) -> bytes:
     return content
 
 
+@checked(paths=instance(dict))
 def verify(paths: dict[str, Path]) -> None:
     """Check all four files, so that a damaged one shows before hours of training and not after.
 
@@ -108,6 +115,7 @@ def verify(paths: dict[str, Path]) -> None:
         read_bytes(name, path)
 
 
+@checked(paths=instance(dict), part=one_of(("train", "t10k")))
 def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
     """Images and labels of the training or the test part.
 
@@ -122,6 +130,11 @@ def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor
         DataError: A file is damaged.
     """
     images, labels = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+    for name in (images, labels):
+        if name not in paths:
+            raise DataError(
+                f"paths must name {name}, got {list(paths)}: give what locate() returns"
+            )
     # The checksums fix the contents, so the headers (16 and 8 bytes) hold nothing new.
     pixels = bytearray(read_bytes(images, paths[images]))
     digits = bytearray(read_bytes(labels, paths[labels]))
