@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmu._arguments import LARGEST, shown
 from lmu.layers._hidden import TANH, size_of
 
 
@@ -16,6 +17,8 @@ def check_size(name: str, value: int) -> int:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}, got {shown(value)}")
     return int(value)
 
 

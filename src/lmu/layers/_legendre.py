@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lmu._arguments import explained, tensor
 from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.layers._foreign import translate
 from lmu.ops import System
@@ -249,6 +250,7 @@ class LegendreModule(nn.Module):
                 stacklevel=2,
             )
 
+    @explained(m=tensor(floating=True))
     def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
         r"""Read the window out of a memory state: what went into the memory, so many steps ago.
 
@@ -281,7 +283,10 @@ class LegendreModule(nn.Module):
         windows = theta if isinstance(theta, tuple) else (theta,) * self.memory_channels
         if delays is None:
             delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
-        steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+        try:
+            steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"delays must be numbers of steps, got {delays!r}") from error
         if not steps.ndim or (steps.ndim > 1 and steps.shape[:-1] != m.shape[:-1]):
             raise ValueError(
                 f"delays must have the shape (points,), or {(*m.shape[:-1], 'points')} for each "

@@ -51,6 +51,8 @@ def _checked(resets: Any, x: Any) -> Tensor:
         raise TypeError(
             f"resets must be a bool tensor (batch, time), got {kind}: give dones.bool()"
         )
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the input must be a torch.Tensor, got {type(x).__name__}")
     if resets.shape != x.shape[:2]:
         raise ValueError(
             f"resets must have the shape (batch, time) = {tuple(x.shape[:2])}, "

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu._arguments import checked, flag, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
     check_activation,
@@ -132,7 +133,7 @@ class LMUFFT(LegendreModule):
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
         self.return_sequences = check_flag("return_sequences", return_sequences)
-        if method not in {"auto", *READOUTS}:
+        if not isinstance(method, str) or method not in {"auto", *READOUTS}:
             raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
         self.method = method
         self.input_to_hidden = check_flag("input_to_hidden", input_to_hidden)
@@ -371,6 +372,7 @@ class LMUFFT(LegendreModule):
         output, m_n = readout(u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=method, H=H)
         return output.to(u.dtype), m_n
 
+    @checked(length=whole(1), batch_size=whole(0), initial_state=flag)
     def explain(self, length: int, batch_size: int = 1, *, initial_state: bool = False) -> Choice:
         """Say how the outputs of so many steps would be computed, why, and at what cost.
 

@@ -72,7 +72,12 @@ class Stream:
         if streams is not None:
             rows = self._numbers(streams)
             shape = len(rows), self._shape[1]
-        if x.shape != shape or x.dtype != self._dtype or x.device != self._device:
+        if (
+            not isinstance(x, Tensor)
+            or x.shape != shape
+            or x.dtype != self._dtype
+            or x.device != self._device
+        ):
             self._refuse(x, rows)
         # Nothing here has a graph; entering a context would take as long as a product.
         x = x.detach() if x.requires_grad else x
@@ -94,7 +99,7 @@ class Stream:
             # On the CPU: a card does not raise.
             streams = streams.cpu() if isinstance(streams, Tensor) else streams
             rows = torch.arange(self.batch_size)[streams]
-        except IndexError as wrong:
+        except (IndexError, TypeError, ValueError, RuntimeError) as wrong:
             raise ValueError(
                 f"streams must name some of {self.batch_size}, by an int, slice, mask "
                 f"({self.batch_size},) or index, got {streams!r}: {wrong}"
@@ -125,9 +130,13 @@ class Stream:
             self._engine.start(state)
 
     def reset(self, streams: Rows | None = None) -> None:
-        """Forget the past of all streams, or of those that an int, slice, mask or index names."""
+        """Forget the past of all streams, or of those that an int, slice, mask or index names.
+
+        Raises:
+            ValueError: ``streams`` names one that is not there, or one twice.
+        """
         with torch.no_grad():
-            self._engine.reset(slice(None) if streams is None else streams)
+            self._engine.reset(slice(None) if streams is None else self._numbers(streams))
 
     def refresh(self) -> None:
         """Read the layer's weights again; the state stays."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lmu._arguments import path as path_rule
 from lmu._extras import require
 from lmu.models._config import build
 
@@ -91,6 +92,7 @@ class HubModel(
             ImportError: ``huggingface_hub`` is not installed.
         """
         require("huggingface_hub", "safetensors", extra="hub")
+        path_rule("pretrained_model_name_or_path", pretrained_model_name_or_path)
         where = Path(pretrained_model_name_or_path)
         is_name = not where.is_absolute() and len(where.parts) <= 2
         if not where.is_dir() and not is_name:

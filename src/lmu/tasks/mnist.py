@@ -41,7 +41,12 @@ def default_cache() -> Path:
     return Path(pooch.os_cache("torch-lmu")) / "mnist"
 
 
-@checked(data=optional(path_rule), checkout=path_rule, cache=optional(path_rule), mirrors=instance(tuple, list))
+@checked(
+    data=optional(path_rule),
+    checkout=path_rule,
+    cache=optional(path_rule),
+    mirrors=instance(tuple, list),
+)
 def locate(
     data: str | Path | None = None,
     *,

@@ -6,7 +6,10 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from lmu._arguments import explained, number, whole
 
+
+@explained(order=whole(1, 2**20), theta=number())
 def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
     r"""Matrices of the linear system whose state holds the last ``theta`` steps of its input.
 

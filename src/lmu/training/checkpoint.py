@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from lmu import __version__
+from lmu._arguments import path as path_rule
 from lmu.training.config import RunConfig
 
 LAST = "last.ckpt"
@@ -103,6 +104,8 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     Raises:
         CheckpointError: There is no such file.
     """
+    path_rule("path", path)
+    path = Path(path)
     if path.is_dir():
         found = [path / name for name in preferred if (path / name).is_file()]
         if not found:
@@ -119,6 +122,8 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     Raises:
         CheckpointError: The file does not exist or cannot be read, or something else wrote it.
     """
+    path_rule("path", path)
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     foreign = f"{path} is not a checkpoint written by lmu train"
