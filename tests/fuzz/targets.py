@@ -5,6 +5,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ lazily("lmu.models.SequenceClassifier of LSTM", lambda: (
 target("lmu.models.GaussianNoise", GaussianNoise, std=0.1)
 lazily("lmu.models.GaussianNoise.forward", lambda: (GaussianNoise(0.1), {"x": rand(2, 3)}))
 lazily("lmu.models.SequenceClassifier.from_pretrained", lambda: (
-    SequenceClassifier.from_pretrained,
+    partial(SequenceClassifier.from_pretrained, local_files_only=True),
     {"pretrained_model_name_or_path": Path("no/such/folder/here")}))  # fmt: skip
 
 # Operations.

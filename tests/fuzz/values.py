@@ -72,7 +72,7 @@ def _filled(value: float) -> Callable[[Tensor], Any]:
 SPOIL: dict[str, Callable[[Tensor], Any]] = {
     "one axis more": lambda t: t.unsqueeze(0),
     "one axis less": lambda t: t[0] if t.ndim and len(t) else torch.ones(2, 2),
-    "turned": lambda t: t.mT if t.ndim > 1 else t[None].mT,
+    "turned": lambda t: t.mT if t.ndim > 1 else t.reshape(1, 1, -1).mT,
     "longer": lambda t: torch.cat([t, t]) if t.ndim else t[None],
     "wider": lambda t: torch.cat([t, t], -1) if t.ndim else t[None],
     "empty": lambda t: t[:0] if t.ndim else torch.empty(0),

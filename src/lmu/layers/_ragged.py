@@ -56,7 +56,7 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
             raise TypeError("a PackedSequence has its own lengths: leave out lengths=")
         padded, steps = pad_packed_sequence(x, batch_first=True)
         return padded, Ragged(padded, steps.to(padded.device), x)
-    if lengths is None or not isinstance(x, Tensor):
+    if lengths is None or not isinstance(x, Tensor) or x.layout is not torch.strided:
         return x, None
     try:
         lengths = torch.as_tensor(lengths, device=x.device)

@@ -62,7 +62,14 @@ def _checked(resets: Any, x: Any) -> Tensor:
 
 
 def _restart(state: State, rows: Tensor) -> State:
-    def clear(s: Tensor) -> Tensor:
+    def clear(s: Any) -> Tensor:
+        if not isinstance(s, Tensor):
+            raise TypeError(f"the state must be made of tensors, got {type(s).__name__}")
+        if not s.ndim or s.shape[0] not in {1, len(rows)}:
+            raise ValueError(
+                f"the state must be of {len(rows)} sequences, or of one for all, got a part of "
+                f"the shape {tuple(s.shape)}"
+            )
         here = rows.view(-1, *[1] * (s.ndim - 1))
         return torch.where(here, torch.zeros_like(s), s)
 

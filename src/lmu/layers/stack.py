@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu._arguments import shown
 from lmu.layers._call import (
     call,
     check_layer,
@@ -60,9 +61,11 @@ class LMUStack(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {shown(layers)}")
         self.layers = nn.ModuleList(check_layer("each layer", layer) for layer in layers)
         self._check_chain()
-        if norm is not None and norm not in NORMS:
+        if norm is not None and (not isinstance(norm, str) or norm not in NORMS):
             raise ValueError(f"norm must be None or one of {list(NORMS)}, got {norm!r}")
         self.norm, self.residual = norm, check_flag("residual", residual)
         self.input_size, self.hidden_size = (
@@ -162,10 +165,15 @@ class LMUStack(nn.Module):
             The output (batch, hidden_size), and the state to give to the next call.
 
         Raises:
-            TypeError: A layer has no steps, as :class:`lmu.Bidirectional` has none.
+            TypeError: A layer has no steps, as :class:`lmu.Bidirectional` has none; or a dtype is
+                not the layers'.
+            ValueError: A shape or device does not fit.
         """
         if is_hooked(self):
             return step_by_call(self, x, state)
+        like = self._like()
+        sharded = hasattr(like, "device_mesh")
+        check_input(x, ("batch",), self.input_size, x if sharded else like)
         ended = []
         for i, (layer, before) in enumerate(zip(self.layers, self._states(state), strict=True)):
             y, after = step(layer, self.norms[i](x), before)
@@ -182,6 +190,11 @@ class LMUStack(nn.Module):
         if state is None:
             return (None,) * len(self.layers)
         check_pair(state)
+        if not isinstance(state[1], (tuple, list)):
+            raise TypeError(
+                "the second part of the state must be a tuple with that of each layer, got "
+                f"{type(state[1]).__name__}"
+            )
         if len(state[1]) != len(self.layers):
             raise ValueError(
                 f"the state must hold one state for each of {len(self.layers)} layers, "

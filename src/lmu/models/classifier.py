@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from lmu.layers._checks import check_input, check_probability
 from lmu.layers._modules import unwrap
 from lmu.layers._ragged import unpack
 from lmu.models._config import describe
@@ -50,8 +51,7 @@ class SequenceClassifier(nn.Module, HubModel):
             raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        check_probability("dropout", dropout)
         self.layer, self.num_classes = layer, num_classes
         self.dropout = nn.Dropout(dropout)
         like = getattr(inner, "_like", lambda: next(inner.parameters(), None))()
@@ -73,6 +73,10 @@ class SequenceClassifier(nn.Module, HubModel):
     def _last(self, x: Tensor | PackedSequence, lengths: Any) -> Tensor:
         """The last hidden state (batch, hidden_size)."""
         theirs = isinstance(unwrap(self.layer), nn.RNNBase)
+        if isinstance(inner := unwrap(self.layer), nn.RNNBase) and not isinstance(
+            x, PackedSequence
+        ):
+            check_input(x, ("batch", "time"), inner.input_size, next(inner.parameters()))
         if theirs and lengths is not None:
             x, ragged = unpack(x, lengths)
             assert ragged is not None
