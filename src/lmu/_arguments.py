@@ -17,7 +17,7 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Rule = Callable[[str, Any], None]
+Rule = Callable[[str, Any], Any]
 
 LARGEST = 2**31 - 1  # of sizes and lengths: what is larger fits into no memory
 

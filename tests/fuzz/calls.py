@@ -5,7 +5,7 @@ import linecache
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -45,7 +45,7 @@ def limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _raises(path: str) -> list[tuple[int, int]]:
     """The lines of each ``raise`` statement in a file."""
     tree = ast.parse("".join(linecache.getlines(path)))

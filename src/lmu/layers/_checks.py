@@ -134,6 +134,15 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
+def check_device(device: Any) -> Any:
+    """Return ``device`` if PyTorch knows it."""
+    try:
+        return device if device is None else torch.device(device) and device
+    except (RuntimeError, TypeError) as error:
+        kind = ValueError if isinstance(device, str) else TypeError
+        raise kind(f"device must be one such as 'cpu' or 'cuda:0', got {shown(device)}") from error
+
+
 def check_sequence(x: Tensor, input_size: int, like: Tensor) -> None:
     """Check a sequence (batch, time, input_size), which no tracer of one length may record."""
     check_input(x, ("batch", "time"), input_size, like)

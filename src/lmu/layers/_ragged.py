@@ -63,6 +63,8 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
         lengths = lengths if lengths.numel() else lengths.long()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lengths must be integers, got {lengths!r}") from error
+    if lengths.layout is not torch.strided:
+        raise TypeError(f"lengths must be dense, got {lengths.layout}: give lengths.to_dense()")
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         hint = ": of a mask (batch, time) give mask.sum(1)" if lengths.dtype == torch.bool else ""
         raise TypeError(f"lengths must be integers, got {lengths.dtype}{hint}")

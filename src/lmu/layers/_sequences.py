@@ -29,7 +29,8 @@ def in_pieces(run: Run, x: Any, state: State, lengths: Any, resets: Any) -> tupl
     resets = _checked(resets, x)
     if lengths is not None:
         _, ragged = unpack(x, lengths)
-        assert ragged is not None
+        if ragged is None:  # the input is none, which the layer tells
+            return run(x, state, lengths)
         # Padding starts nothing.
         lengths, resets = ragged.lengths, resets & ragged.inside.squeeze(2)
     cuts = sorted({0, *resets.any(0).nonzero().flatten().tolist()})

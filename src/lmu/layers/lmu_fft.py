@@ -12,6 +12,7 @@ from lmu._arguments import checked, flag, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
     check_activation,
+    check_device,
     check_dtype,
     check_flag,
     check_input,
@@ -129,6 +130,7 @@ class LMUFFT(LegendreModule):
             memory_size, theta, learn_a, learn_b, learn_theta, discretizer, memory_channels
         )
         check_dtype(dtype)
+        check_device(device)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)

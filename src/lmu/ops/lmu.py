@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lmu._arguments import checked, explained, flag, instance, tensor
+from lmu._arguments import checked, explained, flag, instance, tensor, word
 from lmu.ops._autograd import is_exporting, is_transformed
 from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu_blocks import blocks
@@ -50,6 +50,8 @@ def choose_lmu(work: Work, *, feedback: bool = True, transformed: bool = False) 
     h=tensor("batch", "hidden", floating=True),
     m=tensor("batch", "order", floating=True),
     weights=instance(LMUWeights),
+    method=word,
+    feedback=flag,
 )
 def lmu_sequence(
     x: Tensor,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lmu._arguments import checked, explained, flag, instance, optional, whole
+from lmu._arguments import checked, explained, flag, instance, optional, whole, word
 from lmu._arguments import tensor as tensor_rule
 from lmu.ops._autograd import is_differentiated, is_exporting, is_transformed
 from lmu.ops._channels import channels
@@ -66,7 +66,7 @@ _tensor = tensor_rule(floating=True)
 _rules = {"u": _tensor, "Ad": _tensor, "Bd": _tensor, "m_0": optional(_tensor)}
 
 
-@explained(**_rules, H=optional(_tensor))
+@explained(**_rules, method=word, H=optional(_tensor))
 def memory(
     u: Tensor,
     Ad: Tensor,
@@ -119,7 +119,7 @@ def memory(
     return m, m[:, -1].clone()  # a copy, so that a kept state does not keep the whole sequence
 
 
-@explained(**_rules, H=optional(_tensor))
+@explained(**_rules, method=word, H=optional(_tensor))
 def final_memory(
     u: Tensor,
     Ad: Tensor,

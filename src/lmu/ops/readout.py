@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lmu._arguments import checked, explained, flag, instance, optional
+from lmu._arguments import checked, explained, flag, instance, optional, word
 from lmu._arguments import tensor as tensor_rule
 from lmu.ops._autograd import is_transformed
 from lmu.ops._channels import channels
@@ -135,6 +135,7 @@ _tensor = tensor_rule(floating=True)
     W_x=_tensor,
     bias=_tensor,
     m_0=optional(_tensor),
+    method=word,
     H=optional(_tensor),
 )
 def readout(

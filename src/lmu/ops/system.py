@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lmu._arguments import dtype as dtype_rule
-from lmu._arguments import explained, optional, tensor, whole
+from lmu._arguments import explained, flag, optional, tensor, whole
 from lmu.ops._autograd import is_exporting, is_plain, not_recorded
 from lmu.ops._channels import join_channels
 from lmu.ops._precision import widen
@@ -37,7 +37,7 @@ class System:
         constant: Whether nothing here is learned.
     """
 
-    @explained(Ad=tensor(floating=True), Bd=tensor(floating=True))
+    @explained(Ad=tensor(floating=True), Bd=tensor(floating=True), constant=flag)
     def __init__(self, Ad: Tensor, Bd: Tensor, *, constant: bool) -> None:
         self.Ad, self.Bd, self.constant = Ad, Bd, constant
         traced = torch.compiler.is_compiling()

@@ -138,6 +138,8 @@ class DelayLine(nn.Module):
     @checked(x=tensor("batch", "time", "features", floating=True))
     def forward(self, x: Tensor) -> Tensor:
         """Estimates at all steps (batch, time, delays) from inputs (batch, time, 1)."""
+        if x.dtype != self.linear.weight.dtype:
+            raise TypeError(f"x must be {self.linear.weight.dtype}, got {x.dtype}")
         if x.shape[2] != 1 or not x.shape[1]:
             raise ValueError(f"x must have the shape (batch, time >= 1, 1), got {tuple(x.shape)}")
         return self.linear(self.lstm(x)[0])

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from lmu._arguments import checked, instance, one_of, optional
+from lmu._arguments import checked, instance, one_of, optional, shown
 from lmu._arguments import path as path_rule
 from lmu._extras import require
 
@@ -150,6 +150,10 @@ def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor
 
 
 def _present(folder: Path) -> dict[str, Path]:
+    try:
+        folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{shown(str(folder))} cannot be read: {error.strerror}") from error
     candidates = {name: (folder / name, folder / f"{name}.gz") for name in FILES}
     return {
         name: next(path for path in paths if path.is_file())

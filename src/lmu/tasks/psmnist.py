@@ -21,6 +21,7 @@ from lmu._arguments import (
     word,
 )
 from lmu._arguments import path as path_rule
+from lmu.layers._checks import check_probability
 from lmu.models import GaussianNoise, SequenceClassifier
 from lmu.tasks import mnist
 
@@ -57,8 +58,8 @@ PRESETS = {
     hidden_size=whole(1),
     memory_size=optional(whole(1)),
     theta=number(),
-    dropout=number(),
-    input_dropout=number(),
+    dropout=check_probability,
+    input_dropout=check_probability,
     layers=whole(1),
     hidden_noise=number(),
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmu import __version__
 from lmu._arguments import path as path_rule
+from lmu._arguments import shown
 from lmu.training.config import RunConfig
 
 LAST = "last.ckpt"
@@ -106,7 +107,11 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     """
     path_rule("path", path)
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise CheckpointError(f"{shown(str(path))} cannot be read: {error.strerror}") from error
+    if is_folder:
         found = [path / name for name in preferred if (path / name).is_file()]
         if not found:
             raise CheckpointError(f"{path} holds no checkpoint ({' or '.join(preferred)})")
