@@ -38,7 +38,7 @@ def whole(least: int | None = None, most: int = LARGEST) -> Rule:
             raise TypeError(f"{name} must be an int, got {shown(value)}")
         if least is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-        if value > most:
+        if int(value) > most:
             raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
 
     return rule

@@ -1,4 +1,4 @@
-"""Wrong calls of everything public: each must be refused in words of ours, or be right after all."""
+"""Wrong calls of everything public: each is refused in words of ours, or is right after all."""
 
 import ast
 import linecache

@@ -209,10 +209,10 @@ def draw_call(rng: Random, conf: Conf) -> Conf:
     call["way"] = rng.choice(ways_of(conf))
     if kind not in {"LMUCell", "memory"} and call["way"] not in {"steps", "record"}:
         draw_lengths(rng, conf, call)
-    if kind in {"LMU", "LMUFFT"} and call["way"] in {"whole", "split", "stream"}:
-        if rng.random() < 0.2:
-            rate = rng.choice([0.02, 0.2])
-            call["resets"] = [[rng.random() < rate for _ in range(time)] for _ in range(batch)]
+    anew = kind in {"LMU", "LMUFFT"} and call["way"] in {"whole", "split", "stream"}
+    if anew and rng.random() < 0.2:
+        rate = rng.choice([0.02, 0.2])
+        call["resets"] = [[rng.random() < rate for _ in range(time)] for _ in range(batch)]
     if kind == "SequenceClassifier":
         call["state"] = None
     if call["way"] in {"stream", "steps"}:

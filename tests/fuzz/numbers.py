@@ -1,13 +1,14 @@
 """One configuration: the layer, and its equations in float64, over the same random input."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 from torch.utils._pytree import tree_map as map_leaves
@@ -49,6 +50,9 @@ class Trial:
         plain = not self._drops(self.conf)
         self.layer.train(self.call["training"] and plain)
         self.twin = copy.deepcopy(self.layer).double()
+        for norm in self.twin.modules():
+            if isinstance(norm, nn.RMSNorm):  # which would take another number for float64
+                norm.eps = torch.finfo(self.dtype).eps
         x = signal(self.call, self.inner["input_size"], self.dtype, self.g)
         self.batch, time = x.shape[:2]
         lengths = self.call["lengths"]
@@ -122,7 +126,7 @@ class Trial:
         cuts = sorted({0, time, *cuts})
         whole = {"return_state": True} if self.conf["kind"] == "LMUFFT" else {}
         outputs, y = [], None
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in itertools.pairwise(cuts):
             given = self._given()
             if "lengths" in given:
                 given["lengths"] = (self.lengths - start).clamp(0, stop - start)

@@ -222,8 +222,13 @@ lazily("lmu.theory.orbit", lambda: (
     theory.orbit, {"Ad": A.clone(), "X": rand(4, 2), "length": 5}))  # fmt: skip
 lazily("lmu.theory.apply_power", lambda: (
     theory.apply_power, {"Ad": A.clone(), "X": rand(4, 2), "exponent": 5}))  # fmt: skip
-lazily("lmu.theory.apply_powers", lambda: (theory.apply_powers, {
-    "Ad": A.clone(), "X": rand(4, 2), "exponents": torch.tensor([0, 5]), "largest": 5}))  # fmt: skip
+lazily(
+    "lmu.theory.apply_powers",
+    lambda: (
+        theory.apply_powers,
+        {"Ad": A.clone(), "X": rand(4, 2), "exponents": torch.tensor([0, 5]), "largest": 5},
+    ),
+)
 
 # Tasks.
 
@@ -242,8 +247,13 @@ lazily("lmu.tasks.mackey_glass.mackey_glass", lambda: (mackey_glass.mackey_glass
     "n": 10.0, "substeps": 10}))  # fmt: skip
 target("lmu.tasks.mackey_glass.make_task", mackey_glass.make_task, series=(1, 1, 1), length=20,
        ahead=3, seed=0)  # fmt: skip
-lazily("lmu.tasks.mackey_glass.nrmse", lambda: (
-    mackey_glass.nrmse, {"prediction": rand(3, 4), "target": rand(3, 4), "centered": False}))  # fmt: skip
+lazily(
+    "lmu.tasks.mackey_glass.nrmse",
+    lambda: (
+        mackey_glass.nrmse,
+        {"prediction": rand(3, 4), "target": rand(3, 4), "centered": False},
+    ),
+)
 target("lmu.tasks.mnist.locate", mnist.locate, data=Path("no/such/folder"))
 target("lmu.tasks.mnist.read_bytes", mnist.read_bytes, name=next(iter(mnist.FILES)),
        path=Path("no/such/file"))  # fmt: skip
@@ -262,8 +272,10 @@ target("lmu.tasks.psmnist.split_indices", psmnist.split_indices, full_train=Fals
 lazily("lmu.tasks.psmnist.PsMNIST", lambda: (psmnist.PsMNIST, {
     "permutation": psmnist.default_permutation(), "data": "no/such/folder", "full_train": False,
     "limit": 3}))  # fmt: skip
-lazily("lmu.tasks.psmnist.PsMNIST.sequences", lambda: (
-    psmnist.PsMNIST().sequences, {"images": torch.zeros(2, 28, 28, dtype=torch.uint8)}))  # fmt: skip
+lazily(
+    "lmu.tasks.psmnist.PsMNIST.sequences",
+    lambda: (psmnist.PsMNIST().sequences, {"images": torch.zeros(2, 28, 28, dtype=torch.uint8)}),
+)
 lazily("lmu.tasks.psmnist.PsMNIST.images", lambda: (
     psmnist.PsMNIST().images, {"sequences": torch.rand(2, 784, 1)}))  # fmt: skip
 
@@ -275,8 +287,10 @@ def recordings() -> series.Recordings:
 target("lmu.tasks.series.load_recordings", series.load_recordings, name="no such", part="train")
 lazily("lmu.tasks.series.as_recordings", lambda: (series.as_recordings, {
     "series": [rand(5, 2), rand(3, 2)], "labels": ["a", "b"]}))  # fmt: skip
-lazily("lmu.tasks.series.as_recordings, one series", lambda: (
-    lambda one: series.as_recordings([rand(3, 2), one], ["a", "b"]), {"one": rand(5, 2)}))  # fmt: skip
+lazily(
+    "lmu.tasks.series.as_recordings, one series",
+    lambda: (lambda one: series.as_recordings([rand(3, 2), one], ["a", "b"]), {"one": rand(5, 2)}),
+)
 lazily("lmu.tasks.series.Recordings.select", lambda: (
     recordings().select, {"chosen": torch.tensor([0, 2])}))  # fmt: skip
 lazily("lmu.tasks.series.normalize", lambda: (
@@ -287,8 +301,10 @@ lazily("lmu.tasks.series.windows", lambda: (series.windows, {
     "series": rand(30), "window": 5, "horizon": 3, "first": 4, "end": 20}))  # fmt: skip
 lazily("lmu.tasks.series.rmse", lambda: (
     series.rmse, {"forecasts": rand(4, 3), "truth": rand(4, 3)}))  # fmt: skip
-lazily("lmu.tasks.series.accuracy", lambda: (
-    series.accuracy, {"answers": torch.tensor([1, 2]), "labels": torch.tensor([1, 0])}))  # fmt: skip
+lazily(
+    "lmu.tasks.series.accuracy",
+    lambda: (series.accuracy, {"answers": torch.tensor([1, 2]), "labels": torch.tensor([1, 0])}),
+)
 
 
 # Training, whose packages may be missing.

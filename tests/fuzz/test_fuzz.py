@@ -4,10 +4,13 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+import lmu.models
 import lmu.tasks
 from lmu import LMU, LMUFFT, ops, theory
 from tests.fuzz import __main__ as fuzz
@@ -18,17 +21,25 @@ from tests.fuzz.configurations import draw
 from tests.fuzz.targets import NOT_CALLED, TARGETS
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_layers_compute_their_equations():
-    found = {i: numbers.run(7, i)[1] for i in range(60)}
+    found = {i: numbers.run(7, i)[1] for i in range(30)}
     assert {i: o for i, o in found.items() if o.what == "WRONG"} == {}
-    assert sum(o.what == "exact" for o in found.values()) > 50
+    assert sum(o.what == "exact" for o in found.values()) > 20
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_calls_are_refused_in_words():
-    found = [check_call(7, i) for i in range(2 * len(TARGETS))]
+    found = [check_call(7, i) for i in range(len(TARGETS))]
     assert [case for case in found if case[1] == "WRONG"] == []
-    assert sum(what == "refused" for _, what, _ in found) > len(TARGETS)
+    assert sum(what == "refused" for _, what, _ in found) > len(TARGETS) // 2
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -60,17 +71,15 @@ def test_every_public_name_is_visited():
 
 def test_right_calls_are_accepted():
     """Else a target might refuse everything, and so hide what it does with what is wrong."""
-    refused = {}
+    refused = set()
     for name, target in TARGETS.items():
         function, given = target()
         try:
             function(**given)
-        except (ValueError, TypeError, OSError) as error:
-            refused[name] = str(error)
-    absent = "no/such|no such|paths|damaged|config must|must be one of .*BasicMotions"
-    assert all(any(word in said for word in absent.split("|")) or "no " in said
-               for said in refused.values()), refused  # fmt: skip
-    assert len(refused) < 15
+        except (ValueError, TypeError, OSError):
+            refused.add(name)
+    files = {name for name in refused if re.search(r"mnist\.|\.training\.|from_pre|load_", name)}
+    assert refused == files  # which name files that are not there
 
 
 def test_a_case_is_drawn_again_by_its_seed():
@@ -99,7 +108,7 @@ def test_a_wrong_layer_is_found(monkeypatch):
         return y * 1.001, after
 
     monkeypatch.setattr(LMU, "_run_whole", wrong)
-    found = [numbers.run(7, i) for i in range(60)]
+    found = [numbers.run(7, i) for i in range(12)]
     assert any(o.what == "WRONG" for case, o in found if case["layer"]["kind"] == "LMU")
 
 
@@ -108,7 +117,7 @@ def test_a_bare_error_and_a_hang_are_findings():
         torch.ones(2) @ torch.ones(3)
 
     assert outcome(bare)[0] == "WRONG"
-    assert outcome(lambda: 1 < "a")[0] == "WRONG"  # pyright: ignore[reportOperatorIssue]
+    assert outcome(lambda: sorted([1, "a"]))[0] == "WRONG"  # pyright: ignore
     assert outcome(lambda: LMUFFT(0, 1, 1, 1, 1.0))[0] == "refused"
     with limit(600):
         pass

@@ -1,4 +1,4 @@
-"""What may stand where it should not: values of every wrong kind, and spoiled tensors and states."""
+"""What may stand where it should not: values of wrong kinds, spoiled tensors and states."""
 
 import math
 from collections.abc import Callable
@@ -118,8 +118,8 @@ def spoil(value: Any, rng: Random) -> tuple[str, Any]:
     if isinstance(value, Tensor) and rng.random() < 0.6:
         name = rng.choice(list(SPOIL))
         return name, SPOIL[name](value)
-    if isinstance(value, tuple) and value and rng.random() < 0.6:
-        if all(isinstance(part, (Tensor, tuple)) for part in value):
-            return spoil_state(value, rng)
+    is_state = isinstance(value, tuple) and all(isinstance(v, (Tensor, tuple)) for v in value)
+    if is_state and value and rng.random() < 0.6:
+        return spoil_state(value, rng)
     name = rng.choice(list(WRONG))
     return name, WRONG[name]()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmu._arguments import checked, explained, tensor, whole
+from lmu._arguments import checked, tensor, whole
 from lmu.ops.lmu_loop import LMUWeights
 
 
@@ -38,7 +38,7 @@ def block_length(hidden: int, channels: int = 1) -> int:
     return steps + -(hidden + steps * channels) % 16 // channels
 
 
-@explained(E=tensor(floating=True), Bd=tensor(floating=True), steps=whole(1))
+@checked(E=tensor(floating=True), Bd=tensor(floating=True), steps=whole(1, 2**20))
 def block_powers(E: Tensor, Bd: Tensor, steps: int) -> Powers:
     """Increments ``Ad^j - I`` for j <= steps by doubling, and the rows of ``Ad^j Bd``, j < steps.
 

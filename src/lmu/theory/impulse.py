@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from lmu._arguments import explained, tensor, whole
+from lmu._arguments import checked, explained, tensor, whole
 
 _matrix = tensor(floating=True, filled=True)
 _count = whole(0)
 
 
-@explained(Ad=_matrix, X=_matrix, length=_count)
+@checked(Ad=_matrix, X=_matrix, length=_count)
 def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     """The sequence ``X, Ad X, Ad^2 X, ...`` of ``length`` terms.
 
@@ -37,7 +37,7 @@ def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     return terms
 
 
-@explained(Ad=_matrix, Bd=_matrix, length=_count)
+@checked(Ad=_matrix, Bd=_matrix, length=_count)
 def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
     """Response ``H[:, k] = Ad^k Bd`` of the memory to a single one, k steps after it.
 
