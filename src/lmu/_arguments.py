@@ -121,7 +121,7 @@ def tensor(
 
     def rule(name: str, value: Any) -> None:
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {shown(value)}")
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if value.layout is not torch.strided:
             raise TypeError(f"{name} must be dense, got {value.layout}: give {name}.to_dense()")
         if floating and not value.is_floating_point():

@@ -191,7 +191,7 @@ def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tenso
         raise TypeError(f"u must be a torch.Tensor, got {type(u).__name__}")
     if u.ndim != 3 or u.shape[1] == 0 or u.shape[2] == 0:
         raise ValueError(
-            f"u must have the shape (batch, time >= 1, channels >= 1), got {tuple(u.shape)}"
+            f"u must have the shape (batch, time >= 1, channels), got {tuple(u.shape)}"
         )
     batch, length, number = u.shape
     order = Bd.shape[-1] if Bd.ndim else 0

@@ -32,7 +32,7 @@ def legendre(order: int, x: Tensor) -> Tensor:
     return torch.stack(values[:order], dim=-1)
 
 
-@explained(m=tensor(floating=True), r=tensor(floating=True, finite=True))
+@explained(m=tensor(floating=True), r=tensor(floating=True))
 def decode_window(m: Tensor, r: Tensor) -> Tensor:
     r"""Read the past out of a memory state.
 

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
-from lmu._arguments import flag, shown, whole, word
+from lmu._arguments import Rule, flag, shown, whole, word
 from lmu.tasks.psmnist import PRESETS
 from lmu.training.module import SCHEDULES, Schedule
 
@@ -131,14 +131,14 @@ class RunConfig:
 
     def _check_types(self) -> None:
         """Refuse what is of another type than its field, which a command line sees to itself."""
-        rules = {"int": whole(most=2**64), "float": number_or_infinite, "str": word, "bool": flag}
+        rules: dict[Any, Rule] = {int: whole(most=2**64), float: number_or_infinite, bool: flag}
         for given in fields(self):
-            kind, _, rest = str(given.type).partition(" | ")
+            kinds = get_args(given.type) or (given.type,)
             value = getattr(self, given.name)
-            if rest and value is None:
+            if type(None) in kinds and value is None:
                 continue
             try:
-                rules.get(kind, word)(given.name, value)
+                rules.get(kinds[0], word)(given.name, value)
             except (TypeError, ValueError) as error:
                 message = str(error).removeprefix(f"{given.name} ")
                 raise ConfigError(given.name, message) from error
