@@ -114,8 +114,8 @@ def test_a_wrong_layer_is_found(monkeypatch):
 
 
 def test_a_bare_error_and_a_hang_are_findings():
-    def bare() -> None:
-        torch.ones(2) @ torch.ones(3)
+    def bare() -> torch.Tensor:
+        return torch.ones(2) @ torch.ones(3)
 
     assert outcome(bare)[0] == "WRONG"
     assert outcome(lambda: sorted([1, "a"]))[0] == "WRONG"  # pyright: ignore
