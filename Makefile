@@ -1,6 +1,7 @@
 # make demo   train the paper's parallel LMU on permuted sequential MNIST (minutes on two CPU cores)
 # make test   format, lint and type checks, then every test
 # make check  the same, after reformatting the code
+# make fuzz   random layers against their equations, and wrong calls (minutes); 1 if one is wrong
 # make docs   the site in site/, built strictly; mkdocs serve shows it while you write
 # make examples  run the notebooks in examples/ in full and write them (about twenty minutes on one core)
 #
@@ -10,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs examples format lint types clean
+.PHONY: demo test check fuzz docs examples format lint types clean
 
 demo: $(VENV)/.train
 	$(BIN)/lmu train psmnist --epochs 15
@@ -19,6 +20,9 @@ test: lint types
 	$(BIN)/pytest
 
 check: format test
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

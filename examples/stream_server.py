@@ -5,8 +5,21 @@
     nc localhost 7000
 
 A connection is a stream. A line from the client is a JSON list, one sample: ``[0.5]``; or
-``"reset"``. The answer to each sample is a line with a JSON list, in the order of the samples, or
-``{"error": "..."}``, and then the sample was not taken. Who disconnects, leaves.
+``"reset"``. Each sample is answered by a line with a JSON list, and a line that cannot be taken by
+``{"error": "..."}``, in the order of the lines. Who disconnects, leaves.
+
+Clients are served in turns, a line of each and then a step of all that have a sample, so that who
+floods the server takes no more of it than who does not. Its limits, each told to who meets it:
+
+- ``--capacity`` streams at a time; who comes later is refused at once.
+- ``--depth`` samples of a stream wait; then it is not read until one is answered. Nor is who does
+  not read its answers: the rest is TCP's, and memory stays bounded on both ways.
+- ``--idle`` seconds without a line, or with answers unread, and the place is given to others.
+- A line may have 4 KiB, or 32 bytes for each number of a sample if that is more; what is longer
+  ends the connection.
+
+There are no accounts, no encryption and no limit to the places that one host may take: where not
+all clients are yours, put a proxy in front.
 """
 
 import argparse
@@ -14,8 +27,11 @@ import asyncio
 import contextlib
 import json
 import math
+import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +40,7 @@ from torch import Tensor
 from lmu import LMUFFT, Stream
 
 UNREAD = 2**20  # bytes: a client that leaves more answers unread is sent away
+MOST = 2**16  # streams at a time, if the system allows so many connections
 
 
 class RefusedError(ValueError):
@@ -115,17 +132,51 @@ class StreamServer:
         return rows
 
 
-class Front:
-    """The TCP side: lines in, lines out; see above."""
+@dataclass
+class Client:
+    """A connection: where its answers go, when it last said something, how much of it waits."""
 
-    def __init__(self, server: StreamServer, read_out: Callable[[Tensor], Tensor]) -> None:
-        self.server, self.read_out = server, read_out
-        self.clients: dict[int, asyncio.StreamWriter] = {}
+    writer: asyncio.StreamWriter
+    heard: float
+    waiting: int = 0
+    fresh: bool = True  # since when it began, or was reset, there has been no sample
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_waiting(self, most: int) -> None:
+        """Return when no more than so many samples wait."""
+        while self.waiting > most:
+            self.answered.clear()
+            await self.answered.wait()
+
+
+class Front:
+    """The TCP side: lines in, lines out; see above.
+
+    Args:
+        server: Whose streams the clients get.
+        read_out: Makes answers of the layer's hidden states.
+        idle: Seconds after which a client that says nothing is sent away.
+        clock: Tells the seconds.
+    """
+
+    def __init__(
+        self,
+        server: StreamServer,
+        read_out: Callable[[Tensor], Tensor],
+        idle: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server, self.read_out, self.idle, self.clock = server, read_out, idle, clock
+        self.clients: dict[int, Client] = {}
         self.work = asyncio.Event()
+        self.longest = max(2**12, 32 * server.stream.layer.input_size)  # bytes of a line
 
     async def serve(self, host: str, port: int, ready: asyncio.Future[int] | None = None) -> None:
         """Serve until cancelled; ``ready`` is told the port."""
-        listener = await asyncio.start_server(self.talk, host, port)
+        listener = await asyncio.start_server(self.talk, host, port, limit=self.longest)
+        for place in listener.sockets:  # which connections inherit: what waits to be read is little
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.longest)
+        sweeping = asyncio.create_task(self.keep_sweeping())
         if ready is not None:
             ready.set_result(listener.sockets[0].getsockname()[1])
         try:
@@ -134,9 +185,28 @@ class Front:
                 self.tick()
                 await asyncio.sleep(0)  # the loop reads what has come: that is the next batch
         finally:
+            sweeping.cancel()
             listener.close()
-            for writer in self.clients.values():
-                writer.close()
+            for client in self.clients.values():
+                client.writer.close()
+
+    async def keep_sweeping(self) -> None:
+        """Sweep some times in the time that a client may be silent."""
+        while True:
+            await asyncio.sleep(min(self.idle / 4, 60))
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Send away who has said nothing for too long."""
+        now = self.clock()
+        for client in self.clients.values():
+            if now - client.heard <= self.idle:
+                continue
+            if client.writer.transport.get_write_buffer_size():  # and reads nothing either
+                client.writer.transport.abort()
+            else:
+                say(client.writer, {"error": f"no line for {self.idle:g} s: connect again"})
+                client.writer.close()
 
     def tick(self) -> None:
         """One step of all streams with a sample, and its answers."""
@@ -147,10 +217,14 @@ class Front:
         with torch.no_grad():
             outputs = self.read_out(h).tolist()
         for id_, y in zip(ids.tolist(), outputs, strict=True):
-            writer = self.clients[id_]
-            say(writer, y)
-            if writer.transport.get_write_buffer_size() > UNREAD:
-                writer.transport.abort()
+            client = self.clients[id_]
+            client.waiting -= 1
+            client.answered.set()
+            if client.writer.is_closing():
+                continue
+            say(client.writer, y)
+            if client.writer.transport.get_write_buffer_size() > UNREAD:
+                client.writer.transport.abort()
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """All that one client says, from its joining to its leaving."""
@@ -160,35 +234,62 @@ class Front:
             say(writer, {"error": str(refusal)})
             writer.close()
             return
-        self.clients[id_] = writer
+        client = self.clients[id_] = Client(writer, self.clock())
         try:
-            # Dead connections and lines beyond asyncio's limit of 64 KiB end it too.
-            with contextlib.suppress(ConnectionError, ValueError):
-                while line := await reader.readline():
-                    try:
-                        self.take(id_, line)
-                    except RefusedError as refusal:
-                        say(writer, {"error": str(refusal)})
-                        await writer.drain()
+            with contextlib.suppress(ConnectionError):
+                while line := await self.line(client, reader):
+                    await self.take(id_, client, line)
+                    await writer.drain()  # who does not read is not read
+                    await asyncio.sleep(0)  # the others' turn
+                await client.until_waiting(0)
         finally:
             del self.clients[id_]
             self.server.leave(id_)
             writer.close()
 
-    def take(self, id_: int, line: bytes) -> None:
-        """Do what a line says."""
+    async def line(self, client: Client, reader: asyncio.StreamReader) -> bytes:
+        """What the client says next, at last nothing; a line without its end is none."""
         try:
-            said = json.loads(line)
-            if said == "reset":
+            line = await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError:
+            return b""
+        except asyncio.LimitOverrunError:
+            await client.until_waiting(0)
+            say(client.writer, {"error": f"a line may have {self.longest} bytes at the most"})
+            return b""
+        client.heard = self.clock()
+        return line
+
+    async def take(self, id_: int, client: Client, line: bytes) -> None:
+        """Do what a line says, when there is room, or answer that it cannot be done."""
+        try:
+            sample = parse(line)
+            await client.until_waiting(0 if sample is None else self.server.depth - 1)
+            if sample is not None:
+                self.server.push([id_], [sample])
+            elif not client.fresh:
                 self.server.reset(id_)
-                return
-            if not isinstance(said, list) or any(type(v) not in (int, float) for v in said):
-                raise TypeError
-            sample = [float(v) for v in said]
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            raise RefusedError('a line must be a list of numbers, as [0.5], or "reset"') from None
-        self.server.push([id_], [sample])
-        self.work.set()
+        except RefusedError as refusal:
+            await client.until_waiting(0)  # answers keep the order of the lines
+            say(client.writer, {"error": str(refusal)})
+            return
+        client.fresh = sample is None
+        if sample is not None:
+            client.waiting += 1
+            self.work.set()
+
+
+def parse(line: bytes) -> list[float] | None:
+    """The sample in a line; None if it is to reset the stream."""
+    try:
+        said = json.loads(line)
+        if said == "reset":
+            return None
+        if not isinstance(said, list) or any(type(v) not in (int, float) for v in said):
+            raise TypeError
+        return [float(v) for v in said]
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise RefusedError('a line must be a list of numbers, as [0.5], or "reset"') from None
 
 
 def say(writer: asyncio.StreamWriter, what: Any) -> None:
@@ -244,27 +345,83 @@ def load(path: str) -> Any:
     return model.eval()
 
 
-def main() -> None:
-    """Serve a model, or show how."""
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A whole number in bounds, for the command line."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must lie in {least} to {most:,}, got {text}")
+        return int(text)
+
+    return number
+
+
+def seconds(text: str) -> float:
+    """A time, for the command line; inf is for ever."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, got {text}")
+    return value
+
+
+async def serve(front: Front, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[int] = loop.create_future()
+    serving = asyncio.create_task(front.serve(host, port, ready))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # on Windows Ctrl-C raises
+            loop.add_signal_handler(number, serving.cancel)
+    await asyncio.wait([ready, serving], return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        print(f"serving {front.server.capacity} streams on {host}:{ready.result()}", flush=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    print("stopped", flush=True)
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--demo", action="store_true", help="serve clients of its own, and check")
     what.add_argument("--model", help="a run of lmu train psmnist; the answers are its logits")
     parser.add_argument("--host", default="localhost")
-    parser.add_argument("--port", type=int, default=7000)
-    parser.add_argument("--capacity", type=int, default=1024, help="number of streams at a time")
-    options = parser.parse_args()
-    if options.demo:
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=7000, help="0: one that is free (default: 7000)"
+    )
+    parser.add_argument(
+        "--capacity", type=whole(1, MOST), default=1024, help="streams at a time (default: 1024)"
+    )
+    parser.add_argument(
+        "--depth", type=whole(1, 1024), default=8, help="samples of each that wait (default: 8)"
+    )
+    parser.add_argument(
+        "--idle", type=seconds, default=300.0, help="seconds of silence allowed (default: 300)"
+    )
+    return parser
+
+
+def main() -> None:
+    """Serve a model, or show how."""
+    parser = options()
+    given = parser.parse_args()
+    if given.demo:
         asyncio.run(demo())
         return
     try:
-        model = load(options.model)
+        model = load(given.model)
     except ValueError as error:  # no checkpoint, or not one of lmu train
         parser.error(str(error))
-    front = Front(StreamServer(model.layer, options.capacity), model.classifier)
-    print(f"serving {options.capacity} streams on {options.host}:{options.port}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(front.serve(options.host, options.port))
+    server = StreamServer(model.layer, given.capacity, given.depth)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(Front(server, model.classifier, given.idle), given.host, given.port))
+    except OSError as error:  # taken, or not ours
+        parser.error(f"cannot listen on {given.host}:{given.port}: {error}")
 
 
 if __name__ == "__main__":

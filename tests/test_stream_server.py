@@ -4,7 +4,12 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import random
+import signal
+import socket
+import struct
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -233,7 +238,7 @@ def test_clients_get_what_the_layer_gives(layer):
 
 def test_wrong_lines_hurt_nobody_else(layer):
     wrong = [
-        b"hello", b"[0.5", b"[true]", b'["a"]', b'{"a": 1}', b"0.5", b"", b"[" * 9000, b"\xff",
+        b"hello", b"[0.5", b"[true]", b'["a"]', b'{"a": 1}', b"0.5", b"", b"[" * 3000, b"\xff",
         b"[NaN]", b"[Infinity]", b"[1e300]", b"[1" + b"0" * 400 + b"]", b"[]", b"[1, 2]", b'"go"',
     ]  # fmt: skip
     x = torch.randn(60, 1)
@@ -249,14 +254,12 @@ def test_wrong_lines_hurt_nobody_else(layer):
     serving(layer, talk, capacity=2)
 
 
-def test_a_client_that_is_too_quick_is_told(layer):
+def test_a_client_that_is_too_quick_waits(layer):
     async def talk(port: int, front: Front) -> None:
-        found = await say(port, *[b"[0.5]"] * 5, answers=5)
-        refused = [answer for answer in found if isinstance(answer, dict)]
-        taken = [answer for answer in found if isinstance(answer, list)]
-        assert len(refused) == 3
-        assert all("2 samples wait already" in answer["error"] for answer in refused)
-        torch.testing.assert_close(torch.tensor(taken), alone(layer, [0.5, 0.5]))
+        found = await say(port, *[b"[0.5]", b"no"] * 5, b"[0.7]", answers=11)
+        assert all("error" in answer for answer in found[1::2])  # in the order of the lines
+        found = torch.tensor(found[::2])
+        torch.testing.assert_close(found, alone(layer, [0.5] * 5 + [0.7]))
 
     serving(layer, talk, capacity=2, depth=2)
 
@@ -295,7 +298,7 @@ def test_a_client_that_reads_no_answers_is_sent_away(layer, monkeypatch):
         reader, writer = await asyncio.open_connection("localhost", port)
         while not front.clients:
             await asyncio.sleep(0)
-        (theirs,) = front.clients.values()
+        (theirs,) = [client.writer for client in front.clients.values()]
         x = torch.randn(30, 1)
         # The kernel's buffers take megabytes: stand in for full ones.
         monkeypatch.setattr(theirs.transport, "get_write_buffer_size", lambda: 2001, raising=False)
@@ -313,10 +316,195 @@ def test_a_line_without_end_is_the_end(layer):
         reader, writer = await asyncio.open_connection("localhost", port)
         writer.write(b"1" * 200_000)
         with contextlib.suppress(ConnectionResetError):  # it closes with some of it unread
-            assert await reader.read() == b""
+            assert b"4096 bytes at the most" in await reader.read()
         writer.close()
 
     serving(layer, talk, capacity=1)
+
+
+def test_who_says_all_at_once_and_ends_is_answered(layer):
+    async def talk(port: int, front: Front) -> None:
+        reader, writer = await asyncio.open_connection("localhost", port)
+        writer.write(b"[0.5]\n" * 20 + b"[0.7]")  # the last is cut off
+        writer.write_eof()
+        found = [json.loads(line) for line in (await reader.read()).splitlines()]
+        torch.testing.assert_close(torch.tensor(found), alone(layer, [0.5] * 20))
+        writer.close()
+
+    serving(layer, talk, capacity=1, depth=2)
+
+
+@pytest.mark.parametrize("line", [b"[0.5]\n", b"no sample\n", b'"reset"\n'])
+@pytest.mark.parametrize("reads", [True, False])
+def test_floods_starve_nobody(layer, line, reads):
+    """Whatever eight clients flood the server with, one more gets as many answers as each."""
+    answered = [0] * 8
+
+    async def flood(port: int, i: int) -> None:
+        reader, writer = await asyncio.open_connection("localhost", port)
+        # So that what it has sent goes with it.
+        theirs = writer.get_extra_info("socket")
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        async def read() -> None:
+            while reads and await reader.readline():
+                answered[i] += 1
+
+        reading = asyncio.create_task(read())
+        try:
+            while True:
+                writer.write(line * 2000)
+                await writer.drain()
+        finally:
+            reading.cancel()
+            writer.transport.abort()
+
+    async def talk(port: int, front: Front) -> None:
+        floods = [asyncio.create_task(flood(port, i)) for i in range(8)]
+        while len(front.clients) < 8:
+            await asyncio.sleep(0)
+        x = torch.randn(300, 1)
+        torch.testing.assert_close(await client(port, x), alone(layer, x), rtol=1e-4, atol=1e-5)
+        for task in floods:
+            task.cancel()
+        await asyncio.wait(floods)
+        # With four samples on the way at a time it has a turn of every two at the least.
+        assert max(answered) < 2 * len(x) + 100
+
+    serving(layer, talk, capacity=9)
+
+
+def test_who_reads_nothing_is_not_read(layer):
+    """What a client leaves unread, and what it sends, waits on its side."""
+
+    async def talk(port: int, front: Front) -> None:
+        _, writer = await asyncio.open_connection("localhost", port)
+        while not front.clients:
+            await asyncio.sleep(0)
+        (theirs,) = front.clients.values()
+        blocked, heard = 0, theirs.heard
+        while blocked < 300:  # turns without a line, though there is more
+            if writer.transport.get_write_buffer_size() < 2**20:
+                writer.write(b"no sample\n" * 10_000)
+            await asyncio.sleep(0.001)
+            blocked, heard = (blocked + 1 if theirs.heard == heard else 0), theirs.heard
+            assert theirs.writer.transport.get_write_buffer_size() < stream_server.UNREAD
+        x = torch.randn(20, 1)
+        torch.testing.assert_close(await client(port, x), alone(layer, x), rtol=1e-4, atol=1e-5)
+        theirs.heard = -math.inf
+        front.sweep()
+        while front.clients:
+            await asyncio.sleep(0)
+        writer.transport.abort()
+
+    serving(layer, talk, capacity=2)
+
+
+def test_who_is_silent_for_too_long_gives_the_place_to_others(layer):
+    now = 0.0
+
+    async def talk(port: int, front: Front) -> None:
+        nonlocal now
+        front.clock = lambda: now
+        silent, third = await asyncio.open_connection("localhost", port)
+        partial, other = await asyncio.open_connection("localhost", port)
+        other.write(b"[0.5")  # and no more: half a line is none
+        spoken, writer = await asyncio.open_connection("localhost", port)
+        while len(front.clients) < 3:
+            await asyncio.sleep(0)
+        for theirs in front.clients.values():
+            theirs.heard = 0.0
+        now = 200.0
+        writer.write(b"[0.5]\n")
+        assert await spoken.readline()
+        front.sweep()
+        assert len(front.clients) == 3
+        now = 301.0
+        front.sweep()
+        for reader in (silent, partial):
+            assert "no line for 300 s" in json.loads(await reader.read())["error"]
+        writer.write(b"[0.5]\n")
+        assert await spoken.readline()
+        assert len(front.clients) == 1
+        for one in (writer, other, third):
+            one.close()
+
+    serving(layer, talk, capacity=3)
+
+
+def test_the_server_sweeps_by_itself(layer, monkeypatch):
+    async def run() -> None:
+        front = Front(StreamServer(layer, 1), lambda h: h, idle=0.01)
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(front.serve("localhost", 0, ready))
+        reader, writer = await asyncio.open_connection("localhost", await ready)
+        assert b"no line for 0.01 s" in await reader.read()
+        writer.close()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(asyncio.wait_for(run(), 600))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--port", "99999", "must lie in 0 to 65,535, got 99999"),
+        ("--port", "-1", "must lie in 0"),
+        ("--port", "http", "must lie in 0"),
+        ("--capacity", "0", "must lie in 1 to 65,536, got 0"),
+        ("--capacity", "9" * 30, "must lie in 1"),
+        ("--depth", "0", "must lie in 1 to 1,024"),
+        ("--idle", "0", "must be a positive number of seconds, got 0"),
+        ("--idle", "nan", "must be a positive number"),
+        ("--idle", "soon", "must be a positive number"),
+        ("--model", "no/such/run", "does not exist"),
+    ],
+)
+def test_wrong_options(option, value, says, monkeypatch, capsys):
+    model = [] if option == "--model" else ["--model", "runs"]
+    monkeypatch.setattr(sys, "argv", ["stream_server", *model, f"{option}={value}"])
+    with pytest.raises(SystemExit) as end:
+        stream_server.main()
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+SERVED = """
+import sys
+from lmu import LMUFFT
+from lmu.models import SequenceClassifier
+from examples import stream_server
+stream_server.load = lambda path: SequenceClassifier(LMUFFT(1, 7, 6, 30, 12.0), 3).eval()
+sys.argv = ["stream_server", "--model", "-", "--port", "PORT"]
+stream_server.main()
+"""
+
+
+def start(port: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVED.replace("PORT", port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_signals_end_it_and_a_port_has_one_server():
+    server = start("0")
+    assert server.stdout is not None
+    port = server.stdout.readline().rsplit(":", 1)[1].strip()
+    other = start(port)
+    _, said = other.communicate(timeout=600)
+    assert other.returncode == 2
+    assert f"cannot listen on localhost:{port}" in said
+    with socket.create_connection(("localhost", int(port))) as connection:
+        connection.sendall(b"[0.5]\n")
+        assert len(json.loads(connection.makefile().readline())) == 3
+        server.send_signal(signal.SIGTERM)
+        said = server.communicate(timeout=600)
+    assert (server.returncode, *said) == (0, "stopped\n", "")
 
 
 def test_demo(capsys):

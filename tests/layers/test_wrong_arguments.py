@@ -89,7 +89,7 @@ def test_step_wants_one_step(layer):
 
 @layers
 def test_device_and_dtype(layer):
-    with pytest.raises(RuntimeError, match="device string: nonsense"):  # PyTorch's own words
+    with pytest.raises(ValueError, match=r"device must be one such as 'cpu' .* got 'nonsense'"):
         make(layer, device="nonsense")
     with pytest.raises(TypeError, match=r"dtype must be a torch.dtype, got 'nonsense'"):
         make(layer, dtype="nonsense")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmu._arguments import LARGEST, shown
 from lmu.layers._hidden import TANH, size_of
 from lmu.ops._precision import compute_dtype, power_dtype
 
@@ -17,6 +18,8 @@ def check_size(name: str, value: int) -> int:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}, got {shown(value)}")
     return int(value)
 
 
@@ -109,7 +112,10 @@ def check_cell_state(
 def check_thetas(theta: Any, channels: int) -> Any:
     """Return one window that all channels share, or a tuple with that of each."""
     if hasattr(theta, "tolist"):  # an array or a tensor
-        theta = theta.tolist()
+        try:
+            theta = theta.tolist()
+        except RuntimeError as error:  # of a sparse tensor, or one on the meta device
+            raise TypeError(f"theta must be numbers of time steps, got {shown(theta)}") from error
     if not isinstance(theta, Sequence) or isinstance(theta, str):
         return theta  # a number, or refused where it is used
     if len(theta) != channels:
@@ -127,6 +133,15 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating one such as torch.float32, got {dtype}")
     return dtype
+
+
+def check_device(device: Any) -> Any:
+    """Return ``device`` if PyTorch knows it."""
+    try:
+        return device if device is None else torch.device(device) and device
+    except (RuntimeError, TypeError) as error:
+        kind = ValueError if isinstance(device, str) else TypeError
+        raise kind(f"device must be one such as 'cpu' or 'cuda:0', got {shown(device)}") from error
 
 
 def check_sequence(x: Tensor, input_size: int, like: Tensor) -> None:
@@ -148,6 +163,7 @@ def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor)
     """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"the input must be a torch.Tensor, got {type(x).__name__}")
+    _check_dense("the input", x)
     if x.ndim != len(axes) + 1 or x.shape[-1] != input_size:
         # Not before: the size of one layer among several may be symbolic to torch.compile.
         shape = f"({', '.join(axes)}, input_size={input_size})"
@@ -170,6 +186,7 @@ def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) 
     """
     if not isinstance(state, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(state).__name__}")
+    _check_dense(name, state)
     if state.shape != shape:
         if state.shape != (1, *shape[1:]):
             raise ValueError(f"{name} must have the shape {shape}, got {tuple(state.shape)}")
@@ -188,6 +205,11 @@ def check_pair(state: Any, hint: str = "") -> tuple[Any, Any]:
     if len(state) != 2:
         raise TypeError(f"the state must be a pair (h, m), got {len(state)} items{hint}")
     return state[0], state[1]
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, got {tensor.layout}: give its .to_dense()")
 
 
 def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:

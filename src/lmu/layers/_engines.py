@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lmu._arguments import shown
 from lmu.layers._hidden import output_of
 from lmu.layers._legendre import LegendreModule
 from lmu.layers._modules import unwrap
@@ -73,6 +74,8 @@ class StepsEngine:
             return zeros
         if not isinstance(state, Tensor) or state.shape not in {zeros.shape, (1, *zeros.shape[1:])}:
             raise ValueError(f"a part of the state must have the shape {tuple(zeros.shape)}")
+        if state.is_meta or state.layout is not torch.strided or state.is_complex():
+            raise TypeError(f"a part of the state must be dense numbers, got {shown(state)}")
         return state.expand(zeros.shape).to(zeros, copy=True)
 
     def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:

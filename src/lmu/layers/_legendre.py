@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lmu._arguments import explained, tensor
 from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.layers._foreign import compare_dynamics, translate
 from lmu.layers._window import read_window
@@ -257,6 +258,7 @@ class LegendreModule(nn.Module):
                 stacklevel=2,
             )
 
+    @explained(m=tensor(floating=True))
     def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
         r"""Read the window out of a memory state: what went into the memory, so many steps ago.
 

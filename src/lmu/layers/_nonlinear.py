@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lmu.layers._checks import (
     check_activation,
     check_cell_state,
+    check_device,
     check_dtype,
     check_flag,
     check_hidden_cell,
@@ -97,7 +98,7 @@ class NonlinearLMU(LegendreModule):
         self._asked = Asked(memory_channels), Asked(read)
         self.initializers = initializers
         self._check_connections()
-        self._add_parameters({"device": device, "dtype": check_dtype(dtype)})
+        self._add_parameters({"device": check_device(device), "dtype": check_dtype(dtype)})
         if isinstance(hidden_cell, nn.Module):
             check_parts(hidden_cell, self._like())
         self._reset_own_parameters()

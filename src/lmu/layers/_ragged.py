@@ -56,13 +56,15 @@ def unpack(x: Any, lengths: Any) -> tuple[Tensor, Ragged | None]:
             raise TypeError("a PackedSequence has its own lengths: leave out lengths=")
         padded, steps = pad_packed_sequence(x, batch_first=True)
         return padded, Ragged(padded, steps.to(padded.device), x)
-    if lengths is None or not isinstance(x, Tensor):
+    if lengths is None or not isinstance(x, Tensor) or x.layout is not torch.strided:
         return x, None
     try:
         lengths = torch.as_tensor(lengths, device=x.device)
         lengths = lengths if lengths.numel() else lengths.long()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lengths must be integers, got {lengths!r}") from error
+    if lengths.layout is not torch.strided:
+        raise TypeError(f"lengths must be dense, got {lengths.layout}: give lengths.to_dense()")
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         hint = ": of a mask (batch, time) give mask.sum(1)" if lengths.dtype == torch.bool else ""
         raise TypeError(f"lengths must be integers, got {lengths.dtype}{hint}")

@@ -29,7 +29,8 @@ def in_pieces(run: Run, x: Any, state: State, lengths: Any, resets: Any) -> tupl
     resets = _checked(resets, x)
     if lengths is not None:
         _, ragged = unpack(x, lengths)
-        assert ragged is not None
+        if ragged is None:  # the input is none, which the layer tells
+            return run(x, state, lengths)
         # Padding starts nothing.
         lengths, resets = ragged.lengths, resets & ragged.inside.squeeze(2)
     cuts = sorted({0, *resets.any(0).nonzero().flatten().tolist()})
@@ -51,6 +52,8 @@ def _checked(resets: Any, x: Any) -> Tensor:
         raise TypeError(
             f"resets must be a bool tensor (batch, time), got {kind}: give dones.bool()"
         )
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the input must be a torch.Tensor, got {type(x).__name__}")
     if resets.shape != x.shape[:2]:
         raise ValueError(
             f"resets must have the shape (batch, time) = {tuple(x.shape[:2])}, "
@@ -60,7 +63,14 @@ def _checked(resets: Any, x: Any) -> Tensor:
 
 
 def _restart(state: State, rows: Tensor) -> State:
-    def clear(s: Tensor) -> Tensor:
+    def clear(s: Any) -> Tensor:
+        if not isinstance(s, Tensor):
+            raise TypeError(f"the state must be made of tensors, got {type(s).__name__}")
+        if not s.ndim or s.shape[0] not in {1, len(rows)}:
+            raise ValueError(
+                f"the state must be of {len(rows)} sequences, or of one for all, got a part of "
+                f"the shape {tuple(s.shape)}"
+            )
         here = rows.view(-1, *[1] * (s.ndim - 1))
         return torch.where(here, torch.zeros_like(s), s)
 

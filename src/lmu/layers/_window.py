@@ -24,7 +24,10 @@ def read_window(
     windows = theta if isinstance(theta, tuple) else (theta,) * channels
     if delays is None:
         delays = torch.arange(max(1, int(min(windows))), dtype=torch.float64)
-    steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+    try:
+        steps = torch.as_tensor(delays, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"delays must be numbers of steps, got {delays!r}") from error
     if not steps.ndim or (steps.ndim > 1 and steps.shape[:-1] != m.shape[:-1]):
         raise ValueError(
             f"delays must have the shape (points,), or {(*m.shape[:-1], 'points')} for each "

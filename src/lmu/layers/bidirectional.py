@@ -79,6 +79,7 @@ class Bidirectional(nn.Module):
         if state is not None:
             check_pair(state)
         before = (None, None) if state is None or state[1] is None else state[1]
+        check_pair(before, " for the two layers")
         steps = None if ragged is None else ragged.lengths
         ahead, end = call(self.forward_layer, signal, before[0], steps, return_sequences)
         turned = signal.flip(1) if steps is None else reverse(signal, steps)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu._arguments import checked, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import check_flag, check_sequence, check_sequences
 from lmu.layers._hidden import TANH, Module, last_alive, output_of
@@ -153,7 +154,7 @@ class LMU(NonlinearLMU):
         self.method = self._checked_method(method)
 
     def _checked_method(self, method: str) -> str:
-        if method not in {"auto", *LMU_METHODS}:
+        if not isinstance(method, str) or method not in {"auto", *LMU_METHODS}:
             raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
         if method == "parallel" and (self._coupled or self.recurrent_dropout):
             raise ValueError(
@@ -378,6 +379,7 @@ class LMU(NonlinearLMU):
             return step_by_call(self, x, state)
         return self._step(x, state)
 
+    @checked(length=whole(1), batch_size=whole(0))
     def explain(self, length: int, batch_size: int = 1) -> Choice:
         """Say how sequences of so many steps would be run, why, and at what cost."""
         if self.method != "auto":

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu._arguments import checked, flag, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
     check_activation,
+    check_device,
     check_dtype,
     check_flag,
     check_input,
@@ -139,11 +141,12 @@ class LMUFFT(LegendreModule):
             memory_size, theta, learn_a, learn_b, learn_theta, discretizer, memory_channels
         )
         check_dtype(dtype)
+        check_device(device)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
         self.return_sequences = check_flag("return_sequences", return_sequences)
-        if method not in {"auto", *READOUTS}:
+        if not isinstance(method, str) or method not in {"auto", *READOUTS}:
             raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
         self.method, self.causal = method, check_flag("causal", causal)
         if causal and method not in {"auto", "chunked"}:
@@ -405,6 +408,7 @@ class LMUFFT(LegendreModule):
         output, m_n = readout(u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=method, H=H)
         return output.to(u.dtype), m_n
 
+    @checked(length=whole(1), batch_size=whole(0), initial_state=flag)
     def explain(self, length: int, batch_size: int = 1, *, initial_state: bool = False) -> Choice:
         """Say how the outputs of so many steps would be computed, why, and at what cost.
 

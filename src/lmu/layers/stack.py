@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lmu._arguments import shown
 from lmu.layers._call import (
     call,
     check_layer,
@@ -74,9 +75,11 @@ class LMUStack(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {shown(layers)}")
         self.layers = nn.ModuleList(check_layer("each layer", layer) for layer in layers)
         self._check_chain()
-        if norm is not None and norm not in NORMS:
+        if norm is not None and (not isinstance(norm, str) or norm not in NORMS):
             raise ValueError(f"norm must be None or one of {list(NORMS)}, got {norm!r}")
         self.norm, self.residual = norm, check_flag("residual", residual)
         self.input_size, self.hidden_size = (
@@ -189,10 +192,15 @@ class LMUStack(nn.Module):
             The output (batch, hidden_size), and the state to give to the next call.
 
         Raises:
-            TypeError: A layer has no steps, as :class:`lmu.Bidirectional` has none.
+            TypeError: A layer has no steps, as :class:`lmu.Bidirectional` has none; or a dtype is
+                not the layers'.
+            ValueError: A shape or device does not fit.
         """
         if is_hooked(self):
             return step_by_call(self, x, state)
+        like = self._like()
+        sharded = hasattr(like, "device_mesh")
+        check_input(x, ("batch",), self.input_size, x if sharded else like)
         ended = []
         states = self._states(state, len(x))
         for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lmu._arguments import shown
+
 State = Any  # a Tensor, or a tuple of states; the alias cannot name itself
 
 
@@ -43,8 +45,17 @@ def detach_state(state: State) -> State:
     Returns:
         The same numbers, without history. They share memory with the given ones.
 
+    Raises:
+        TypeError: A part of it is something else.
+
     Example:
         >>> output, state = layer(x[:, :100])  # doctest: +SKIP
         >>> output, state = layer(x[:, 100:], lmu.detach_state(state))  # doctest: +SKIP
     """
-    return map_state(Tensor.detach, state)
+
+    def detach(s: Any) -> Tensor:
+        if not isinstance(s, Tensor):
+            raise TypeError(f"state must be a tensor or a tuple of states, got {shown(s)}")
+        return s.detach()
+
+    return map_state(detach, state)

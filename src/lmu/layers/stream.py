@@ -78,7 +78,8 @@ class Stream:
             rows = self._numbers(streams)
             self._check_once(rows, streams)
             shape = len(rows), self._shape[1]
-        if x.shape != shape or x.dtype != self._dtype or x.device != self._device:
+        fits = isinstance(x, Tensor) and x.shape == shape and x.layout is torch.strided
+        if not fits or x.dtype != self._dtype or x.device != self._device:
             self._refuse(x, rows)
         # Nothing here has a graph; entering a context would take as long as a product.
         x = x.detach() if x.requires_grad else x

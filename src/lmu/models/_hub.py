@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lmu._arguments import path as path_rule
 from lmu._extras import require
 from lmu._json import read_json
 from lmu.models._arguments import check_bounds
@@ -98,6 +99,7 @@ class HubModel(
                 is not known here.
         """
         require("huggingface_hub", "safetensors", extra="hub")
+        path_rule("pretrained_model_name_or_path", pretrained_model_name_or_path)
         where = Path(pretrained_model_name_or_path)
         is_name = not where.is_absolute() and len(where.parts) <= 2
         if not where.is_dir() and not is_name:

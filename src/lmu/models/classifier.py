@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lmu.layers._call import asking
+from lmu.layers._checks import check_input, check_probability, check_size
 from lmu.layers._modules import unwrap
 from lmu.layers._ragged import unpack
 from lmu.models._config import describe
@@ -53,8 +54,8 @@ class SequenceClassifier(nn.Module, HubModel):
             raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        check_size("num_classes", num_classes)
+        check_probability("dropout", dropout)
         self.layer, self.num_classes = layer, num_classes
         self.dropout = nn.Dropout(dropout)
         like = getattr(inner, "_like", lambda: next(inner.parameters(), None))()
@@ -76,6 +77,9 @@ class SequenceClassifier(nn.Module, HubModel):
     def _last(self, x: Tensor | PackedSequence, lengths: Any) -> Tensor:
         """The last hidden state (batch, hidden_size)."""
         theirs = isinstance(unwrap(self.layer), nn.RNNBase)
+        inner: Any = unwrap(self.layer)
+        if theirs and not isinstance(x, PackedSequence):
+            check_input(x, ("batch", "time"), inner.input_size, next(inner.parameters()))
         if theirs and lengths is not None:
             x, ragged = unpack(x, lengths)
             assert ragged is not None

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lmu._arguments import explained, tensor, whole
+
 
 def channels(
     number: int, Ad: Tensor, Bd: Tensor, H: Tensor | None
@@ -17,6 +19,7 @@ def channels(
             yield Ad[c], Bd[c], None if H is None else H[c]
 
 
+@explained(E=tensor(floating=True), Bd=tensor(floating=True), channels=whole(1))
 def join_channels(E: Tensor, Bd: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """Several memories as one system, block by block.
 

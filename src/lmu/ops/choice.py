@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from math import log2
 
+import torch
+
+from lmu._arguments import whole, word
 from lmu.ops.chunked import chunk_length
 from lmu.ops.fft import fast_length
 from lmu.ops.fft_readout import GROUP, plan
@@ -45,6 +48,15 @@ class Work:
     batch: int = 1
     channels: int = 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for name in ("length", "order", "channels"):
+            whole(1)(name, getattr(self, name))
+        for name in ("rows", "batch"):
+            whole(0)(name, getattr(self, name))
+        word("device", self.device)
 
     def choice(self, method: str, reason: str) -> Choice:
         """A choice with its cost."""
@@ -145,4 +157,6 @@ def _out_of_cache(size: float, slower: float) -> float:
 
 def compare(quicker: float, slower: float) -> str:
     """How much quicker, in words."""
+    if not quicker:  # of an empty batch
+        return "as fast as"
     return f"about {slower / quicker:.1f} times as fast as"

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, explained, flag, instance, tensor, word
 from lmu.ops._autograd import is_exporting, is_transformed
 from lmu.ops.choice import Choice, Work
 from lmu.ops.lmu_blocks import blocks
@@ -21,6 +22,7 @@ LMU_METHODS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
 }
 
 
+@checked(work=instance(Work), feedback=flag, transformed=flag)
 def choose_lmu(work: Work, *, feedback: bool = True, transformed: bool = False) -> Choice:
     """Pick the method of a nonlinear LMU: a pure function, the same everywhere.
 
@@ -43,6 +45,14 @@ def choose_lmu(work: Work, *, feedback: bool = True, transformed: bool = False) 
     return Choice(method, reason, work.lmu_cost(method))
 
 
+@explained(
+    x=tensor("batch", "time", "input", floating=True),
+    h=tensor("batch", "hidden", floating=True),
+    m=tensor("batch", "order", floating=True),
+    weights=instance(LMUWeights),
+    method=word,
+    feedback=flag,
+)
 def lmu_sequence(
     x: Tensor,
     h: Tensor,
@@ -83,7 +93,7 @@ def lmu_sequence(
         order, device = m.shape[1] // channels, x.device.type
         work = Work(x.shape[1], order, h.shape[1], x.shape[0], channels, device)
         method = choose_lmu(work, feedback=feedback, transformed=transformed).method
-    if method not in LMU_METHODS:
+    if not isinstance(method, str) or method not in LMU_METHODS:
         raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
     if method == "parallel" and feedback:
         raise ValueError(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmu._arguments import explained, instance, tensor
 from lmu.ops._loops import Carry, Slices, Stepped, carried, in_stretches
 from lmu.theory.rounding import flush, narrow
 
@@ -27,6 +28,10 @@ class LMUWeights(NamedTuple):
     Bd: Tensor  # (order, channels)
 
 
+_row = tensor("batch", "features", floating=True)
+
+
+@explained(u_x=_row, h_x=_row, h=_row, m=_row, weights=instance(LMUWeights))
 def lmu_step(
     u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights
 ) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, tensor, whole
 from lmu.ops.lmu_loop import LMUWeights
 
 
@@ -25,6 +26,7 @@ class Operators(NamedTuple):
     H: Tensor  # (steps * channels, order): from the registers to the state after the block
 
 
+@checked(hidden=whole(1), channels=whole(1))
 def block_length(hidden: int, channels: int = 1) -> int:
     """Steps of a block, such that slots fill whole vectors of 16 floats.
 
@@ -36,6 +38,7 @@ def block_length(hidden: int, channels: int = 1) -> int:
     return steps + -(hidden + steps * channels) % 16 // channels
 
 
+@checked(E=tensor(floating=True), Bd=tensor(floating=True), steps=whole(1, 2**20))
 def block_powers(E: Tensor, Bd: Tensor, steps: int) -> Powers:
     """Increments ``Ad^j - I`` for j <= steps by doubling, and the rows of ``Ad^j Bd``, j < steps.
 

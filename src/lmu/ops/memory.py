@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from lmu._arguments import checked, explained, flag, instance, optional, whole, word
+from lmu._arguments import tensor as tensor_rule
 from lmu.ops._autograd import is_differentiated, is_exporting, is_transformed
 from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
@@ -40,6 +43,7 @@ METHODS: dict[str, Method] = {
 }
 
 
+@checked(work=instance(Work), all_states=flag, initial_state=flag, transformed=flag)
 def choose(
     work: Work, *, all_states: bool, initial_state: bool = False, transformed: bool = False
 ) -> Choice:
@@ -58,6 +62,11 @@ def choose(
     return work.choice("chunked", f"all states: {compare(chunked, fft)} by FFT")
 
 
+_tensor = tensor_rule(floating=True)
+_rules = {"u": _tensor, "Ad": _tensor, "Bd": _tensor, "m_0": optional(_tensor)}
+
+
+@explained(**_rules, method=word, H=optional(_tensor))
 def memory(
     u: Tensor,
     Ad: Tensor,
@@ -113,6 +122,7 @@ def memory(
     return m, m[:, -1].clone()  # a copy, so that a kept state does not keep the whole sequence
 
 
+@explained(**_rules, method=word, H=optional(_tensor))
 def final_memory(
     u: Tensor,
     Ad: Tensor,
@@ -135,6 +145,7 @@ def final_memory(
     return m if m_0 is None else m.to(m_0.dtype)
 
 
+@explained(u=_tensor, system=instance(System), m_0=optional(_tensor), likely=optional(whole(1)))
 def final_state(u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None) -> Tensor:
     """The last state (batch, channels, order) of a system, whose impulse response is kept.
 
@@ -155,7 +166,7 @@ def work_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Work:
 
 
 def _lookup(name: str) -> Method:
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method must be 'auto' or one of {list(METHODS)}, got {name!r}")
     return METHODS[name]
 
@@ -167,6 +178,8 @@ def run_method(
     run = _lookup(name).run
     with no_autocast(u.device):
         u = u.to(compute_dtype(u.dtype))
+        if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
+            return run_method(name, pad(u, (0, 0, 0, 0, 0, 1)), Ad, Bd, None, H)[:0]
         if Ad.ndim == 2:
             return run(u, Ad, Bd, m_0, H)
         parts = []
@@ -180,7 +193,7 @@ def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tenso
     """Say what is wrong with the arguments of a memory; see :func:`memory`."""
     if not isinstance(u, Tensor):
         raise TypeError(f"u must be a torch.Tensor, got {type(u).__name__}")
-    if u.ndim != 3 or u.shape[1] == 0:
+    if u.ndim != 3 or u.shape[1] == 0 or u.shape[2] == 0:
         raise ValueError(
             f"u must have the shape (batch, time >= 1, channels), got {tuple(u.shape)}"
         )

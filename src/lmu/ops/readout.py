@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lmu._arguments import checked, explained, flag, instance, optional, word
+from lmu._arguments import tensor as tensor_rule
 from lmu.ops._autograd import is_transformed
 from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
@@ -107,6 +109,7 @@ READOUTS: dict[str, Run] = {
 CHOSEN = ("states", "fft", "chunked")  # from among these; kernels run by name only, as yet
 
 
+@checked(work=instance(Work), initial_state=flag, transformed=flag)
 def choose_readout(work: Work, *, initial_state: bool = False, transformed: bool = False) -> Choice:
     """Pick the method of a read-out: a pure function, the same everywhere."""
     if work.length == 1:
@@ -121,6 +124,21 @@ def choose_readout(work: Work, *, initial_state: bool = False, transformed: bool
     return work.choice(best, f"all outputs: {faster} by method {second!r}")
 
 
+_tensor = tensor_rule(floating=True)
+
+
+@explained(
+    u=_tensor,
+    x=_tensor,
+    Ad=_tensor,
+    Bd=_tensor,
+    W_m=_tensor,
+    W_x=_tensor,
+    bias=_tensor,
+    m_0=optional(_tensor),
+    method=word,
+    H=optional(_tensor),
+)
 def readout(
     u: Tensor,
     x: Tensor,
@@ -168,11 +186,15 @@ def readout(
             initial_state=m_0 is not None,
             transformed=is_transformed(),
         ).method
-    if method not in READOUTS:
+    if not isinstance(method, str) or method not in READOUTS:
         raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
     dtype = compute_dtype(u.dtype)
     with no_autocast(u.device):
         u, x, W_m, W_x, bias = (t.to(dtype) for t in (u, x, W_m, W_x, bias))
+        if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
+            u, x = (pad(t, (0, 0, 0, 0, 0, 1)) for t in (u, x))
+            y, m_n = READOUTS[method](u, x, Ad, Bd, W_m, W_x, bias, None, H)
+            return y[:0], m_n[:0]
         return READOUTS[method](u, x, Ad, Bd, W_m, W_x, bias, m_0, H)
 
 

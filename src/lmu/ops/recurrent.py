@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor
 
+from lmu._arguments import explained, tensor
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._precision import widen
 from lmu.theory.rounding import flush, narrow
 
+_tensor = tensor(floating=True)
 
+
+@explained(u=_tensor, m=_tensor, E=_tensor, Bd=_tensor)
 def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
     """One step by the increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad - I``.
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lmu._arguments import dtype as dtype_rule
+from lmu._arguments import explained, flag, optional, tensor, whole
 from lmu.ops._autograd import is_exporting, is_plain, not_recorded
 from lmu.ops._channels import join_channels
 from lmu.ops._precision import widen
@@ -36,6 +38,7 @@ class System:
         constant: Whether nothing here is learned.
     """
 
+    @explained(Ad=tensor(floating=True), Bd=tensor(floating=True), constant=flag)
     def __init__(self, Ad: Tensor, Bd: Tensor, *, constant: bool) -> None:
         self.Ad, self.Bd, self.constant = Ad, Bd, constant
         traced = torch.compiler.is_compiling()
@@ -69,6 +72,7 @@ class System:
 
         return self._keep(("joined", channels, dtype), make)
 
+    @explained(length=whole(1), dtype=dtype_rule, likely=optional(whole(1)))
     def response(self, length: int, dtype: torch.dtype, likely: int | None = None) -> Tensor | None:
         """The impulse response, of ``length`` steps or more; None where it cannot be kept.
 
@@ -86,6 +90,7 @@ class System:
             ("response", dtype), lambda: narrow(impulse_response(self.Ad, self.Bd, longest), dtype)
         )
 
+    @explained(channels=whole(1), steps=whole(1), dtype=dtype_rule)
     def powers(self, channels: int, steps: int, dtype: torch.dtype) -> Powers:
         """The powers that a block of so many steps multiplies, all channels being one system."""
 
@@ -112,6 +117,7 @@ class System:
 
         return self._make("squares", make) if self.constant else make()
 
+    @explained(m=tensor("batch", "channels", "order", floating=True), steps=whole(0))
     def advance(self, m: Tensor, steps: int, *, adjoint: bool = False) -> Tensor:
         """Many steps without input, ``Ad^steps m``, or with ``adjoint`` ``(Ad^T)^steps m``.
 

@@ -4,10 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from lmu import LMU
+from lmu._arguments import LARGEST, checked, instance, number, tensor, whole
 
 CUTOFF = 10.0  # cycles in a window: 10 Hz with a window of a second
 
 
+@checked(
+    length=whole(1),
+    theta=number(above=0),
+    seed=whole(0, 2**63 - 1),
+    cutoff=number(above=0),
+    batch=whole(0),
+)
 def band_limited_noise(
     length: int, theta: float, *, seed: int, cutoff: float = CUTOFF, batch: int = 1
 ) -> Tensor:
@@ -24,9 +32,10 @@ def band_limited_noise(
         Signals (batch, length) with a root mean square of 1.
 
     Raises:
-        ValueError: The signal is too short to hold a single frequency.
+        TypeError: An argument has the wrong type.
+        ValueError: The signal is too short to hold a single frequency, or a number is out of range.
     """
-    bins = int(cutoff * length / theta)
+    bins = int(min(cutoff * length / theta, LARGEST))
     if bins < 1:
         raise ValueError(
             f"{length} steps hold no frequency up to {cutoff:g} cycles in {theta:g} steps: "
@@ -65,6 +74,12 @@ def memory_alone(
     )
 
 
+@checked(
+    layer=instance(LMU),
+    signal=tensor("batch", "time", floating=True, finite=True, filled=True),
+    delays=tensor("points", whole=True),
+    reads=whole(1),
+)
 @torch.no_grad()
 def decoding_error(layer: LMU, signal: Tensor, delays: Tensor, *, reads: int = 200) -> Tensor:
     """Error of the input read out of the memory, by delay.
@@ -79,11 +94,19 @@ def decoding_error(layer: LMU, signal: Tensor, delays: Tensor, *, reads: int = 2
         Root mean square of the error over that of the signal, for each delay (points,).
 
     Raises:
-        ValueError: The signal is too short.
+        TypeError: An argument has the wrong type.
+        ValueError: The signal is too short or not finite, or a delay is beyond the window.
 
     Source: Voelker et al., NeurIPS 2019, section 3.1 and equation 3.
     """
     window = int(layer.theta) if isinstance(layer.theta, float) else 0
+    if window < 1 or layer.memory_channels > 1 or layer.input_size > 1:
+        raise ValueError(f"layer must be a memory of one signal and one window, got {layer}")
+    if len(delays) and not 0 <= int(delays.min()) <= int(delays.max()) < window:
+        raise ValueError(
+            f"delays must lie within 0 and {window - 1}, the window, got {int(delays.min())} to "
+            f"{int(delays.max())}"
+        )
     length = signal.shape[1]
     if length <= 2 * window:
         raise ValueError(f"the signal must be longer than {2 * window} steps, got {length}")
@@ -106,11 +129,17 @@ class DelayLine(nn.Module):
         delays: Number of outputs.
     """
 
+    @checked(hidden_size=whole(1), delays=whole(1))
     def __init__(self, hidden_size: int, delays: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(1, hidden_size, batch_first=True)
         self.linear = nn.Linear(hidden_size, delays)
 
+    @checked(x=tensor("batch", "time", "features", floating=True))
     def forward(self, x: Tensor) -> Tensor:
         """Estimates at all steps (batch, time, delays) from inputs (batch, time, 1)."""
+        if x.dtype != self.linear.weight.dtype:
+            raise TypeError(f"x must be {self.linear.weight.dtype}, got {x.dtype}")
+        if x.shape[2] != 1 or not x.shape[1]:
+            raise ValueError(f"x must have the shape (batch, time >= 1, 1), got {tuple(x.shape)}")
         return self.linear(self.lstm(x)[0])

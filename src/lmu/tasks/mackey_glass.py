@@ -5,11 +5,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, flag, number, shown, tensor, whole
+
 TAU = 17.0
 AHEAD = 15
 WASH_OUT = 1_000  # after it, series of like histories are at unlike places of the attractor
 
 
+@checked(
+    steps=whole(),
+    tau=number(),
+    beta=number(),
+    gamma=number(),
+    n=number(),
+    substeps=whole(),
+)
 def mackey_glass(
     history: Tensor,
     steps: int,
@@ -44,12 +54,20 @@ def mackey_glass(
         Samples ``x(1), x(2), ..., x(steps)`` (series, steps) in float64; ``x`` has no unit.
 
     Raises:
+        TypeError: An argument has the wrong type.
         ValueError: The history is not a vector of positive finite numbers, ``steps`` or
             ``substeps`` is below 1, or ``tau`` is not a positive multiple of the substep.
 
     Source: Mackey & Glass, Science 1977, equation 4b.
     """
-    x = torch.as_tensor(history).double()
+    try:
+        x = torch.as_tensor(history)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"history must hold numbers, got {shown(history)}: {error}") from error
+    tensor()("history", x)
+    if x.is_complex() or x.is_meta:
+        raise TypeError(f"history must hold real numbers, got {shown(x)}")
+    x = x.double()
     if x.ndim != 1 or not bool((x.isfinite() & (x > 0)).all()):
         raise ValueError("history must be a vector of positive finite numbers, one for each series")
     if steps < 1 or substeps < 1:
@@ -102,6 +120,7 @@ class MackeyGlass(NamedTuple):
     test: Part
 
 
+@checked(length=whole(), ahead=whole(), seed=whole(0, 2**63 - 1))
 def make_task(
     *,
     series: tuple[int, int, int] = (32, 32, 64),
@@ -125,10 +144,15 @@ def make_task(
         The three parts, in float32.
 
     Raises:
+        TypeError: An argument has the wrong type.
         ValueError: A number is below 1.
 
     Source: Voelker et al., NeurIPS 2019, section 3.3.
     """
+    if not isinstance(series, (tuple, list)) or len(series) != 3:
+        raise TypeError(f"series must be three numbers, got {shown(series)}")
+    for number_of in series:
+        whole()("each of series", number_of)
     if min(*series, length, ahead) < 1:
         raise ValueError(
             f"numbers of series, length and ahead must be at least 1, got {series}, {length} "
@@ -142,6 +166,7 @@ def make_task(
     return MackeyGlass(*(Part(part[:, :length], part[:, ahead:]) for part in parts))
 
 
+@checked(prediction=tensor(filled=True), target=tensor(filled=True, finite=True), centered=flag)
 def nrmse(prediction: Tensor, target: Tensor, *, centered: bool = False) -> float:
     """Normalized error: root mean square of the error over that of the target.
 
@@ -152,13 +177,18 @@ def nrmse(prediction: Tensor, target: Tensor, *, centered: bool = False) -> floa
             the constant prediction of its mean then has an error of 1.
 
     Raises:
-        ValueError: The shapes differ.
+        TypeError: An argument has the wrong type.
+        ValueError: The shapes differ, or the target is empty, not finite or nothing but zero.
     """
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
             f"{tuple(target.shape)}"
         )
+    if prediction.is_complex() or target.is_complex() or prediction.device != target.device:
+        raise TypeError(f"both must be real and in one place, got {shown(prediction)}")
     target = target.double()
     power = (target - target.mean() if centered else target).square().mean()
+    if not power > 0:
+        raise ValueError("the target does not vary: there is nothing to measure an error by")
     return ((prediction - target).square().mean() / power).sqrt().item()

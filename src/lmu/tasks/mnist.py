@@ -12,6 +12,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, instance, one_of, optional, shown
+from lmu._arguments import path as path_rule
 from lmu._extras import require
 
 # md5 of the uncompressed files.
@@ -40,6 +42,12 @@ def default_cache() -> Path:
     return Path(pooch.os_cache("torch-lmu")) / "mnist"
 
 
+@checked(
+    data=optional(path_rule),
+    checkout=optional(path_rule),
+    cache=optional(path_rule),
+    mirrors=instance(tuple, list),
+)
 def locate(
     data: str | Path | None = None,
     *,
@@ -68,7 +76,8 @@ def locate(
     """
     if data is not None:
         return _complete(Path(data).expanduser(), "name a folder that holds it with --data")
-    folders = [*_above(Path.cwd()), CHECKOUT] if checkout is None else [checkout]
+    folders = [*_above(Path.cwd()), CHECKOUT] if checkout is None else [Path(checkout)]
+    cache = None if cache is None else Path(cache)
     for folder in folders:
         if len(found := _present(folder)) == len(FILES):
             return found
@@ -82,6 +91,7 @@ def locate(
         raise DataError(_not_found(folders, error)) from error
 
 
+@checked(name=one_of(list(FILES)), path=path_rule)
 def read_bytes(name: str, path: Path) -> bytes:
     """Uncompressed content of one of the four files, checked against its checksum.
 
@@ -92,6 +102,7 @@ def read_bytes(name: str, path: Path) -> bytes:
     Raises:
         DataError: The file cannot be read or is not the original.
     """
+    path = Path(path)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -104,6 +115,7 @@ def read_bytes(name: str, path: Path) -> bytes:
     return content
 
 
+@checked(paths=instance(dict))
 def verify(paths: dict[str, Path]) -> None:
     """Check all four files, so that a damaged one shows before hours of training and not after.
 
@@ -117,6 +129,7 @@ def verify(paths: dict[str, Path]) -> None:
         read_bytes(name, path)
 
 
+@checked(paths=instance(dict), part=one_of(("train", "t10k")))
 def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
     """Images and labels of the training or the test part.
 
@@ -131,6 +144,11 @@ def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor
         DataError: A file is damaged.
     """
     images, labels = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+    for name in (images, labels):
+        if name not in paths:
+            raise DataError(
+                f"paths must name {name}, got {list(paths)}: give what locate() returns"
+            )
     # The checksums fix the contents, so the headers (16 and 8 bytes) hold nothing new.
     pixels = bytearray(read_bytes(images, paths[images]))
     digits = bytearray(read_bytes(labels, paths[labels]))
@@ -141,6 +159,10 @@ def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor
 
 
 def _present(folder: Path) -> dict[str, Path]:
+    try:
+        folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{shown(str(folder))} cannot be read: {error.strerror}") from error
     candidates = {name: (folder / name, folder / f"{name}.gz") for name in FILES}
     return {
         name: next(path for path in paths if isfile(path))

@@ -11,6 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from lmu import LMU, LMUFFT
+from lmu._arguments import (
+    checked,
+    flag,
+    number,
+    optional,
+    shown,
+    tensor,
+    whole,
+    word,
+)
+from lmu._arguments import path as path_rule
+from lmu.layers._checks import check_probability
 from lmu.models import GaussianNoise, SequenceClassifier
 from lmu.tasks import mnist
 
@@ -42,6 +54,16 @@ PRESETS = {
 }
 
 
+@checked(
+    model=word,
+    hidden_size=whole(1),
+    memory_size=optional(whole(1)),
+    theta=number(),
+    dropout=check_probability,
+    input_dropout=check_probability,
+    layers=whole(1),
+    hidden_noise=number(),
+)
 def build_model(
     model: str,
     *,
@@ -67,6 +89,7 @@ def build_model(
         hidden_noise: Standard deviation of the noise in ``"deep"`` after each normalization.
 
     Raises:
+        TypeError: An argument has the wrong type.
         ValueError: The model is unknown, or an argument is out of range or not for this model.
     """
     if model not in PRESETS:
@@ -149,6 +172,7 @@ def default_permutation() -> Tensor:
     return torch.randperm(PIXELS, generator=torch.Generator().manual_seed(0))
 
 
+@checked(path=path_rule)
 def load_permutation(path: str | Path) -> Tensor:
     """Read an order of the pixels from a file.
 
@@ -171,6 +195,7 @@ def load_permutation(path: str | Path) -> Tensor:
     return check_permutation(values, str(path))
 
 
+@checked(permutation=tensor(), name=word)
 def check_permutation(permutation: Tensor, name: str = "permutation") -> Tensor:
     """Check that a tensor holds each of 0 to 783 once.
 
@@ -182,6 +207,7 @@ def check_permutation(permutation: Tensor, name: str = "permutation") -> Tensor:
         The permutation (784,) of int64.
 
     Raises:
+        TypeError: It is no dense tensor.
         ValueError: It does not; the message says what it holds.
     """
     if permutation.is_floating_point() or permutation.is_complex():
@@ -207,6 +233,7 @@ def _read_numbers(path: Path) -> Any:
     return torch.tensor([int(word) for word in words], dtype=torch.int64)
 
 
+@checked(full_train=flag)
 def split_indices(full_train: bool = False) -> tuple[Tensor, Tensor]:
     """Which of the 60,000 training digits are for training and which for validation.
 
@@ -232,12 +259,22 @@ class PsMNIST:
         data: Folder of the MNIST files; looked for as :func:`lmu.tasks.mnist.locate` says if None.
         full_train: Train on all 60,000 digits, without validation.
         limit: Use at most so many digits of each part.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: The permutation is none, or ``limit`` is below 1.
     """
 
     permutation: Tensor = field(default_factory=default_permutation)
     data: str | None = None
     full_train: bool = False
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_permutation(self.permutation)
+        optional(path_rule)("data", self.data)
+        flag("full_train", self.full_train)
+        optional(whole(1))("limit", self.limit)
 
     def prepare(self) -> None:
         """Find or download the four files and check that they are intact.
@@ -261,10 +298,18 @@ class PsMNIST:
         images, labels = mnist.load(mnist.locate(self.data), "t10k")
         return self.sequences(images[: self.limit]), labels[: self.limit]
 
+    @checked(images=tensor("digits", "rows", "columns"))
     def sequences(self, images: Tensor) -> Tensor:
         """Turn images (digits, 28, 28) of uint8 into pixel sequences (digits, 784, 1)."""
+        if images.shape[1:] != (28, 28) or images.is_complex():
+            raise ValueError(f"images must be (digits, 28, 28) and real, got {shown(images)}")
         return images.flatten(1)[:, self.permutation].unsqueeze(2).float().div_(255)
 
+    @checked(sequences=tensor("digits", "pixels", "features"))
     def images(self, sequences: Tensor) -> Tensor:
         """Turn pixel sequences (digits, 784, 1) back into images (digits, 28, 28)."""
+        if sequences.shape[1:] != (PIXELS, 1):
+            raise ValueError(
+                f"sequences must be (digits, {PIXELS}, 1), got {tuple(sequences.shape)}"
+            )
         return sequences.squeeze(2)[:, self.permutation.argsort()].unflatten(1, (28, 28))

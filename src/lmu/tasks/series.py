@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, instance, shown, tensor, whole, word
 from lmu._extras import require
 
 HORIZON = 11  # years: a cycle of the Sun
@@ -32,9 +33,27 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.y)
 
+    @checked(chosen=tensor())
     def select(self, chosen: Tensor) -> "Recordings":
-        """Those of a mask or of indices, in batches as long as their longest."""
+        """Those of a mask or of indices, in batches as long as their longest.
+
+        Raises:
+            TypeError: What is chosen are no integers and no mask.
+            ValueError: The mask is of another size, or an index is not there.
+        """
+        mask = chosen.dtype == torch.bool
+        if mask and chosen.shape != self.y.shape:
+            raise ValueError(
+                f"a mask must be of {len(self)} series, got the shape {tuple(chosen.shape)}"
+            )
+        if not mask:
+            tensor("series", whole=True)("chosen", chosen)
+            if len(chosen) and not -len(self) <= chosen.min() <= chosen.max() < len(self):
+                raise ValueError(f"there are {len(self)} series, got the indices {chosen.tolist()}")
+            chosen = chosen.long()
         lengths = self.lengths[chosen]
+        if not len(lengths):
+            return Recordings(self.x[chosen, :0], lengths, self.y[chosen], self.classes)
         x = self.x[chosen, : int(lengths.max())]
         return Recordings(x, lengths, self.y[chosen], self.classes)
 
@@ -57,6 +76,7 @@ DATA_SETS: dict[str, Callable[[str], Any]] = {
 }
 
 
+@checked(name=word, part=word)
 def load_recordings(name: str, part: str) -> Recordings:
     """A data set that sktime carries, as it was recorded.
 
@@ -70,6 +90,7 @@ def load_recordings(name: str, part: str) -> Recordings:
 
     Raises:
         ImportError: sktime is not installed.
+        TypeError: A name is no str.
         ValueError: There is no such data set or part, or a value is missing.
 
     Source: Kudo, Toyama & Shimbo, Pattern Recognition Letters 20, 1999; Bagnall et al., "The UEA
@@ -88,28 +109,56 @@ def load_recordings(name: str, part: str) -> Recordings:
     return as_recordings(series, [str(label) for label in labels])
 
 
+@checked(series=instance(list, tuple), labels=instance(list, tuple))
 def as_recordings(series: list[Tensor], labels: list[str]) -> Recordings:
     """Pad series (time, features) of several lengths; classes are numbered as their names sort.
 
     Raises:
-        ValueError: There is not one label for each series, or a value is not finite.
+        TypeError: An argument is no list, or a series holds no numbers.
+        ValueError: There is no series, not one label for each, one is empty or of another number
+            of features than the first, or a value is not finite.
     """
     if len(series) != len(labels):
         raise ValueError(f"each series needs a label, got {len(series)} and {len(labels)}")
+    if not series:
+        raise ValueError("series must hold at least one series")
+    for label in labels:
+        word("each label", label)
     for i, values in enumerate(series):
+        tensor("time", "features", filled=True)(f"series {i}", values)
+        if values.is_complex() or values.is_meta:
+            raise TypeError(f"series {i} must hold real numbers, got {shown(values)}")
+        if values.shape[1] != series[0].shape[1]:
+            raise ValueError(
+                f"series {i} has {values.shape[1]} features and the first {series[0].shape[1]}: "
+                "they must have one number"
+            )
         if not values.isfinite().all():
             raise ValueError(f"series {i} has values that are missing or not finite")
     classes = tuple(sorted(set(labels)))
     return Recordings(
-        torch.nn.utils.rnn.pad_sequence(series, batch_first=True).float(),
+        torch.nn.utils.rnn.pad_sequence(list(series), batch_first=True).float(),
         torch.tensor([len(values) for values in series]),
         torch.tensor([classes.index(label) for label in labels]),
         classes,
     )
 
 
+@checked(data=instance(Recordings), training=instance(Recordings))
 def normalize(data: Recordings, training: Recordings) -> Recordings:
-    """Give each feature the mean 0 and the deviation 1 that it has in ``training``."""
+    """Give each feature the mean 0 and the deviation 1 that it has in ``training``.
+
+    Raises:
+        TypeError: An argument is of another kind.
+        ValueError: The numbers of features differ, or ``training`` has less than two steps.
+    """
+    if data.x.shape[2] != training.x.shape[2]:
+        raise ValueError(
+            f"both must have one number of features, got {data.x.shape[2]} and "
+            f"{training.x.shape[2]}"
+        )
+    if int(training.lengths.sum()) < 2:
+        raise ValueError("training must have at least two steps, to tell a deviation")
     inside = _inside(training)
     values = training.x[inside]
     std, mean = torch.std_mean(values, dim=0)
@@ -122,8 +171,18 @@ def _inside(data: Recordings) -> Tensor:
     return torch.arange(data.x.shape[1]) < data.lengths[:, None]
 
 
+@checked(data=instance(Recordings), fold=whole(0), folds=whole(1))
 def held_out(data: Recordings, fold: int, folds: int) -> Tensor:
-    """A mask (batch,) of each ``folds``-th series of each class, for validation."""
+    """A mask (batch,) of each ``folds``-th series of each class, for validation.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: ``fold`` is not one of the ``folds``, from 0 on.
+    """
+    if fold >= folds:
+        raise ValueError(f"fold must be one of 0 to {folds - 1}, got {fold}")
+    if not len(data):
+        return torch.zeros(0, dtype=torch.bool)
     place = torch.stack([(data.y[:i] == label).sum() for i, label in enumerate(data.y)])
     return place % folds == fold
 
@@ -172,6 +231,13 @@ class Windows:
     origins: Tensor
 
 
+@checked(
+    series=tensor("time", finite=True),
+    window=whole(1),
+    horizon=whole(1),
+    first=whole(),
+    end=whole(),
+)
 def windows(series: Tensor, window: int, horizon: int, first: int, end: int) -> Windows:
     """All forecasts of ``horizon`` values that lie within ``first`` and ``end``, exclusively.
 
@@ -186,7 +252,8 @@ def windows(series: Tensor, window: int, horizon: int, first: int, end: int) -> 
         end: Index after the last.
 
     Raises:
-        ValueError: No forecast fits within the bounds.
+        TypeError: An argument has the wrong type.
+        ValueError: No forecast fits within the bounds, or a value is missing.
     """
     if not 1 <= first <= end - horizon <= len(series) - horizon:
         raise ValueError(
@@ -202,11 +269,41 @@ def windows(series: Tensor, window: int, horizon: int, first: int, end: int) -> 
     return Windows(x.unsqueeze(2), lengths, y, origins)
 
 
+_values = tensor("origins", "horizon", filled=True)
+
+
+@checked(forecasts=_values, truth=_values)
 def rmse(forecasts: Tensor, truth: Tensor) -> Tensor:
-    """Root mean square error (horizon,) over origins; both are (origins, horizon)."""
+    """Root mean square error (horizon,) over origins; both are (origins, horizon).
+
+    Raises:
+        TypeError: An argument is no tensor of real numbers.
+        ValueError: The shapes differ, or there is nothing.
+    """
+    _check_alike(forecasts, truth)
     return (forecasts - truth).square().mean(dim=0).sqrt()
 
 
+_names = tensor("batch", filled=True)
+
+
+@checked(answers=_names, labels=_names)
 def accuracy(answers: Tensor, labels: Tensor) -> float:
-    """Share of right answers (batch,)."""
+    """Share of right answers (batch,).
+
+    Raises:
+        TypeError: An argument is no tensor.
+        ValueError: The shapes differ, or there is nothing.
+    """
+    _check_alike(answers, labels)
     return (answers == labels).double().mean().item()
+
+
+def _check_alike(one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape or one.device != other.device:
+        raise ValueError(
+            f"both must be of one shape and place, got {shown(one)} and {shown(other)}"
+        )
+    for values in (one, other):
+        if values.is_complex() or values.is_meta:
+            raise TypeError(f"both must hold real numbers, got {shown(values)}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lmu._arguments import explained, tensor
 from lmu.theory.euler import euler, euler_unchecked
 
 Discretizer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -42,6 +43,11 @@ DISCRETIZERS: dict[str, Discretizer] = {
 }
 
 
+_A = tensor("order", "order", floating=True, filled=True)
+_B = tensor("order", floating=True, filled=True)
+
+
+@explained(A=_A, B=_B)
 def discretize(A: Tensor, B: Tensor, method: str = "zoh") -> tuple[Tensor, Tensor]:
     """Discretize ``dm/dt = A m + B u`` with a step of 1: ``m_t = Ad m_{t-1} + Bd u_t``.
 
@@ -55,8 +61,10 @@ def discretize(A: Tensor, B: Tensor, method: str = "zoh") -> tuple[Tensor, Tenso
         ``Ad`` (order, order) and ``Bd`` (order,), of the dtype of ``A``.
 
     Raises:
-        ValueError: The method is unknown, or it is Euler's and the window is too short.
+        TypeError: A matrix is no floating tensor.
+        ValueError: The method is unknown, or it is Euler's and the window is too short; or shapes
+            do not fit.
     """
-    if method not in DISCRETIZERS:
+    if not isinstance(method, str) or method not in DISCRETIZERS:
         raise ValueError(f"discretizer must be one of {sorted(DISCRETIZERS)}, got {method!r}")
     return DISCRETIZERS[method](A, B)

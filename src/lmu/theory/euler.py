@@ -6,12 +6,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, number, tensor
 from lmu.theory.legt import legt
 
 GAIN_LIMIT = 10.0  # costs one of the seven digits of float32
 _LARGEST = 1e6  # beyond it, rounding makes powers of Ad grow that would not
 
 
+@checked(
+    Ad=tensor("order", "order", floating=True, filled=True, finite=True),
+    Bd=tensor("order", floating=True, filled=True, finite=True),
+    theta=number(above=0),
+)
 def noise_gain(Ad: Tensor, Bd: Tensor, theta: float) -> float:
     r"""How many times noisier a discrete memory is than a perfect window.
 

@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, explained, tensor, whole
 from lmu.theory.rounding import flush, narrow
 
+_matrix = tensor(floating=True, filled=True)
+_count = whole(0)
 
+
+@checked(Ad=_matrix, X=_matrix, length=_count)
 def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     """The sequence ``X, Ad X, Ad^2 X, ...`` of ``length`` terms.
 
@@ -33,6 +38,7 @@ def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     return terms
 
 
+@checked(Ad=_matrix, Bd=_matrix, length=_count)
 def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
     """Response ``H[:, k] = Ad^k Bd`` of the memory to a single one, k steps after it.
 
@@ -52,6 +58,7 @@ def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
     return orbit(Ad, Bd[:, None], length).squeeze(2)
 
 
+@explained(Ad=_matrix, X=_matrix, exponent=_count)
 def apply_power(Ad: Tensor, X: Tensor, exponent: int) -> Tensor:
     """The product ``Ad^exponent X`` by repeated squaring, without forming ``Ad^exponent``.
 
@@ -75,6 +82,7 @@ def apply_power(Ad: Tensor, X: Tensor, exponent: int) -> Tensor:
     return X
 
 
+@explained(Ad=_matrix, X=_matrix, exponents=tensor(whole=True), largest=_count)
 def apply_powers(Ad: Tensor, X: Tensor, exponents: Tensor, largest: int) -> Tensor:
     """The columns ``Ad^k_i x_i`` with an exponent for each, by repeated squaring.
 

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, explained, tensor, whole
 
+
+@checked(order=whole(most=2**20), x=tensor(floating=True))
 def legendre(order: int, x: Tensor) -> Tensor:
     """Legendre polynomials ``P_0 ... P_{order-1}`` at the points ``x``.
 
@@ -18,6 +21,7 @@ def legendre(order: int, x: Tensor) -> Tensor:
         (*x.shape, order), of the dtype of ``x``.
 
     Raises:
+        TypeError: An argument has the wrong type.
         ValueError: ``order < 1``.
     """
     if order < 1:
@@ -28,6 +32,7 @@ def legendre(order: int, x: Tensor) -> Tensor:
     return torch.stack(values[:order], dim=-1)
 
 
+@explained(m=tensor(floating=True), r=tensor(floating=True))
 def decode_window(m: Tensor, r: Tensor) -> Tensor:
     r"""Read the past out of a memory state.
 

@@ -6,7 +6,10 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from lmu._arguments import explained, shown, whole
 
+
+@explained(order=whole(1, 2**20))
 def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
     r"""Matrices of the linear system whose state holds the last ``theta`` steps of its input.
 
@@ -36,14 +39,18 @@ def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
         raise ValueError(f"order must be at least 1, got {order}")
     if isinstance(theta, bool) or not isinstance(theta, Real):
         raise TypeError(f"theta must be a number of time steps, got {theta!r}")
-    if not (math.isfinite(theta) and theta > 0):
+    try:
+        length = float(theta)
+    except OverflowError:
+        length = math.inf
+    if not (math.isfinite(length) and length > 0):
         raise ValueError(
-            f"theta must be a positive, finite number of time steps, got {theta}: "
+            f"theta must be a positive, finite number of time steps, got {shown(theta)}: "
             "give the length of the window that the memory should hold"
         )
     i = torch.arange(int(order), dtype=torch.float64, device="cpu")
     sign = 1 - 2 * (i % 2)  # (-1)^i
-    scale = (2 * i + 1) / float(theta)
+    scale = (2 * i + 1) / length
     upper = i[:, None] < i[None, :]
     A = scale[:, None] * torch.where(upper, -1.0, -sign[:, None] * sign[None, :])
     return A, scale * sign

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmu._arguments import checked, explained, one_of, tensor, whole
 from lmu.theory.discretize import DISCRETIZERS, bilinear
 from lmu.theory.euler import euler_unchecked, least_theta_of_euler
 from lmu.theory.legt import legt
@@ -31,6 +32,7 @@ class _Exponential(torch.autograd.Function):
         return -(grad_outputs[0] * (A @ exponential)).sum() / theta**2, None
 
 
+@explained(order=whole(1, 2**20), theta=tensor(floating=True))
 def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Tensor, Tensor]:
     """Discretize the Legendre system of a window that is trained: differentiable in ``theta``.
 
@@ -50,7 +52,7 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
     Raises:
         ValueError: The method is unknown.
     """
-    if method not in DISCRETIZERS:
+    if not isinstance(method, str) or method not in DISCRETIZERS:
         raise ValueError(f"discretizer must be one of {sorted(DISCRETIZERS)}, got {method!r}")
     A, B = (t.to(theta) for t in legt(order, 1.0))
     if method == "bilinear":
@@ -66,6 +68,7 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
     return Ad, e_0 - Ad[:, 0]
 
 
+@checked(order=whole(1, 2**20), method=one_of(sorted(DISCRETIZERS)))
 def least_theta(order: int, method: str) -> float:
     """The shortest window, in time steps, that a discretization accepts; 0 if any is.
 

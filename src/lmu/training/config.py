@@ -1,9 +1,11 @@
 """Everything that determines a run."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any, Literal, get_args
 
+from lmu._arguments import Rule, flag, shown, whole, word
 from lmu.tasks.psmnist import PRESETS
 
 Schedule = Literal["constant", "cosine"]
@@ -104,6 +106,7 @@ class RunConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        self._check_types()
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
         for name, most in MOST.items():
@@ -135,6 +138,20 @@ class RunConfig:
                 "patience", "early stopping needs the validation part, which --full-train gives up"
             )
 
+    def _check_types(self) -> None:
+        """Refuse what is of another type than its field, which a command line sees to itself."""
+        rules: dict[Any, Rule] = {int: whole(most=2**64), float: number_or_infinite, bool: flag}
+        for given in fields(self):
+            kinds = get_args(given.type) or (given.type,)
+            value = getattr(self, given.name)
+            if type(None) in kinds and value is None:
+                continue
+            try:
+                rules.get(kinds[0], word)(given.name, value)
+            except (TypeError, ValueError) as error:
+                message = str(error).removeprefix(f"{given.name} ")
+                raise ConfigError(given.name, message) from error
+
     def model_arguments(self) -> dict[str, Any]:
         """Arguments of :func:`lmu.tasks.psmnist.build_model`, defaults filled in."""
         preset = PRESETS[self.model]
@@ -150,20 +167,28 @@ class RunConfig:
         }
 
 
+def number_or_infinite(name: str, value: Any) -> None:
+    """A number, whose bounds the settings have themselves."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    if isinstance(value, int) and value.bit_length() > 1000:
+        raise ValueError(f"{name} must be a number of a float's size, got {shown(value)}")
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that is not in 0 to 2^32 - 1 with a :class:`ConfigError`."""
-    if not 0 <= seed < 2**32:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError("seed", f"must lie in 0 to 2^32 - 1, got {seed}")
 
 
 def check_within(name: str, value: int | None, least: int, most: int) -> None:
     """Refuse a number out of ``least`` to ``most`` with a :class:`ConfigError`; None passes."""
-    if value is not None and value < least:
+    if value is not None and (not isinstance(value, int) or value < least):
         raise ConfigError(name, f"must be at least {int(least)}, got {value}")
     if value is not None and value > most:
         raise ConfigError(name, f"must be at most {most:,}, got {value}")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigError(name, f"must be one of {', '.join(choices)}, got {value!r}")

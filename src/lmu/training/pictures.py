@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from lmu._arguments import checked, number, tensor, whole
 from lmu.tasks.psmnist import PsMNIST
 from lmu.theory import decode_window, discretize, impulse_response, legt
 from lmu.training.files import write_whole
@@ -75,6 +76,7 @@ def draw_confusion(confusion: Tensor) -> Figure:
     return figure
 
 
+@checked(sequence=tensor("time", filled=True), order=whole(1), theta=number(above=0))
 def reconstruct(sequence: Tensor, order: int, theta: float) -> Tensor:
     """What the state of a bare Legendre memory still tells of the sequence it has read.
 

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 
+from lmu._arguments import instance
 from lmu.tasks.psmnist import (
     CLASSES,
     PsMNIST,
@@ -82,7 +83,9 @@ def train(
         RunInterruptedError: Ctrl-C or a request to terminate.
         TrainingDivergedError: A loss is not finite.
     """
+    instance(RunConfig)("config", config)
     check_room(config)
+    resume = None if resume is None else resolve_checkpoint(resume, (LAST,))
     permutation = _permutation(config) if resume is None else load_checkpoint(resume).permutation
     task = PsMNIST(permutation, config.data, config.full_train, config.limit)
     module = build_module(config)
