@@ -19,6 +19,7 @@ from lmu.training import run
 from lmu.training.checkpoint import load_checkpoint
 from lmu.training.config import ConfigError
 from lmu.training.run import resume_config
+from tests.limits import HANG
 
 SMALL = ["--hidden-size", "12", "--memory-size", "8", "--batch-size", "50", "--limit", "230"]
 TRAIN = ["train", "psmnist", *SMALL, "--accelerator", "cpu"]
@@ -266,14 +267,20 @@ def spawn(*arguments: str, launcher: Sequence[str] = ("-m", "lmu")) -> subproces
     )
 
 
+def wait_for_an_epoch(process: subprocess.Popen, output: Path) -> None:
+    """Until a run has written what an epoch leaves, or has ended without it."""
+    deadline = time.monotonic() + HANG
+    while not list(output.glob("*/history.csv")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_ctrl_c_leaves_a_run_that_can_be_continued(tmp_path: Path) -> None:
     process = spawn(*TRAIN, "--epochs", "100000", "--output", str(tmp_path))
     try:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*/history.csv")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_an_epoch(process, tmp_path)
         process.send_signal(signal.SIGINT)
-        text, _ = process.communicate(timeout=60)
+        text, _ = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 130, text
@@ -292,7 +299,7 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     arguments = [*TRAIN, "--epochs", "1", "--output", str(tmp_path), "--devices", "2"]
     process = spawn(*arguments)
     try:
-        text, _ = process.communicate(timeout=120)
+        text, _ = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 0, text
@@ -328,12 +335,10 @@ def test_a_killed_process_ends_the_job_and_leaves_its_checkpoint(
     arguments = [*TRAIN, "--epochs", "100000", *devices, "--output", str(tmp_path)]
     job = spawn(*arguments, launcher=LAUNCHERS[launcher])
     try:
-        deadline = time.monotonic() + 100
-        while not list(tmp_path.glob("*/history.csv")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_an_epoch(job, tmp_path)
         workers = children(job.pid)
         os.kill(workers[-1], signal.SIGKILL)  # epochs take milliseconds: some write is under way
-        text, _ = job.communicate(timeout=60)
+        text, _ = job.communicate(timeout=HANG)
     finally:
         job.kill()
     assert job.returncode == 1, text

@@ -1,0 +1,58 @@
+"""What no test may depend on: the terminal, the clock, other tests, and what else is running."""
+
+import gc
+import os
+import random
+
+# The tensors here are small: threads that wait for each other cost more than they give, above all
+# where the processors have other work. Read when PyTorch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+# Its own limits are of wall-clock time.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Text in boxes is not wrapped, however long the paths in it are, and has no colours."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # whose own lines are as wide as the terminal
+        writer = config.get_terminal_writer()
+        writer.fullwidth = writer.fullwidth
+    # Processes that the tests start inherit it.
+    os.environ |= {"COLUMNS": "1000", "LINES": "100", "TERMINAL_WIDTH": "1000", "NO_COLOR": "1"}
+    for forced in (
+        "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE",
+    ):  # fmt: skip
+        os.environ.pop(forced, None)
+
+
+def pytest_collection_finish() -> None:
+    _leave_out_of_collections()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Numbers that a test draws do not depend on the tests that ran before it."""
+    global _path
+    if item.path != _path:
+        _path = item.path
+        _leave_out_of_collections()
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+_path = None
+
+
+def _leave_out_of_collections() -> None:
+    """The more modules and tests there are, the longer takes each collection of garbage."""
+    gc.collect()
+    gc.freeze()
