@@ -8,9 +8,9 @@ import random
 # where the processors have other work. Read when PyTorch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import hypothesis  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import hypothesis
+import pytest
+import torch
 
 # Its own limits are of wall-clock time.
 hypothesis.settings.register_profile(
