@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from lmu.theory import discretize, legt
-from tests.layers.conftest import state_like
+from tests.layers.conftest import BUILD, state_like
 
 PARAMETERS = {
     "LMUCell": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
@@ -259,32 +259,47 @@ def test_input_that_is_not_contiguous(name, build, make_input):
 
 
 # Of each kind one: compiling takes seconds.
-DYNAMIC = {"LMU", "LMU-channels", "LMU-lstm", "LMU-memory", "LMUFFT-channels", "LMUFFT-last"}
+DYNAMIC = {"LMU", "LMU-channels", "LMU-lstm", "LMU-memory", "LMUFFT-last"}
+SLOW = {"LMUFFT-channels"}  # dynamic; the others stand for it in make test
 LEARNED = {"LMUCell", "LMU", "LMUFFT"}
 DEFAULT_BACKEND = {"LMUCell", "LMU", "LMU-open", "LMU-channels", "LMU-gru", "LMUFFT", "LMUFFT-last"}
+# These go through time by operators; of the others each step is compiled by itself.
+WHOLE = {"LMU", "LMU-open", "LMU-channels", "LMUFFT", "LMUFFT-channels", "LMUFFT-last"}
 
 
 @pytest.mark.parametrize(
-    ("dynamic", "learned"), [(False, False), (True, False), (True, True)], ids=str
+    ("name", "dynamic", "learned"),
+    [
+        *((name, False, False) for name in BUILD),
+        *((name, True, False) for name in sorted(DYNAMIC)),
+        *(pytest.param(name, True, False, marks=pytest.mark.slow) for name in sorted(SLOW)),
+        *((name, True, True) for name in sorted(LEARNED)),
+    ],
 )
 def test_compiles_as_one_graph(name, build, make_input, dynamic, learned):
-    if dynamic and name not in (LEARNED if learned else DYNAMIC):
-        pytest.skip("another layer stands for it")
     torch._dynamo.reset()
     layer = build(learn_a=learned)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for length in (9, 13):  # LMUFFT expects 9: the longer one makes it extend what it keeps
+    # LMUFFT expects 9: the longer one makes it extend what it keeps.
+    for length in (9, 13) if name in WHOLE else (2, 3):
         x = make_input(length)
         assert_same(compiled(x), build(learn_a=learned)(x))
         assert_same(backward(compiled, x), backward(build(learn_a=learned), x))
 
 
+# Of these two stand for the others in make test: each takes a C++ compiler ten seconds. All are
+# compiled as one graph above.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in {"LMU", "LMUFFT-last"} else [pytest.mark.slow])
+        for name in sorted(DEFAULT_BACKEND)
+    ],
+)
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 def test_compiles_with_the_default_backend(name, build, make_input):
-    if name not in DEFAULT_BACKEND:
-        pytest.skip("another layer stands for it")
     torch._dynamo.reset()
-    layer, x = build(), make_input()
+    layer, x = build(), make_input(9 if name in WHOLE else 3)
     compiled = torch.compile(layer, fullgraph=True)
     assert_same(compiled(x), layer(x))
     assert_same(backward(compiled, x), backward(build(), x))
