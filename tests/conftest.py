@@ -1,8 +1,11 @@
 """What no test may depend on: the terminal, the clock, other tests, and what else is running."""
 
+import functools
 import gc
 import os
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 # The tensors here are small: threads that wait for each other cost more than they give, above all
 # where the processors have other work. Read when PyTorch is imported.
@@ -32,6 +35,30 @@ def pytest_configure(config: pytest.Config) -> None:
         "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE",
     ):  # fmt: skip
         os.environ.pop(forced, None)
+
+
+@pytest.fixture
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without what takes most of a small run, of which most tests look at nothing.
+
+    No pictures are drawn, and MNIST is unpacked and checked once. Runs that fixtures of modules
+    and of the session make come before this, and are whole.
+    """
+    from lmu.tasks import mnist
+    from lmu.training import report
+
+    read = mnist.read_bytes
+
+    def read_once(name: str, path: Path) -> bytes:
+        return _unpacked(read, name, path) if path.parent == mnist.CHECKOUT else read(name, path)
+
+    monkeypatch.setattr(mnist, "read_bytes", read_once)
+    monkeypatch.setattr(report, "write_figure", lambda path, figure: None)
+
+
+@functools.cache
+def _unpacked(read: Callable[[str, Path], bytes], name: str, path: Path) -> bytes:
+    return read(name, path)
 
 
 def pytest_collection_finish() -> None:

@@ -21,6 +21,7 @@ from lmu.training.config import ConfigError
 from lmu.training.run import resume_config
 from tests.limits import HANG
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 SMALL = ["--hidden-size", "12", "--memory-size", "8", "--batch-size", "50", "--limit", "230"]
 TRAIN = ["train", "psmnist", *SMALL, "--accelerator", "cpu"]
 

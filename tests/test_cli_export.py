@@ -16,6 +16,7 @@ from lmu.tasks.psmnist import build_model
 from lmu.training.config import RunConfig
 from lmu.training.run import RunResult, train
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 SIZES: dict[str, Any] = {"hidden_size": 40, "memory_size": 32, "batch_size": 50, "limit": 100}
 
 
