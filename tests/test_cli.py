@@ -28,7 +28,7 @@ TRAIN = ["train", "psmnist", *SMALL, "--accelerator", "cpu"]
 
 def invoke(*arguments: str, code: int = 0) -> str:
     """Run the command and return its output with line breaks and boxes taken out."""
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == code, (result.output, result.exception)
     return re.sub(r"[\s│╭╮╰╯─]+", " ", result.output)
 
@@ -258,13 +258,15 @@ def test_wrong_options_of_predict(run_folder: Path, option: str, value: str, say
 
 
 def spawn(*arguments: str, launcher: Sequence[str] = ("-m", "lmu")) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *launcher, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        # Who runs the tests in the background of a shell hands down that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -328,7 +330,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_job_and_leaves_its_checkpoint(
     launcher: str, tmp_path: Path
 ) -> None:

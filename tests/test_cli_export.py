@@ -22,7 +22,7 @@ SIZES: dict[str, Any] = {"hidden_size": 40, "memory_size": 32, "batch_size": 50,
 
 def invoke(*arguments: str, code: int = 0) -> str:
     """Run the command and return its output with line breaks and boxes taken out."""
-    result = CliRunner().invoke(app, ["export", *arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["export", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return re.sub(r"[\s│╭╮╰╯─]+", " ", result.output)
 

@@ -168,8 +168,15 @@ def test_gradcheck_and_second_derivative(method, with_m_0, fast):
 
 
 @methods
-@initial
-@pytest.mark.parametrize("length", [1, 70])
+@pytest.mark.parametrize(
+    ("with_m_0", "length"),
+    [
+        (True, 70),
+        (False, 1),
+        pytest.param(True, 1, marks=pytest.mark.slow),
+        pytest.param(False, 70, marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_as_one_graph(method, with_m_0, length):
     torch._dynamo.reset()
     inputs = arguments(2, length, 1, 1, 7, 3, with_m_0=with_m_0)
