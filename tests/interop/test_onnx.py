@@ -259,7 +259,9 @@ def test_a_step_goes_on_where_a_sequence_ended(tmp_path: Path) -> None:
     torch.testing.assert_close([y, h, m], [eager(model, x)[0][:, -1], *eager(model, x)[1:]])
 
 
-@pytest.mark.parametrize("name", [p for p in mostly_slow("fft, thetas, last") if p.values[0] in FFT])
+@pytest.mark.parametrize(
+    "name", [p for p in mostly_slow("fft, thetas, last") if p.values[0] in FFT]
+)
 def test_no_fft_and_no_cap_on_the_length(name: str, sequence_file: Callable[[str], Path]) -> None:
     proto = onnx.load(sequence_file(name))
     used = operators(proto.graph)

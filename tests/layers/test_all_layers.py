@@ -259,36 +259,39 @@ def test_input_that_is_not_contiguous(name, build, make_input):
 
 
 # Of each kind one: compiling takes seconds.
-DYNAMIC = {"LMU", "LMU-channels", "LMU-lstm", "LMU-memory", "LMUFFT-last"}
-SLOW = {"LMUFFT-channels"}  # dynamic; the others stand for it in make test
+DYNAMIC = {"LMU", "LMU-channels", "LMU-lstm", "LMU-memory", "LMUFFT-channels", "LMUFFT-last"}
 LEARNED = {"LMUCell", "LMU", "LMUFFT"}
 DEFAULT_BACKEND = {"LMUCell", "LMU", "LMU-open", "LMU-channels", "LMU-gru", "LMUFFT", "LMUFFT-last"}
-# These go through time by operators; of the others each step is compiled by itself.
-WHOLE = {"LMU", "LMU-open", "LMU-channels", "LMUFFT", "LMUFFT-channels", "LMUFFT-last"}
+# Those that stand for the others in make test.
+QUICK = {
+    *((name, False, False) for name in ("LMUCell", "LMU-channels", "LMU-gru", "LMUFFT")),
+    *((name, True, False) for name in ("LMU", "LMUFFT-last")),
+    ("LMU", True, True),
+}
 
 
 @pytest.mark.parametrize(
     ("name", "dynamic", "learned"),
     [
-        *((name, False, False) for name in BUILD),
-        *((name, True, False) for name in sorted(DYNAMIC)),
-        *(pytest.param(name, True, False, marks=pytest.mark.slow) for name in sorted(SLOW)),
-        *((name, True, True) for name in sorted(LEARNED)),
+        pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+        for case in (
+            *((name, False, False) for name in BUILD),
+            *((name, True, False) for name in sorted(DYNAMIC)),
+            *((name, True, True) for name in sorted(LEARNED)),
+        )
     ],
 )
 def test_compiles_as_one_graph(name, build, make_input, dynamic, learned):
     torch._dynamo.reset()
     layer = build(learn_a=learned)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    # LMUFFT expects 9: the longer one makes it extend what it keeps.
-    for length in (9, 13) if name in WHOLE else (2, 3):
+    for length in (9, 13):  # LMUFFT expects 9: the longer one makes it extend what it keeps
         x = make_input(length)
         assert_same(compiled(x), build(learn_a=learned)(x))
         assert_same(backward(compiled, x), backward(build(learn_a=learned), x))
 
 
-# Of these two stand for the others in make test: each takes a C++ compiler ten seconds. All are
-# compiled as one graph above.
+# Of these two stand for the others in make test: each takes a C++ compiler ten seconds.
 @pytest.mark.parametrize(
     "name",
     [
@@ -299,7 +302,7 @@ def test_compiles_as_one_graph(name, build, make_input, dynamic, learned):
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 def test_compiles_with_the_default_backend(name, build, make_input):
     torch._dynamo.reset()
-    layer, x = build(), make_input(9 if name in WHOLE else 3)
+    layer, x = build(), make_input()
     compiled = torch.compile(layer, fullgraph=True)
     assert_same(compiled(x), layer(x))
     assert_same(backward(compiled, x), backward(build(), x))

@@ -34,6 +34,7 @@ def in_interpreter(*command: str, float64: bool = True) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_they_pass_the_tests_of_all_methods():
     ignored = "ignore:Conversion of an array:DeprecationWarning"  # as in test_slots.py
     ran = in_interpreter("-m", "pytest", "tests/ops/test_readout.py", "-k", FAST, "-W", ignored)
