@@ -138,7 +138,7 @@ def test_cells_and_connections(cell, flags, channels):
         {"encoder_activation": torch.relu, "memory_bias": True, "channels": 2},
         {"discretizer": "bilinear"},
     ],
-    ids=str,
+    ids=["bias", "no encoder", "tanh", "relu", "bilinear"],  # functions have addresses in theirs
 )
 def test_encoders(cell, feedback, flags):
     check(build(cell, hidden_to_memory=feedback, memory_to_memory=feedback, **flags))
