@@ -16,8 +16,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.train
 	$(BIN)/lmu train psmnist --epochs 15
 
-# Two processes, each of which takes tests from the other when it has none left.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist worksteal
+# Two processes, of which each takes a file when it has done with one: fixtures are of files.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint types
 	$(PYTEST) -m "not slow"
