@@ -1,6 +1,7 @@
 # make demo   train the paper's parallel LMU on permuted sequential MNIST (minutes on two CPU cores)
-# make test   format, lint and type checks, then every test
-# make check  the same, after reformatting the code
+# make test   format, lint and type checks, then every test that is not slow
+# make test-all  the same, then the slow tests
+# make check  make test, after reformatting the code
 # make fuzz   random layers against their equations, and wrong calls (minutes); 1 if one is wrong
 # make docs   the site in site/, built strictly; mkdocs serve shows it while you write
 # make examples  run the notebooks in examples/ in full and write them (about twenty minutes on one core)
@@ -11,13 +12,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check fuzz docs examples format lint types clean
+.PHONY: demo test test-all check fuzz docs examples format lint types clean
 
 demo: $(VENV)/.train
 	$(BIN)/lmu train psmnist --epochs 15
 
+# Two processes, of which each takes a file when it has done with one: fixtures are of files.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
 
 check: format test
 

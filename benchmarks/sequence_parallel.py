@@ -23,7 +23,6 @@ from benchmarks.harness import peak_of
 from lmu import LMUFFT
 from lmu.distributed import sequence_parallel, split
 from lmu.distributed.carry import WAYS, carry
-from lmu.experiments.record import write_record
 from lmu.ops import System
 from lmu.theory import discretize, legt
 from lmu.training.files import write_json
@@ -222,6 +221,8 @@ def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
 
 def main() -> None:
     """Start the processes and write what they found."""
+    from lmu.experiments.record import write_record  # brings Lightning, which they do not need
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sequence_parallel")
     parser.add_argument("--quick", action="store_true", help="tiny: to try it, not results")
     parser.add_argument("--output", type=Path)

@@ -11,17 +11,19 @@ import torch
 from typer.testing import CliRunner
 
 from lmu.cli import app
+from lmu.interop import aoti
 from lmu.interop.aoti import has_compiler
 from lmu.tasks.psmnist import build_model
 from lmu.training.config import RunConfig
 from lmu.training.run import RunResult, train
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 SIZES: dict[str, Any] = {"hidden_size": 40, "memory_size": 32, "batch_size": 50, "limit": 100}
 
 
 def invoke(*arguments: str, code: int = 0) -> str:
     """Run the command and return its output with line breaks and boxes taken out."""
-    result = CliRunner().invoke(app, ["export", *arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["export", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return re.sub(r"[\s│╭╮╰╯─]+", " ", result.output)
 
@@ -81,6 +83,22 @@ def test_sequence(run: RunResult, expected: tuple, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(np.array(y)), expected[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
+def test_what_is_compiled_for_a_package(
+    run: RunResult, expected: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(model: torch.nn.Module, path: Path, *, form: str) -> None:
+        torch.export.save(aoti.export_program(model, form=form), path)
+
+    monkeypatch.setattr(aoti, "export_aoti", save)
+    path = tmp_path / "model.pt2"
+    text = invoke(str(run.folder), "--format", "aoti", "--sequence", "--output", str(path))
+    assert "inputs x (batch, time, 1)" in text
+    program = torch.export.load(path).module()
+    torch.testing.assert_close(program(x=expected[0])[0], expected[1])
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
 def test_package(run: RunResult, expected: tuple, tmp_path: Path) -> None:

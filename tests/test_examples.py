@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from examples.execute import METADATA, strip
+from tests.limits import HANG
 
 FOLDER = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -87,7 +88,7 @@ def test_runs(path, tmp_path):
     cell.source = shorten(cell.source, SHORT[path.stem])
     NotebookClient(
         notebook,
-        timeout=300,
+        timeout=HANG,
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": tmp_path}},
     ).execute()

@@ -24,6 +24,7 @@ from benchmarks.tables import streams as tables
 from examples import stream_server
 from examples.stream_server import Front, RefusedError, StreamServer, client, demo
 from lmu import LMU, LMUFFT
+from tests.limits import HANG
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "LMU": lambda: LMU(1, 7, 6, 12.0),
@@ -211,7 +212,7 @@ def serving(
         task.cancel()
         await asyncio.wait([task])
 
-    asyncio.run(asyncio.wait_for(both(), 60))
+    asyncio.run(asyncio.wait_for(both(), HANG))
     return server
 
 

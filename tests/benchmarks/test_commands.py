@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -15,11 +16,13 @@ def command(monkeypatch, main, *arguments: str) -> None:
 
 
 def test_cases_leave_their_results(monkeypatch, tmp_path):
-    only = {"lmu-step": cases.CASES["lmu-step"]}
+    case = cases.CASES["lmu-step"]
+    two = dict(list(case.contenders.items())[:2])  # each has a process for its memory
+    only = {"lmu-step": replace(case, contenders=two)}
     monkeypatch.setattr(cases, "CASES", only)
     command(monkeypatch, cases.main, "--rounds", "1", "--output", str(tmp_path))
     result = json.loads((tmp_path / "lmu-step.json").read_text())
-    assert list(result["contenders"]) == list(only["lmu-step"].contenders)
+    assert list(result["contenders"]) == list(two)
     assert all(0 <= figures["peak_mib"] < 20 for figures in result["contenders"].values())
     assert result["peers"].keys() == set(peers.PACKAGES)
 

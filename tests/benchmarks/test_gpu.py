@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.gpu import correctness, layers, problems, psmnist, session
 from benchmarks.gpu.session import OUT_OF_MEMORY, Session
 from benchmarks.harness import Contender
 from lmu.ops import LMU_METHODS, METHODS, READOUTS, Method
+from tests.limits import HANG
 
 CPU = torch.device("cpu")
 
@@ -21,6 +23,22 @@ CPU = torch.device("cpu")
 def fresh_compiler():
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch):
+    """A busy machine leaves nothing out."""
+    for name, section in command.SECTIONS.items():
+        monkeypatch.setitem(command.SECTIONS, name, replace(section, budget=HANG))
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """So that a compiler has few to unroll."""
+    short = replace(correctness.SHORT, length=5)
+    monkeypatch.setattr(correctness, "SHORT", short)
+    monkeypatch.setattr(correctness, "TINY", (short,))
+    monkeypatch.delitem(correctness.FAMILIES, "read-out from zero")
 
 
 def run(monkeypatch, *arguments: object) -> int:
@@ -41,7 +59,17 @@ def quiet(**kwargs) -> Session:
     return Session(CPU, quick=True, rounds=1, say=lambda line: None, **kwargs)
 
 
-def test_a_quick_run_leaves_all_results(monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_all_methods_are_right_at_all_tiny_sizes():
+    s = quiet()
+    correctness.measure(s)
+    assert s.faults == []
+    sizes = {row["size"] for row in s.rows}
+    assert sizes == set(map(str, correctness.TINY))
+    assert all(0 < off < 1e-4 for row in s.rows for off in row["errors"].values())
+
+
+def test_a_quick_run_leaves_all_results(few_steps, monkeypatch, tmp_path):
     assert run(monkeypatch, "--output", tmp_path) == 0
     summary = (tmp_path / "summary.md").read_text()
     for name in command.SECTIONS:
@@ -78,12 +106,13 @@ def test_a_quick_run_leaves_all_results(monkeypatch, tmp_path):
     assert "\n## layers\n" in (tmp_path / "summary.md").read_text()
 
 
-def test_a_wrong_method_is_named_not_timed_and_ends_in_an_error(monkeypatch, tmp_path, capsys):
+def test_a_wrong_method_is_named_not_timed_and_ends_in_an_error(
+    few_steps, monkeypatch, tmp_path, capsys
+):
     def wrong(*arguments):
         y, m = READOUTS["chunked"](*arguments)
         return y * 1.01, m
 
-    monkeypatch.setattr(correctness, "TINY", (correctness.SHORT,))
     monkeypatch.setattr(correctness, "FAMILIES", {"read-out": correctness.FAMILIES["read-out"]})
     jobs = layers.jobs
     monkeypatch.setattr(layers, "jobs", lambda s: jobs(s)[:1])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,23 @@ from benchmarks.cost_model import Machine, Work, model
 from lmu.distributed.carry import WAYS
 
 
+def test_one_process_leaves_its_results(monkeypatch, tmp_path):
+    path = tmp_path / "found.json"
+    alone = replace(sequence_parallel.QUICK, processes=(1,), layer_processes=(1,))
+    monkeypatch.setattr(sequence_parallel, "QUICK", alone)
+    monkeypatch.setattr(sequence_parallel, "spawn", lambda worker, args, nprocs: worker(0, *args))
+    monkeypatch.setattr(sys, "argv", ["command", "--quick", "--output", str(path)])
+    sequence_parallel.main()
+    found = json.loads(path.read_text())
+    assert [row["way"] for row in found["carry"]] == list(WAYS)
+    assert [row["processes"] for row in found["layer"]] == [1]
+    double, single, _ = found["errors"]
+    assert max(double[name] for name in ("outputs", "x", "weights")) < 1e-12
+    assert max(single[name] for name in ("outputs", "x", "weights")) < 1e-5
+    assert all(row["error"] < 1e-12 for row in found["powers"])
+
+
+@pytest.mark.slow
 def test_quick_run_leaves_its_results(monkeypatch, tmp_path):
     path = tmp_path / "found.json"
     monkeypatch.setattr(sys, "argv", ["command", "--quick", "--output", str(path)])

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120  # after which nobody is waited for
+from tests.limits import HANG
 
 
 class Processes:
@@ -33,7 +33,7 @@ class Processes:
             pipe.send_bytes(pickle.dumps((size, function, args, kwargs)))
         answers = []
         for rank, pipe in enumerate(self.pipes):
-            if not pipe.poll(SECONDS):
+            if not pipe.poll(HANG):
                 self.close()
                 raise TimeoutError(f"process {rank} does not answer")
             answers.append(pickle.loads(pipe.recv_bytes()))
@@ -65,7 +65,7 @@ def serve(rank: int, size: int, folder: Path, pipe: Connection) -> None:
         except EOFError:
             return
         fault = result = None
-        faulthandler.dump_traceback_later(SECONDS - 10)  # says where, if it hangs
+        faulthandler.dump_traceback_later(HANG - 10)  # says where, if it hangs
         try:
             if rank < members:
                 with warnings.catch_warnings():

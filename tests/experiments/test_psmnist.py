@@ -16,6 +16,7 @@ from lmu.tasks.psmnist import build_model
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.interruption import RunInterruptedError
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 TINY = RunConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
 
 

@@ -1,5 +1,6 @@
 """Compiled packages, and what ``torch.export`` makes of the layers themselves."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ pytestmark = [
     # PyTorch's own, when it copies an exported program.
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning"),
 ]
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 LENGTHS = (1, 2, 16, 63, 64, 65, 128, 129, 200)
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -44,7 +46,9 @@ def eager(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [y if layer is model else model(x), h, m]
 
 
+# Compiled, which takes long; the programs that are compiled run below as they are.
 @compiles
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LMUFFT", "LMU"])
 def test_package_of_a_sequence(name: str, tmp_path: Path) -> None:
     model = build(name)
@@ -98,15 +102,15 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("layer", "any_length"),
     [
         (lambda: LMU(2, 5, 7, 30.0), True),
-        (lambda: LMU(2, 5, 7, 30.0, memory_channels=2, memory_bias=True), True),
-        (lambda: LMU(2, 5, 7, 30.0, method="loop"), True),
-        (lambda: LMUFFT(2, 5, 7, 40, 30.0), True),
         (lambda: LMUFFT(2, 5, 7, None, 30.0), True),
         (lambda: LMUFFT(2, 5, 7, 40, 30.0, method="fft"), False),
-        (lambda: LMUFFT(2, 5, 7, 40, 30.0, method="chunked"), True),
-        (lambda: LMUFFT(2, 5, 7, None, 30.0, return_sequences=False), True),
+        slow(lambda: LMU(2, 5, 7, 30.0, memory_channels=2, memory_bias=True), True),
+        slow(lambda: LMU(2, 5, 7, 30.0, method="loop"), True),
+        slow(lambda: LMUFFT(2, 5, 7, 40, 30.0), True),
+        slow(lambda: LMUFFT(2, 5, 7, 40, 30.0, method="chunked"), True),
+        slow(lambda: LMUFFT(2, 5, 7, None, 30.0, return_sequences=False), True),
     ],
-    ids=["LMU", "channels", "loop", "LMUFFT", "no-hint", "fft", "chunked", "last"],
+    ids=["LMU", "no-hint", "fft", "channels", "loop", "LMUFFT", "chunked", "last"],
 )
 def test_torch_export_of_the_layers(layer: Callable[[], nn.Module], any_length: bool) -> None:
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """ONNX files, run by onnxruntime, against the layers that they were made from."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,41 @@ def operators(graph: Any) -> set[str]:
     return found
 
 
+def mostly_slow(*quick: str) -> list[Any]:
+    """All models, of which few are exported in make test: it takes seconds.
+
+    What the graphs of the others compute is tested without an exporter below.
+    """
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=[] if name in quick else [slow]) for name in ALL]
+
+
+def plain_loop(step: Any, carry: Any, xs: Any, wanted: bool) -> Any:
+    outputs = []
+    for slices in zip(*xs, strict=True):
+        carry, output = step(carry, slices)
+        outputs.append(output)
+    return carry, torch.stack(outputs) if wanted else None
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ALL)
+def test_graphs_before_they_are_exported(name: str) -> None:
+    model = build(name)
+    step, sequence = (build_graph(model, form, plain_loop) for form in ("step", "sequence"))
+    for batch, length in ((1, 1), (3, 2), (2, 17), (1, 64), (3, 65), (2, 129)):
+        x = make_input(model, batch, length)
+        torch.testing.assert_close(list(sequence(x)), eager(model, x))
+        h, m = start(model, batch)
+        y = h
+        for x_t in x.unbind(1):
+            y, h, m = step(x_t, h, m)
+        right = eager(model, x)
+        torch.testing.assert_close([h, m], right[1:])
+        torch.testing.assert_close(y, right[0] if right[0].ndim == 2 else right[0][:, -1])
+
+
+@pytest.mark.parametrize("name", mostly_slow("fft, thetas, last", "lmu", "lmu, classifier"))
 def test_steps(name: str, tmp_path: Path) -> None:
     model = build(name)
     session = open_session(export_onnx(model, tmp_path / "step.onnx"))
@@ -167,10 +202,22 @@ def test_steps(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(run_steps(session, model, x), eager(model, x))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_sequences_of_any_length(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sequence_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a model's sequence, exported once."""
+    folder = tmp_path_factory.mktemp("sequences")
+
+    @functools.cache
+    def file(name: str) -> Path:
+        return export_onnx(build(name), folder / f"{name}.onnx", form="sequence")
+
+    return file
+
+
+@pytest.mark.parametrize("name", mostly_slow("fft, thetas, last", "lmu, all"))
+def test_sequences_of_any_length(name: str, sequence_file: Callable[[str], Path]) -> None:
     model = build(name)
-    session = open_session(export_onnx(model, tmp_path / "sequence.onnx", form="sequence"))
+    session = open_session(sequence_file(name))
     assert [i.shape[:2] for i in session.get_inputs()] == [["batch", "time"]]
     for batch in (1, 3, 8):
         for length in LENGTHS:
@@ -184,7 +231,9 @@ def test_sequences_of_any_length(name: str, tmp_path: Path) -> None:
     [
         lambda: LMUFFT(1, 40, 64, None, 500.0),
         lambda: LMU(1, 40, 64, 500.0),
-        lambda: classifier(LMUFFT(1, 40, 64, None, 500.0)),
+        pytest.param(
+            lambda: classifier(LMUFFT(1, 40, 64, None, 500.0)), marks=pytest.mark.slow
+        ),  # of the same layer
     ],
     ids=["LMUFFT", "LMU", "classifier"],
 )
@@ -217,9 +266,11 @@ def test_a_step_goes_on_where_a_sequence_ended(tmp_path: Path) -> None:
     torch.testing.assert_close([y, h, m], [eager(model, x)[0][:, -1], *eager(model, x)[1:]])
 
 
-@pytest.mark.parametrize("name", FFT)
-def test_no_fft_and_no_cap_on_the_length(name: str, tmp_path: Path) -> None:
-    proto = onnx.load(export_onnx(build(name), tmp_path / "model.onnx", form="sequence"))
+@pytest.mark.parametrize(
+    "name", [p for p in mostly_slow("fft, thetas, last") if p.values[0] in FFT]
+)
+def test_no_fft_and_no_cap_on_the_length(name: str, sequence_file: Callable[[str], Path]) -> None:
+    proto = onnx.load(sequence_file(name))
     used = operators(proto.graph)
     assert {"MatMul", "Scan"} <= used
     assert not used & {"DFT", "STFT", "Loop", "If"}

@@ -138,7 +138,7 @@ def test_cells_and_connections(cell, flags, channels):
         {"encoder_activation": torch.relu, "memory_bias": True, "channels": 2},
         {"discretizer": "bilinear"},
     ],
-    ids=str,
+    ids=["bias", "no encoder", "tanh", "relu", "bilinear"],  # functions have addresses in theirs
 )
 def test_encoders(cell, feedback, flags):
     check(build(cell, hidden_to_memory=feedback, memory_to_memory=feedback, **flags))
@@ -285,7 +285,9 @@ def test_batch_normalization_in_a_cell_does_not_see_padding():
     torch.testing.assert_close(flat.mean(0), torch.zeros(4, dtype=F64))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "mlp", "tanh"])
+@pytest.mark.parametrize(
+    "cell", [*(pytest.param(c, marks=pytest.mark.slow) for c in ("lstm", "mlp")), "tanh"]
+)
 def test_ragged_batches_compile_as_one_graph(cell):
     torch._dynamo.reset()
     layer = build(cell)

@@ -46,6 +46,8 @@ SCANS = pytest.mark.skipif(
     not _has_scan(), reason="this PyTorch has no operator for loops with gradients"
 )
 LENGTHS = [200, 300, 7, 64, 65, 128, 420]
+FEW = [30, 40, 7, 64, 65]
+slow = pytest.mark.slow
 
 
 def build(name: str, **kwargs: Any) -> Any:
@@ -64,19 +66,31 @@ def row_of(state: Any, row: int) -> Any:
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @SCANS
 @pytest.mark.parametrize(
-    ("name", "with_state"),
-    [(name, False) for name in BUILD]
-    + [(name, True) for name in ("LMU", "LMU-GRU", "LMUFFT", "LMUFFT-last")],
+    ("name", "with_state", "backend", "lengths"),
+    [
+        ("LMU", False, "eager", FEW),
+        ("LMU-open", False, "eager", FEW),
+        ("LMU-GRU", True, "eager", FEW),
+        ("LMUFFT", True, "eager", FEW),
+        ("LMUFFT-last", False, "eager", FEW),
+        ("both ways", False, "eager", FEW),
+        *(pytest.param(name, False, "aot_eager", LENGTHS, marks=slow) for name in BUILD),
+        *(
+            pytest.param(name, True, "aot_eager", LENGTHS, marks=slow)
+            for name in ("LMU", "LMU-GRU", "LMUFFT", "LMUFFT-last")
+        ),
+    ],
+    ids=str,
 )
-def test_three_graphs_serve_all_lengths(name, with_state):
+def test_three_graphs_serve_all_lengths(name, with_state, backend, lengths):
     torch._dynamo.reset()
     layer = build(name, dtype=F64)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     state = None
     if with_state:
         state = tree_map(torch.detach, whole_state(layer, torch.randn(2, 5, 2, dtype=F64))[1])
-    for length in LENGTHS:
+    for length in lengths:
         x = torch.randn(2, length, 2, dtype=F64)
         x = x.requires_grad_()
         got = whole_state(compiled, x, state)
@@ -92,7 +106,9 @@ def test_three_graphs_serve_all_lengths(name, with_state):
 
 @SCANS
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
-@pytest.mark.parametrize("name", ["LMU", "LMUFFT", "LMUFFT-last", "both ways"])
+@pytest.mark.parametrize(
+    "name", ["LMU", pytest.param("LMUFFT", marks=slow), "LMUFFT-last", "both ways"]
+)
 def test_padded_batches_of_all_lengths_too(name):
     torch._dynamo.reset()
     layer = build(name, dtype=F64)
@@ -108,7 +124,14 @@ def test_padded_batches_of_all_lengths_too(name):
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the exporter's own
-@pytest.mark.parametrize("name", ["LMU", "LMU-open", "LMU-GRU", "LMUFFT", "LMUFFT-last", "stack"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LMU-GRU",
+        "LMUFFT",
+        *(pytest.param(n, marks=slow) for n in ("LMU", "LMU-open", "LMUFFT-last", "stack")),
+    ],
+)
 def test_a_model_of_the_users_is_exported(name):
     """To ONNX too, with nothing of ours but plain operators in it."""
     pytest.importorskip("onnxscript")

@@ -236,7 +236,7 @@ def test_float32_gradients_against_the_float64_reference(method):
 
 
 @methods
-@pytest.mark.parametrize("length", [1, 20])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 20])
 def test_compiles_as_one_graph(method, length):
     torch._dynamo.reset()
     case = Case(2, length, 1, 5, 10.0, initial=True)

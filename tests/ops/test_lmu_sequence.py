@@ -216,7 +216,8 @@ old = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=old)])
+# Layers of dynamic sizes, which hold this operator, are compiled in make test.
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=[old, pytest.mark.slow])])
 def test_blocks_compile_as_one_operator(dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(run("blocks"), fullgraph=True, backend="aot_eager", dynamic=dynamic)

@@ -154,7 +154,8 @@ def test_float32_at_high_order(method, with_m_0):
 
 @methods
 @initial
-def test_gradcheck_and_second_derivative(method, with_m_0):
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_gradcheck_and_second_derivative(method, with_m_0, fast):
     inputs = arguments(2, 5, 2, 1, 3, 2, with_m_0=with_m_0)
     names = [key for key, t in inputs.items() if t is not None]
     values = [inputs[key].requires_grad_() for key in names]
@@ -162,13 +163,20 @@ def test_gradcheck_and_second_derivative(method, with_m_0):
     def call(*values: Tensor) -> tuple[Tensor, ...]:
         return readout(**inputs | dict(zip(names, values, strict=True)), method=method)
 
-    assert torch.autograd.gradcheck(call, values)
-    assert torch.autograd.gradgradcheck(call, values, atol=1e-4)
+    assert torch.autograd.gradcheck(call, values, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(call, values, atol=1e-4, fast_mode=fast)
 
 
 @methods
-@initial
-@pytest.mark.parametrize("length", [1, 70])
+@pytest.mark.parametrize(
+    ("with_m_0", "length"),
+    [
+        (True, 70),
+        (False, 1),
+        pytest.param(True, 1, marks=pytest.mark.slow),
+        pytest.param(False, 70, marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_as_one_graph(method, with_m_0, length):
     torch._dynamo.reset()
     inputs = arguments(2, length, 1, 1, 7, 3, with_m_0=with_m_0)

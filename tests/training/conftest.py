@@ -32,6 +32,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return train(RunConfig(epochs=3, **SMALL), output=tmp_path_factory.mktemp("runs"))
 
 
+@pytest.fixture(autouse=True)
+def quick(quick_runs: None) -> None:
+    """But the runs above."""
+
+
 @pytest.fixture
 def small() -> dict[str, Any]:
     return dict(SMALL)

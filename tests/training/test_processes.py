@@ -11,6 +11,7 @@ import pytest
 
 from lmu.training.config import ConfigError, RunConfig
 from lmu.training.run import train
+from tests.limits import HANG
 from tests.training import together
 
 Curves = dict[str, list[float]]
@@ -47,7 +48,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, stopped: Path) -> dict[str, An
     root = Path(__file__).parents[2]
     ran = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=root, capture_output=True,
-        text=True, timeout=180, check=False,
+        text=True, timeout=HANG, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     first, second = (json.loads((output / f"{rank}.json").read_text()) for rank in (0, 1))

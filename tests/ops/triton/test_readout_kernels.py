@@ -34,6 +34,7 @@ def in_interpreter(*command: str, float64: bool = True) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_they_pass_the_tests_of_all_methods():
     ignored = "ignore:Conversion of an array:DeprecationWarning"  # as in test_slots.py
     ran = in_interpreter("-m", "pytest", "tests/ops/test_readout.py", "-k", FAST, "-W", ignored)
@@ -60,12 +61,16 @@ def compare(args, exact, tolerance):
 big = t.arguments(5, 209, 2, 3, 35, 70, with_m_0=True)
 systems = [discretize(*legt(35, theta)) for theta in (40.0, 90.0)]
 big["Ad"], big["Bd"] = (torch.stack(parts) for parts in zip(*systems))
+"""
+NARROW = """
+narrow = {k: v if k in ("Ad", "Bd") else v.float() for k, v in big.items()}
+compare(narrow, big, 1e-5)
+"""
+STRIDED = """
 strided = dict(big)
 strided["u"] = big["u"].mT.contiguous().mT
 strided["x"] = big["x"].transpose(0, 1).contiguous().transpose(0, 1)
 compare(strided, big, 1e-12)
-narrow = {k: v if k in ("Ad", "Bd") else v.float() for k, v in big.items()}
-compare(narrow, big, 1e-5)
 
 g = torch.Generator().manual_seed(0)
 draw = lambda *s: torch.randn(s, generator=g, dtype=torch.float64).requires_grad_()
@@ -86,7 +91,12 @@ assert second[0].abs().max() > 0
 
 
 def test_many_tiles_and_the_operator():
-    in_interpreter("-c", TILES)
+    in_interpreter("-c", TILES + STRIDED)
+
+
+@pytest.mark.slow
+def test_many_tiles_in_float32():
+    in_interpreter("-c", TILES + NARROW)
 
 
 LAYER = """
