@@ -137,16 +137,37 @@ def test_wrong_arguments():
         ),
         ({"layers": layers(), "norm": "batch"}, ValueError, "one of .* got 'batch'"),
         ({"layers": layers(), "dropout": 2.0}, ValueError, "dropout must lie in"),
-        ({"layers": [LMU(1, 4, 2, 5)]}, ValueError, "nothing but zero: pass norm=None"),
+        (
+            {"layers": [LMU(1, 4, 2, 5)]},
+            ValueError,
+            "nothing but zero, and there is one before layer 0",
+        ),
         ({"layers": [LMU(1, 4, 2, 5)], "norm": "rms"}, ValueError, "nothing but its sign"),
-        ({"layers": [LMU(3, 1, 2, 5), LMU(1, 4, 2, 5)]}, ValueError, "nothing but zero"),
+        ({"layers": [LMU(3, 1, 2, 5), LMU(1, 4, 2, 5)]}, ValueError, "there is one before layer 1"),
+        (
+            {"layers": [LMU(3, 1, 2, 5)]},
+            ValueError,
+            "nothing but zero, and there is one at the end",
+        ),
     ]
     for arguments, kind, message in wrong:
         with pytest.raises(kind, match=message):
             LMUStack(**arguments)
     stack = LMUStack(layers())
-    with pytest.raises(ValueError, match="one state for each of 3 layers, got 2"):
-        stack(torch.zeros(1, 2, 3, dtype=F64), (None, (None, None)))
+    x = torch.zeros(1, 2, 3, dtype=F64)
+    nesting = r"\(output, \(\(h, m\), \(h, m\), \(h, m\)\)\)"
+    state = stack(x)[1]
+    for wrong_state, message in (
+        ((None, (None, None)), rf"must be {nesting}, got \(NoneType, \(NoneType, NoneType\)\)"),
+        (state[1], rf"must be {nesting}, got \(\(\(1, "),
+        (torch.zeros(1), rf"must be {nesting}, got \(1,\)"),
+        (
+            (None, (None, state[1][0][0], None)),
+            rf"layer 1, LMU.*{nesting}: the state must be a pair",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            stack(x, wrong_state)
     one = LMU(3, 4, 2, 5)
     for pair, message in (
         ((one, one), "must be two layers"),
@@ -159,3 +180,8 @@ def test_wrong_arguments():
         LMUStack([Bidirectional(one, LMU(3, 4, 2, 5))]).step(torch.zeros(1, 3))
     with pytest.raises(TypeError, match="forward_layer must be a layer such as"):
         Bidirectional(nn.Linear(3, 4), one)
+
+
+def test_rms_has_one_eps() -> None:
+    stack = LMUStack([LMU(3, 4, 2, 5, dtype=F64)], norm="rms")
+    assert [norm.eps for norm in (*stack.norms, stack.last_norm)] == [1e-5, 1e-5]

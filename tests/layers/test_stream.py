@@ -1,5 +1,6 @@
 """Streams against the layer over the whole sequence."""
 
+import copy
 import pickle
 from typing import Any
 
@@ -334,3 +335,78 @@ def test_nothing_grows_where_streams_step_apart(name):
 
     before = some(20)
     assert some(100) <= before
+
+
+class Started(nn.Module):
+    """A cell that learns the state from which it starts."""
+
+    recurrent, hidden_size = True, 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.linspace(-1, 1, 7))
+        self.cell = nn.GRUCell(9, 7)
+
+    def forward(self, z: Tensor, h: Tensor | None = None) -> Tensor:
+        return self.cell(z, self.first.expand(len(z), 7) if h is None else h)
+
+
+def again(stream: Stream, how: str) -> Stream:
+    if how == "refresh":
+        stream.refresh()
+    elif how == "state":
+        stream.state = stream.state
+    else:
+        stream = pickle.loads(pickle.dumps(stream)) if how == "pickle" else copy.deepcopy(stream)
+    return stream
+
+
+@pytest.mark.parametrize("how", ["refresh", "deepcopy", "pickle", "state"])
+def test_streams_without_a_past_stay_without(how: str) -> None:
+    torch.manual_seed(0)
+    layer, x = LMU(3, 7, 6, 12.0, hidden_cell=Started()), torch.randn(2, 5, 3)
+    y = layer(x)[0]
+    stream = again(Stream(layer, 2), how)
+    torch.testing.assert_close(stream(x[:, 0]), y[:, 0])
+    stream = again(stream, how)
+    torch.testing.assert_close(stream(x[:, 1]), y[:, 1])
+    stream.reset([0])
+    stream = again(stream, how)
+    got = stream(torch.stack([x[0, 0], x[1, 2]]))
+    torch.testing.assert_close(got, torch.stack([y[0, 0], y[1, 2]]))
+
+
+@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "LMU-GRU", "stack"])
+def test_reset_takes_what_names_streams(kind: str) -> None:
+    stream, x = Stream(build(kind), 4), torch.randn(4, 3)
+    first = stream(x)
+    for named in ((0, 2), [0, 2], torch.tensor([0, 2]), slice(0, 3, 2), [True, False, True, False]):
+        stream(x)
+        stream.reset(named)
+        h = stream(x)
+        torch.testing.assert_close(h[[0, 2]], first[[0, 2]])
+        assert not torch.isclose(h[[1, 3]], first[[1, 3]]).all()
+        stream.reset()
+        torch.testing.assert_close(stream(x), first)
+    for wrong in (4, -5, [4], (0, 9), torch.tensor([0.5]), [True, False], "all", [[0]], {1: 2}):
+        with pytest.raises(ValueError, match="streams must"):
+            stream.reset(wrong)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.PReLU(), nn.Dropout(0.5), nn.Sequential(nn.Linear(1, 1), nn.Tanh())]
+)
+def test_modules_as_activations(activation: nn.Module) -> None:
+    layer, x = LMUFFT(3, 7, 6, theta=12.0, encoder_activation=activation), torch.randn(2, 9, 3)
+    right = layer.eval()(x)[0]
+    layer.train()
+    stream = Stream(layer, 2)
+    torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x.unbind(1)], 1), right)
+    assert activation.training
+    weights = [p.clone() for p in activation.parameters()]
+    for parameter in activation.parameters():
+        nn.init.constant_(parameter, 9.0)
+    layer.reset_parameters()
+    for parameter, weight in zip(activation.parameters(), weights, strict=True):
+        assert parameter.shape == weight.shape
+        assert not (parameter == 9).any()

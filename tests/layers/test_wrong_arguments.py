@@ -145,7 +145,7 @@ H, M = torch.zeros(1, 7), torch.zeros(1, 6)
         ((H, H), ValueError, r"m must have the shape \(1, 6\), got \(1, 7\)"),
         ((H[None], M), ValueError, r"h must have the shape \(1, 7\), got \(1, 1, 7\)"),
         ((H, M.expand(2, 6)), ValueError, r"m must have the shape \(1, 6\), got \(2, 6\)"),
-        ((H, M.double()), TypeError, "m is torch.float64 but the layer torch.float32"),
+        ((H, M.half()), TypeError, "m is torch.float16 but the layer torch.float32"),
         ((H.to("meta"), M), ValueError, "h is on meta but the layer on cpu"),
     ],
 )

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from lmu import LMU, LMUFFT
+from lmu import LMU, LMUFFT, LMUStack
 from lmu.models import SequenceClassifier
 
 LAYERS = {
@@ -74,3 +76,23 @@ def test_wrong_arguments_say_what_came(layer, classes, dropout, error, says) -> 
     layer = LAYERS["lmu"]() if layer is None else layer
     with pytest.raises(error, match=says):
         SequenceClassifier(layer, classes, dropout)
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_the_last_step_alone_is_computed(every: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = LMUFFT(2, 5, 6, theta=9, return_sequences=every)
+    stack = LMUStack([LMUFFT(2, 2, 6, theta=9), layer])
+    x = torch.randn(3, 40, 2)
+    right = layer(x)[1], stack(x)[1][0]
+    outputs = LMUFFT._all_outputs
+
+    def forbidden(self: LMUFFT, *given: Any) -> Any:
+        assert self is not layer, "all outputs are computed to read one"
+        return outputs(self, *given)
+
+    monkeypatch.setattr(LMUFFT, "_all_outputs", forbidden)
+    for model, h in zip((layer, stack), right, strict=True):
+        classifier = SequenceClassifier(model, 4)
+        torch.testing.assert_close(classifier(x), classifier.classifier(h))
+        lengths = [40, 7, 3]
+        classifier(x, lengths)

@@ -134,7 +134,7 @@ class LMUFFT(LegendreModule):
     ) -> None:
         if theta is None:
             raise TypeError(
-                "theta must be given, the length of the window in time steps: "
+                "theta must be a number of time steps, got None: "
                 "LMUFFT(input_size, hidden_size, memory_size, theta=...)"
             )
         super().__init__(

@@ -36,7 +36,7 @@ def check_form(config: Any, where: str) -> Mapping[str, Any]:
         isinstance(config, Mapping)
         and isinstance(config.get("class_name"), str)
         and isinstance(config.get("config"), Mapping)
-        and isinstance(config["config"].get("name"), str | None)
+        and isinstance(config["config"].get("name"), (str, type(None)))
     )
     if not is_form:
         raise ValueError(
