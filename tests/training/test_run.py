@@ -19,7 +19,7 @@ from lmu.training.checkpoint import (
     resolve_checkpoint,
 )
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.files import write_json
+from lmu._files import write_json
 from lmu.training.interruption import RunInterruptedError
 from lmu.training.lightning import flushed_denormals
 from lmu.training.module import TrainingDivergedError

@@ -11,7 +11,7 @@ from rich.console import Console
 from lmu.tasks.psmnist import PRESETS
 from lmu.training.checkpoint import LAST
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.files import write_json
+from lmu._files import write_json
 from lmu.training.report import shareable
 from lmu.training.run import resume_config, train
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lmu.training.files import write_json
+from lmu._files import write_json
 from lmu.training.report import git_commit, versions
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu._extras import require
-from lmu.interop._trace import whole_file
+from lmu._files import whole_file
 from lmu.layers._legendre import LegendreModule
 from lmu.theory import legt
 

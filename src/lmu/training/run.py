@@ -32,7 +32,7 @@ from lmu.training.checkpoint import (
     resolve_checkpoint,
 )
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.files import write_json
+from lmu._files import write_json
 from lmu.training.history import History
 from lmu.training.interruption import interruptible
 from lmu.training.lightning import flushed_denormals, quiet_lightning
