@@ -41,6 +41,25 @@ def set_on_command_line(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
+def say(line: str) -> None:
+    """Print a line that may hold a path: as it is, and not broken."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def stopped_by_disk() -> Iterator[None]:
+    """Say that the disk is full, or cannot be written, in words and with exit status 1."""
+    from lmu._files import WriteError
+
+    try:
+        yield
+    except WriteError as error:
+        console.print(
+            f"Stopped: {error}", style="red", highlight=False, soft_wrap=True, markup=False
+        )
+        raise typer.Exit(1) from error
+
+
 def _given_lightning(context: typer.Context) -> str | None:
     given = set_on_command_line(context)
     return " / ".join(flag(name) for name in _LIGHTNING if name in given) or None
@@ -62,7 +81,8 @@ def clear_errors(context: typer.Context) -> Iterator[None]:
     from lmu.training.module import TrainingDivergedError
 
     try:
-        yield
+        with stopped_by_disk():
+            yield
     except ConfigError as error:
         hint = _given_lightning(context) if error.setting is None else flag(error.setting)
         raise typer.BadParameter(str(error), param_hint=hint) from error

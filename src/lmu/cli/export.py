@@ -65,14 +65,10 @@ def export_command(
 
 def _load(checkpoint: Path) -> tuple[Path, str, "SequenceClassifier"]:
     """The checkpoint's path, the model's name, and the trained model."""
-    from lmu.tasks.psmnist import build_model
     from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
 
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    model = build_model(**loaded.config.model_arguments())
-    prefix = "model."
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in loaded.state_dict.items()})
-    return loaded.path, loaded.config.model, model.eval()
+    return loaded.path, loaded.config.model, loaded.model()
 
 
 def _write(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lmu.cli._shared import DataOption, clear_errors, console
+from lmu.cli._shared import DataOption, clear_errors, console, say, stopped_by_disk
 
 app = typer.Typer(help="Run an experiment of the papers and leave its figures in a file.")
 
@@ -24,6 +24,8 @@ def _writable(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path} cannot be written: its folder is read-only")
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise typer.BadParameter(f"{path} is no regular file: name another")
     return path
 
 
@@ -107,7 +109,8 @@ def capacity(
         settings = replace(
             settings, windows=(100, 300), lstm_windows=(100,), lstm_seconds=min(2, lstm_seconds)
         )
-    run(settings, output, lambda line: console.print(line, highlight=False))
+    with stopped_by_disk():
+        run(settings, output, lambda line: console.print(line, highlight=False))
     console.print(f"wrote {output} and {output.with_suffix('.png').name}", highlight=False)
 
 
@@ -129,7 +132,8 @@ def speed_up(
     if quick:
         settings = replace(settings, batch_size=4, length=50, rounds=1)
     try:
-        run(settings, output, lambda line: console.print(line, highlight=False))
+        with stopped_by_disk():
+            run(settings, output, lambda line: console.print(line, highlight=False))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--device") from error
     console.print(f"wrote {output}", highlight=False)
@@ -156,7 +160,8 @@ def series(
         settings = replace(settings, seeds=1, epochs=2, minirocket=False)
     try:
         settings = replace(settings, data=tuple(data)) if data else settings
-        run(settings, output, lambda line: console.print(line, highlight=False))
+        with stopped_by_disk():
+            run(settings, output, lambda line: console.print(line, highlight=False))
     except (ImportError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     console.print(f"wrote {output} and {output.with_suffix('.png').name}", highlight=False)
@@ -191,11 +196,8 @@ def mackey_glass(
         changes = small | changes
     with clear_errors(context):
         try:
-            run(
-                Settings(**changes),
-                output,
-                lambda line: console.print(line, highlight=False, soft_wrap=True),
-            )
+            with stopped_by_disk():
+                run(Settings(**changes), output, say)
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from error
         except KeyboardInterrupt as error:

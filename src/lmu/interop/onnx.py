@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmu._files import whole_file
 from lmu._extras import require
+from lmu._files import whole_file
 from lmu.interop._graph import OUTPUTS
 from lmu.interop._layers import describe
 from lmu.interop._loops import scan_loop

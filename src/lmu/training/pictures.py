@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lmu._files import write_whole
 from lmu.tasks.psmnist import PsMNIST
 from lmu.theory import decode_window, discretize, impulse_response, legt
-from lmu._files import write_whole
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.text import Text
 from torch import Tensor
 
-from lmu.tasks.psmnist import PsMNIST, build_model
+from lmu.tasks.psmnist import PsMNIST
 from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
 from lmu.training.config import check_at_least, check_seed
 from lmu.training.pictures import write_figure
@@ -59,14 +59,12 @@ def predict_digits(
     check_seed(seed)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
     config = loaded.config
-    model = build_model(**config.model_arguments())
-    prefix = "model."
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in loaded.state_dict.items()})
+    model = loaded.model()
     task = PsMNIST(loaded.permutation, data or config.data)
     x, y = task.test_part()
     chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:count]
     with torch.inference_mode():
-        probabilities, answers = model.eval()(x[chosen]).softmax(1).max(1)
+        probabilities, answers = model(x[chosen]).softmax(1).max(1)
     images = task.images(x[chosen])
     return [
         Prediction(
