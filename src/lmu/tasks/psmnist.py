@@ -15,7 +15,6 @@ from lmu.tasks import mnist
 PIXELS = 784
 CLASSES = 10
 VALIDATION = 5_000
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,8 @@ def check_permutation(permutation: Any, name: str = "permutation") -> Tensor:
         kind = "nested" if permutation.is_nested else permutation.layout
         kind = "without content (meta)" if permutation.is_meta else kind
         raise ValueError(f"{name} must be a dense tensor, got one that is {kind}")
-    if permutation.dtype not in _INTEGERS:
+    no_integers = permutation.is_floating_point() or permutation.is_complex()
+    if no_integers or permutation.is_quantized or permutation.dtype is torch.bool:
         raise ValueError(f"{name} must hold integers, got {permutation.dtype}")
     if permutation.shape != (PIXELS,):
         raise ValueError(f"{name} must hold {PIXELS} integers, got {tuple(permutation.shape)}")
