@@ -1,9 +1,9 @@
-"""Kill training and experiments, fill disks, and count what is lost: ``python -m benchmarks.kills``.
+"""Kill training and experiments, fill disks, count losses: ``python -m benchmarks.kills``.
 
-The commands are forked from a process that has imported everything, and get a real SIGKILL at a
-random moment, mostly while an epoch is computed or written, which at these sizes takes some
-milliseconds. After each it is checked that nothing is lost but the epoch under way, and the next
-command goes on. Linux and macOS only.
+The commands are forked from a process that has imported everything, but for a few that start as
+users start them, and get a real SIGKILL at a random moment, mostly while an epoch is computed or
+written, which at these sizes takes some milliseconds. After each it is checked that nothing is lost
+but the epoch under way, and the next command goes on. Linux and macOS only.
 """
 
 import argparse
@@ -44,9 +44,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the counts as JSON")
     options = parser.parse_args()
     children.prepare()
-    with tempfile.TemporaryDirectory(dir=options.folder) as here:
-        with tempfile.TemporaryDirectory(dir=options.other) as there:
-            rows = _rows(options, Path(here), Path(there))
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as here,
+        tempfile.TemporaryDirectory(dir=options.other) as there,
+    ):
+        rows = _rows(options, Path(here), Path(there))
     if options.output is not None:
         settings = {"kills": options.kills, "seed": options.seed}
         write_record(options.output, "kills", settings, rows=rows)

@@ -29,7 +29,13 @@ def prepare() -> None:
     mnist.load = lambda paths, part: parts[part]
 
 
-def start(arguments: list[str], log: Path, tmpdir: Path, file_limit: int | None = None) -> int:
+def start(
+    arguments: list[str],
+    log: Path,
+    tmpdir: Path,
+    file_limit: int | None = None,
+    fresh: bool = False,
+) -> int:
     """Fork a process that runs ``lmu`` with these arguments, and return its number.
 
     Args:
@@ -37,6 +43,7 @@ def start(arguments: list[str], log: Path, tmpdir: Path, file_limit: int | None 
         log: Gets what it prints.
         tmpdir: Its ``TMPDIR``.
         file_limit: Largest size of a file that it may write, in bytes.
+        fresh: Start Python anew, as a user does.
     """
     sys.stdout.flush()
     pid = os.fork()
@@ -50,6 +57,8 @@ def start(arguments: list[str], log: Path, tmpdir: Path, file_limit: int | None 
         os.environ |= {"TMPDIR": str(tmpdir), "COLUMNS": "200"}
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        if fresh:
+            os.execv(sys.executable, [sys.executable, "-m", "lmu", *arguments])
         app(arguments, prog_name="lmu")
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1

@@ -15,6 +15,7 @@ from lmu.training.config import RunConfig
 
 TINY = {"hidden_size": 6, "memory_size": 5, "batch_size": 50, "limit": 100, "accelerator": "cpu"}
 OPTIONS = [part for k, v in TINY.items() for part in ("--" + k.replace("_", "-"), str(v))]
+FRESH = 40  # every so many kills, a command that starts Python anew
 LIVES = 20  # kills of one run, then another is begun
 
 
@@ -33,7 +34,8 @@ def train(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Counter
         folder.mkdir(parents=True)
         seen = Seen()
         for _ in range(min(LIVES, kills - counts["kills"])):
-            counts.update(_life(folder, tmpdir, rng, seen))
+            fresh = counts["kills"] % FRESH == FRESH - 1
+            counts.update(_life(folder, tmpdir, rng, seen, fresh))
         counts["runs"] += 1
         counts["epochs"] += seen.epochs
         counts["commands that failed"] += _goes_on(folder, tmpdir)
@@ -48,7 +50,9 @@ def _arguments(folder: Path) -> list[str]:
     return ["train", "psmnist", *OPTIONS, *more]
 
 
-def _life(folder: Path, tmpdir: Path, rng: random.Random, seen: Seen) -> dict[str, int]:
+def _life(
+    folder: Path, tmpdir: Path, rng: random.Random, seen: Seen, fresh: bool
+) -> dict[str, int]:
     """One command from its start to its kill, at any moment or while it trains and writes."""
     log = folder.with_suffix(".log")
     before = {path: path.stat().st_ino for path in folder.glob(f"*/{LAST}")}
@@ -56,8 +60,8 @@ def _life(folder: Path, tmpdir: Path, rng: random.Random, seen: Seen) -> dict[st
     def has_written() -> bool:
         return any(before.get(p) != p.stat().st_ino for p in folder.glob(f"*/{LAST}"))
 
-    early = rng.random() < 0.2
-    pid = children.start(_arguments(folder), log, tmpdir)
+    early = rng.random() < 0.2 and not fresh
+    pid = children.start(_arguments(folder), log, tmpdir, fresh=fresh)
     status = None
     if not early:
         status = children.wait(pid, 60, has_written)
@@ -65,7 +69,8 @@ def _life(folder: Path, tmpdir: Path, rng: random.Random, seen: Seen) -> dict[st
         status = children.wait(pid, rng.uniform(0, 0.5))
     if status is not None or not children.kill(pid):
         return {"kills": 1, "commands that failed": 1, f"ended: {log.read_text()[-300:]}": 1}
-    found = {"kills": 1, "kills before the first epoch": int(early)}
+    found = {"kills": 1, "kills of python -m lmu": int(fresh)}
+    found["kills at any moment from the start"] = int(early)
     left = temporaries(folder)
     found["kills while a file was written"] = int(bool(left - seen.leftovers))
     if not early:  # it had begun to write, and so must have cleaned up
