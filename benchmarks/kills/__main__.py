@@ -49,16 +49,20 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir=options.other) as there,
     ):
         rows = _rows(options, Path(here), Path(there))
-    if options.output is not None:
-        settings = {"kills": options.kills, "seed": options.seed}
-        write_record(options.output, "kills", settings, rows=rows)
     lost = sum(row.get(name, 0) for row in rows for name in BAD)
     print("nothing was lost but epochs under way" if not lost else f"{lost} faults")
     sys.exit(bool(lost))
 
 
 def _rows(options: argparse.Namespace, here: Path, there: Path) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def add(what: str, where: str, counts: Counter[str]) -> None:
+        rows.append(_row(what, where, counts))
+        if options.output is not None:
+            settings = {"kills": options.kills, "seed": options.seed}
+            write_record(options.output, "kills", settings, rows=rows)
+
     places = {"one file system": here}
     if here.stat().st_dev != there.stat().st_dev:
         places["two file systems, TMPDIR on the other"] = there
@@ -66,9 +70,9 @@ def _rows(options: argparse.Namespace, here: Path, there: Path) -> list[dict[str
         for work in (victims.train, victims.experiment):
             rng = random.Random(f"{options.seed} {place} {work.__name__}")
             counts = work(options.kills, here / work.__name__, tmpdir, rng)
-            rows.append(_row(work.__name__, place, counts))
+            add(work.__name__, place, counts)
     what = "tmpfs of 8 to 400 kB" if disks.can_mount() else "files limited to 2 to 100 kB"
-    rows.append(_row("fill", what, disks.fill(here / "disk", here)))
+    add("fill", what, disks.fill(here / "disk", here))
     return rows
 
 

@@ -31,6 +31,13 @@ def intact(path: Path) -> bool:
     return True
 
 
+def damaged(folder: Path) -> int:
+    """Checkpoints anywhere below a folder that cannot be read; temporaries are none."""
+    return sum(
+        not intact(path) for path in folder.rglob("*.ckpt") if not _TEMPORARY.fullmatch(path.name)
+    )
+
+
 def rows_of(checkpoint: Path) -> list[Row]:
     """The epochs that a checkpoint has behind it."""
     return read_archive(checkpoint)[0]["callbacks"]["History"]["rows"]
@@ -62,7 +69,7 @@ def check_run(folder: Path, log: Path, seen: Seen) -> dict[str, int]:
     Returns:
         Counts: checkpoints that are damaged, epochs that are lost, and so on.
     """
-    found = {"damaged": sum(not intact(path) for path in folder.glob("*.ckpt"))}
+    found = {"damaged": damaged(folder)}
     usable = [folder / name for name in (LAST, PREVIOUS) if intact(folder / name)]
     if not usable:
         found["runs lost"] = int(seen.epochs > 0)

@@ -54,6 +54,7 @@ def start(
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
         os.environ |= {"TMPDIR": str(tmpdir), "COLUMNS": "200"}
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.kills import children
-from benchmarks.kills.checks import intact, temporaries
+from benchmarks.kills.checks import damaged, intact, temporaries
 from benchmarks.kills.victims import OPTIONS
 from lmu.training.checkpoint import LAST, PREVIOUS
 
@@ -63,7 +63,7 @@ def _fill_one(folder: Path, tmpdir: Path, limit: int | None) -> Counter[str]:
     counts["full"] = 1
     counts["said so, without a traceback"] += "disk full" in said.lower()
     counts["tracebacks"] += "Traceback" in said
-    counts["damaged"] += sum(not intact(path) for path in folder.rglob("*.ckpt"))
+    counts["damaged"] += damaged(folder)
     counts["temporaries that stayed"] += len(temporaries(folder))
     runs = [run for run in folder.glob("*") if any(run.glob("*.ckpt"))]
     counts["ended before the first checkpoint"] += not runs

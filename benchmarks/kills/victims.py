@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills import children
-from benchmarks.kills.checks import Seen, check_run, intact, temporaries
+from benchmarks.kills.checks import Seen, check_run, damaged, intact, temporaries
 from lmu.experiments.psmnist import RECIPES, Recipe
 from lmu.training.checkpoint import LAST, PREVIOUS
 from lmu.training.config import RunConfig
@@ -142,7 +142,7 @@ def _until_done(
         children.kill(pid)
         counts["kills"] += 1
         counts["kills while a file was written"] += bool(temporaries(folder))
-        counts["damaged"] += sum(not intact(path) for path in folder.rglob("*.ckpt"))
+        counts["damaged"] += damaged(folder)
         for run in folder.glob("runs/*/*"):
             begun = (run / "history.csv").is_file()
             counts["runs lost"] += begun and not any(intact(run / n) for n in (LAST, PREVIOUS))
