@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills import children, disks, victims
-from lmu.experiments.record import write_record
+from lmu.experiments.record import read_rows, write_record
 
+KINDS = ("train-one", "experiment-one", "train-two", "experiment-two", "fill")
 BAD = (
     "damaged",
     "epochs lost",
@@ -41,7 +42,12 @@ def main() -> None:
     parser.add_argument(
         "--other", type=Path, default=Path("/dev/shm"), help="a folder on another file system"
     )
-    parser.add_argument("--output", type=Path, help="write the counts as JSON")
+    parser.add_argument(
+        "--only", nargs="+", choices=KINDS, default=KINDS, help="of the kinds (default: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="write the counts as JSON; those of other kinds stay"
+    )
     options = parser.parse_args()
     children.prepare()
     with (
@@ -60,20 +66,34 @@ def _rows(options: argparse.Namespace, here: Path, there: Path) -> list[dict[str
     def add(what: str, where: str, counts: Counter[str]) -> None:
         rows.append(_row(what, where, counts))
         if options.output is not None:
-            settings = {"kills": options.kills, "seed": options.seed}
-            write_record(options.output, "kills", settings, rows=rows)
+            _write(options, rows)
 
-    places = {"one file system": here}
+    places = {"one": ("one file system", here)}
     if here.stat().st_dev != there.stat().st_dev:
-        places["two file systems, TMPDIR on the other"] = there
-    for place, tmpdir in places.items():
+        places["two"] = ("two file systems, TMPDIR on the other", there)
+    for kind, (place, tmpdir) in places.items():
         for work in (victims.train, victims.experiment):
-            rng = random.Random(f"{options.seed} {place} {work.__name__}")
-            counts = work(options.kills, here / work.__name__, tmpdir, rng)
-            add(work.__name__, place, counts)
-    what = "tmpfs of 8 to 400 kB" if disks.can_mount() else "files limited to 2 to 100 kB"
-    add("fill", what, disks.fill(here / "disk", here))
+            if f"{work.__name__}-{kind}" in options.only:
+                rng = random.Random(f"{options.seed} {place} {work.__name__}")
+                counts = work(options.kills, here / work.__name__, tmpdir, rng)
+                add(work.__name__, place, counts)
+    if "fill" in options.only:
+        what = "tmpfs of 8 to 400 kB" if disks.can_mount() else "files limited to 2 to 100 kB"
+        add("fill", what, disks.fill(here / "disk", here))
     return rows
+
+
+def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write the rows and those of other kinds that are there already."""
+
+    def key(row: dict[str, Any]) -> tuple[str, str]:
+        return row["what"], row["where"]
+
+    new = {key(row): row for row in rows}
+    there = read_rows(options.output, "kills", {"what": str, "where": str})
+    rows = list({**{key(row): row for row in there}, **new}.values())
+    settings = {"kills": options.kills, "seed": options.seed}
+    write_record(options.output, "kills", settings, rows=rows)
 
 
 def _row(what: str, where: str, counts: Counter[str]) -> dict[str, Any]:
