@@ -157,7 +157,8 @@ def _figures(folder: Path) -> list[Any]:
     Raises:
         ValueError: A file is damaged.
     """
-    files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    files = [json.loads(path.read_text()) for path in paths]
     rows = [row for file in files for row in file.get("rows", [file])]
     times = ("seconds", "cpu_seconds", "seconds_per_epoch", "git_commit", "machine")
     return [{k: _without(v, times) for k, v in row.items() if k not in times} for row in rows]
