@@ -1,8 +1,10 @@
 """Everything that determines a run."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+import numbers
+import reprlib
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lmu.tasks.psmnist import PRESETS
 
@@ -104,6 +106,7 @@ class RunConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
         for name, most in MOST.items():
@@ -150,6 +153,21 @@ class RunConfig:
         }
 
 
+def read_config(settings: Any) -> RunConfig:
+    """The settings that a file holds, whatever someone made of it.
+
+    Raises:
+        ConfigError: They are no settings, or one is unknown or out of range.
+    """
+    if not isinstance(settings, dict):
+        raise ConfigError(None, f"must be a table of settings, got {_short(settings)}")
+    unknown = settings.keys() - {field.name for field in fields(RunConfig)}
+    if unknown:
+        names = ", ".join(sorted(map(_short, unknown)))
+        raise ConfigError(None, f"there is no setting {names}")
+    return RunConfig(**settings)
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that is not in 0 to 2^32 - 1 with a :class:`ConfigError`."""
     if not 0 <= seed < 2**32:
@@ -159,9 +177,30 @@ def check_seed(seed: int) -> None:
 def check_within(name: str, value: int | None, least: int, most: int) -> None:
     """Refuse a number out of ``least`` to ``most`` with a :class:`ConfigError`; None passes."""
     if value is not None and value < least:
-        raise ConfigError(name, f"must be at least {int(least)}, got {value}")
+        raise ConfigError(name, f"must be at least {int(least)}, got {_short(value)}")
     if value is not None and value > most:
-        raise ConfigError(name, f"must be at most {most:,}, got {value}")
+        raise ConfigError(name, f"must be at most {most:,}, got {_short(value)}")
+
+
+_KINDS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, type(None): type(None)}
+
+
+def _check_types(config: RunConfig) -> None:
+    """Refuse what is not of a setting's type, and integers too large for a float."""
+    for name, hint in get_type_hints(RunConfig).items():
+        value = getattr(config, name)
+        kinds = [str] if get_origin(hint) is Literal else get_args(hint) or [hint]
+        right = any(isinstance(value, _KINDS.get(kind, kind)) for kind in kinds)
+        if not right or (isinstance(value, bool) and bool not in kinds):
+            names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+            wanted = " or ".join(names.get(kind, "none") for kind in kinds)
+            raise ConfigError(name, f"must be {wanted}, got {_short(value)}")
+        if float in kinds and isinstance(value, numbers.Integral) and abs(value) >= 2**31:
+            raise ConfigError(name, f"must be less than 2^31, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
