@@ -5,6 +5,7 @@
 # make fuzz   random layers against their equations, and wrong calls (minutes); 1 if one is wrong
 # make docs   the site in site/, built strictly; mkdocs serve shows it while you write
 # make examples  run the notebooks in examples/ in full and write them (about twenty minutes on one core)
+# make kills  kill training and experiments hundreds of times, fill disks, and count losses
 #
 # They set themselves up: they need Python >= 3.10 and make, and create .venv.
 
@@ -12,7 +13,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check fuzz docs examples format lint types clean
+.PHONY: demo test test-all check fuzz docs examples kills format lint types clean
 
 demo: $(VENV)/.train
 	$(BIN)/lmu train psmnist --epochs 15
@@ -36,6 +37,9 @@ docs: $(VENV)/.dev
 
 examples: $(VENV)/.dev
 	$(BIN)/python examples/execute.py
+
+kills: $(VENV)/.train
+	$(BIN)/python -m benchmarks.kills --output results/kills.json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

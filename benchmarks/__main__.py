@@ -1,7 +1,6 @@
 """Run benchmark cases and write their results: ``python -m benchmarks [case ...]``."""
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from benchmarks import peers
 from benchmarks.cases import CASES
 from benchmarks.harness import run
 from benchmarks.machine import machine, results_folder
+from lmu._files import write_json
 
 
 def main() -> None:
@@ -32,9 +32,7 @@ def main() -> None:
         figures = run(name, CASES[name], args.rounds)
         result = {"case": name, "machine": where, "peers": peers.status(), **figures}
         path = folder / f"{name}.json"
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        partial.replace(path)
+        write_json(path, result)
         print(f"{result['title']} ({time.perf_counter() - start:.0f} s)")
         ours = next(iter(result["contenders"].values()))["seconds"]
         for key, figures in result["contenders"].items():

@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks.machine import machine
 from lmu import LMU, LMUFFT
+from lmu._files import write_json
 
 OUTPUT = Path(__file__).parent.parent / "results" / "accuracy.json"
 LAYERS = {
@@ -59,8 +60,7 @@ def main() -> None:
             precision: {key: max(draw[precision][key] for draw in draws) for key in figures}
             for precision, figures in draws[0].items()
         }
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps({"machine": machine(), "layers": layers}, indent=2) + "\n")
+    write_json(OUTPUT, {"machine": machine(), "layers": layers})
     sys.stdout.write(json.dumps(layers, indent=2) + "\n")
 
 

@@ -3,7 +3,6 @@
 The figures go to results/concepts.json, from which ``benchmarks.concepts_pictures`` draws.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from lmu import LMU
+from lmu._files import write_json
 from lmu.tasks.capacity import memory_alone
 from lmu.theory import decode_window, discretize, impulse_response, least_theta, legendre, legt
 
@@ -151,7 +151,7 @@ def main() -> None:
         "half_step": of_half_step(),
         "rows": of_rows(),
     }
-    OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(OUTPUT, result)
     sys.stdout.write(f"wrote {OUTPUT.name}\n")
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from benchmarks.harness import seconds
 from benchmarks.machine import machine
 from lmu import LMU, LMUFFT, Stream
+from lmu._files import write_json
 from lmu.interop.aoti import export_aoti
 from lmu.interop.onnx import export_onnx, quantize_onnx
 from lmu.tasks.psmnist import PsMNIST, build_model
@@ -265,8 +266,7 @@ def main() -> None:
         for checkpoint in checkpoints:
             found = psmnist(checkpoint, folder, options.singles, options.limit)
             result["psmnist"][found["config"]["model"]] = found
-    options.output.parent.mkdir(exist_ok=True, parents=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.output, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What rounding does to a memory, for docs/numerics.md: ``python -m benchmarks.numerics``."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from lmu._files import write_json
 from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, least_theta, legt, noise_gain
 
@@ -83,7 +83,7 @@ def main() -> None:
     """Measure all cases and write them."""
     rows = [{"order": o, "theta": t, "errors": errors(o, t)} for o, t in CASES]
     found = {"machine": machine(), "rows": rows, "euler": [euler(o, t) for o, t in EULER]}
-    OUTPUT.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(OUTPUT, found)
     sys.stdout.write(f"wrote {OUTPUT.name}\n")
 
 

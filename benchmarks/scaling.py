@@ -17,6 +17,7 @@ from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
 from benchmarks.harness import peak_of, seconds
 from benchmarks.machine import machine, results_folder
 from lmu import LMU, LMUFFT
+from lmu._files import write_json
 
 Work = Callable[[], object]
 
@@ -212,9 +213,7 @@ def main() -> None:
         points = SWEEPS[name].quick if args.quick else None
         result = {"machine": where, **run(name, points, args.rounds)}
         path = folder / f"scaling-{name}.json"
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        partial.replace(path)
+        write_json(path, result)
         for line, rows in result["lines"].items():
             figures = ", ".join(
                 f"{row['x']}: {row['seconds'] * 1e3:.3g} ms {row['peak_mib']:.0f} MiB"

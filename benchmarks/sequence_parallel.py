@@ -21,11 +21,11 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.harness import peak_of
 from lmu import LMUFFT
+from lmu._files import write_json
 from lmu.distributed import sequence_parallel, split
 from lmu.distributed.carry import WAYS, carry
 from lmu.ops import System
 from lmu.theory import discretize, legt
-from lmu.training.files import write_json
 
 OUTPUT = Path(__file__).parent.parent / "results" / "sequence-parallel.json"
 SENT = Path("/sys/class/net/lo/statistics/tx_bytes")  # of all processes here

@@ -25,6 +25,7 @@ from benchmarks.harness import gemm_rate, resident, seconds
 from benchmarks.machine import machine
 from examples.stream_server import StreamServer
 from lmu import LMU, LMUFFT, Stream
+from lmu._files import write_json
 from lmu.theory import discretize, legt
 
 OUTPUT = Path(__file__).parent.parent / "results" / "streams.json"
@@ -284,10 +285,7 @@ def main() -> None:
         print(kind, json.dumps([found["errors"], found["endurance"]], indent=1), flush=True)
         result["layers"][kind] = found
     output = options.output or OUTPUT
-    output.parent.mkdir(exist_ok=True, parents=True)
-    partial = output.with_suffix(".part")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.replace(output)
+    write_json(output, result)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
 
+from lmu._files import whole_file
+
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 _INK = "#7d858f"  # to be read on white and on near black
@@ -42,5 +44,5 @@ def new(width: float = 6.4, height: float = 3.0) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG file without a date, so that it changes only with the numbers in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})

@@ -6,7 +6,6 @@ optimizer.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch.nn import functional as F
 
+from lmu._files import write_json
 from lmu.training.batches import Batches
 from lmu.training.config import RunConfig
 from lmu.training.report import git_commit, machine, versions
@@ -102,7 +102,7 @@ def main() -> None:
     print(f"Lightning  {result['lightning_seconds']:.3f} s per epoch")
     print(f"ratio      {result['ratio']:.3f} (median of the pairs)")
     if options.output is not None:
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.output, result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from lmu.training.files import write_whole
+from lmu._files import write_whole
 
 FOLDER = Path(__file__).resolve().parent
 METADATA = {

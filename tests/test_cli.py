@@ -293,7 +293,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_continued(tmp_path: Path) -> None:
     assert f"lmu train psmnist --resume {folder}" in text
     assert "Traceback" not in text
     assert "Warning" not in text
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".*.tmp*"))
     assert "test accuracy" not in text
     refused = invoke("train", "psmnist", "--resume", str(folder), "--epochs", "3", code=2)
     assert "drop --epochs" in refused
@@ -352,7 +352,7 @@ def test_a_killed_process_ends_the_job_and_leaves_its_checkpoint(
     assert f"lmu train psmnist --resume {folder}" in text
     assert "SIGKILL" in text or launcher == "own"
     assert not any(runs(worker) for worker in workers)
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".*.tmp*"))
     load_checkpoint(folder / "best.ckpt")
     _, config = resume_config(folder, devices="1")
     assert (config.devices, config.epochs) == ("1", 100000)

@@ -26,6 +26,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu.session import Session, describe
 from benchmarks.machine import machine, results_folder
+from lmu._files import write_whole
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def main() -> None:
     for name in args.sections:
         faults += run(name, device, folder, args.rounds, where, settings)
         path = folder / "summary.md"
-        write(path, summary.render(folder, list(SECTIONS)))
+        write_whole(path, summary.render(folder, list(SECTIONS)).encode())
     print(f"\n{(folder / 'summary.md').read_text()}")
     for fault in faults:
         print(f"FAULT {fault}", file=sys.stderr)
@@ -136,16 +137,9 @@ def run(
             "left_out": s.left_out,
             "rows": s.rows,
         }
-        write(path, json.dumps(result, indent=2) + "\n")
+        write_whole(path, (json.dumps(result, indent=2) + "\n").encode())
     s.free()
     return s.faults
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file whole."""
-    partial = path.with_suffix(".part")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 if __name__ == "__main__":

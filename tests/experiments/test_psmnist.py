@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lmu.cli import app
@@ -120,6 +123,28 @@ def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
     assert len(list((tmp_path / "runs/lmufft-seed0").glob("*"))) == 1  # the folder is the same
     metrics = json.loads((tmp_path / "lmufft-seed0.json").read_text())
     assert [row["epoch"] for row in metrics["history"]] == [1, 2]
+
+
+def test_whatever_a_kill_leaves_the_same_command_ends_well(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    runs, done = tmp_path / "runs/lmufft-seed0", tmp_path / "lmufft-seed0.json"
+    run(["lmufft"], tmp_path, seeds=1)
+    (whole,) = runs.iterdir()
+    figures = json.loads(done.read_text())
+    done.unlink()
+    for name in ("empty", "only a temporary"):
+        (runs / name).mkdir()
+    (runs / "only a temporary" / ".config.0123abcd.tmp.json").write_text("{")
+    (tmp_path / ".lmufft-seed0.0123abcd.tmp.json").write_text("{")
+    for file in (whole / "last.ckpt", whole / "previous.ckpt"):
+        file.write_bytes(file.read_bytes()[:-900])
+    said = io.StringIO()
+    run(["lmufft"], tmp_path, seeds=1, console=Console(file=said, width=1000))
+    assert "train anew. It stays as it is, and another run is begun" in said.getvalue()
+    again = json.loads(done.read_text())
+    assert again["test_loss"] == figures["test_loss"]
+    assert len(list(runs.iterdir())) == 2  # the damaged one, and the new one
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_an_unknown_model(tmp_path):

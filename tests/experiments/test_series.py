@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -260,4 +261,4 @@ def test_command(tmp_path, monkeypatch, few_orders):
     path.write_text("[]")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "no record of this experiment" in " ".join(result.output.replace("│", "").split())
+    assert "no record of this experiment" in re.sub(r"[\s│]+", " ", result.output)

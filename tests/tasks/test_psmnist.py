@@ -10,6 +10,7 @@ from lmu.tasks.psmnist import (
     PRESETS,
     PsMNIST,
     build_model,
+    check_permutation,
     default_permutation,
     load_permutation,
     split_indices,
@@ -109,6 +110,52 @@ def test_wrong_permutations(tmp_path: Path, content: str, says: str) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match=says):
         load_permutation(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (torch.eye(784).long().to_sparse(), "must be a dense tensor, got one that is .*sparse_coo"),
+        (torch.zeros(784, dtype=torch.bool), "must hold integers, got torch.bool"),
+        (torch.arange(784.0), "must hold integers, got torch.float32"),
+        (torch.zeros(1, dtype=torch.int64).expand(784), "exactly once"),
+        (torch.arange(1), r"784 integers, got \(1,\)"),
+        ({"order": torch.arange(784)}, "cannot be read"),
+        (["a"], "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_a_file_of_pytorch_may_hold(tmp_path: Path, value: Any, says: str) -> None:
+    path = tmp_path / "order.pt"
+    torch.save(value, path)
+    with pytest.raises(ValueError, match=says):
+        load_permutation(path)
+
+
+def test_tensors_that_are_no_permutation() -> None:
+    for value, says in (
+        (torch.arange(784).to_sparse(), "dense tensor"),
+        (torch.arange(784, device="meta"), "meta"),
+        (list(range(784)), "must be a tensor, got list"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            check_permutation(value)
+        with pytest.raises(ValueError, match=says):
+            PsMNIST(value)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_header_that_asks_for_more_than_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "order.npy"
+    np.save(path, np.arange(784))
+    content = path.read_bytes()
+    # The same length; a header that does not end is another matter.
+    for wrong in (b"(7840000000000,)}", b"(7840000000000,,("):
+        path.write_bytes(content.replace(b"(784,), }        ", wrong))
+        assert path.read_bytes() != content
+        with pytest.raises(ValueError, match="cannot be read"):
+            load_permutation(path)
+    np.save(path, np.arange(784, dtype=np.uint16)[::-1])
+    assert load_permutation(path)[0] == 783
 
 
 def test_wrong_permutation_files(tmp_path: Path) -> None:

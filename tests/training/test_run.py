@@ -9,17 +9,18 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 
+from lmu._files import write_json
 from lmu.tasks import mnist
 from lmu.training import run
 from lmu.training.checkpoint import (
     BEST,
     LAST,
+    PREVIOUS,
     CheckpointError,
     load_checkpoint,
     resolve_checkpoint,
 )
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.files import write_json
 from lmu.training.interruption import RunInterruptedError
 from lmu.training.lightning import flushed_denormals
 from lmu.training.module import TrainingDivergedError
@@ -57,7 +58,7 @@ class StopAt(Callback):
 def test_a_run_leaves_its_folder_complete(finished: RunResult) -> None:
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "metrics.json", "history.csv", BEST, LAST, *PICTURES}
+    assert names == {"config.json", "metrics.json", "history.csv", BEST, LAST, PREVIOUS, *PICTURES}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == finished.metrics
     assert metrics["parameters"] == 12 * 9 + 12 + 2 + 10 * 12 + 10

@@ -36,3 +36,8 @@ def given(context: typer.Context) -> set[str]:
     """The parameters that were set on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def say(line: str) -> None:
+    """Print a line that may hold a path: as it is, and not broken."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)

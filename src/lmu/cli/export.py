@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmu._files import DiskFullError, WriteError
 from lmu.cli._errors import clear_errors, stop
 from lmu.cli._shared import CheckpointArgument, console
 
@@ -59,7 +60,7 @@ def export_command(
         path, name, model = _load(checkpoint)
         if output is None:
             output = path.with_name(f"{name}-{form}{'-int8' if int8 else ''}{suffix}")
-        with _export_errors(output):
+        with _export_errors():
             _write(model, output, format, form, int8)
         _show(model, output, form)
 
@@ -105,12 +106,13 @@ def _write(
 
 
 @contextmanager
-def _export_errors(output: Path) -> Iterator[None]:
+def _export_errors() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        message = f"{output} cannot be written: {error.strerror}"
-        raise typer.BadParameter(message, param_hint="--output") from error
+    except DiskFullError:
+        raise
+    except WriteError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from error
     except (ImportError, RuntimeError) as error:  # packages, or the compiler, are missing
         stop(error)
 

@@ -14,7 +14,7 @@ import typer
 from lmu._extras import require
 from lmu.cli._app import Command, new_app
 from lmu.cli._errors import training_errors
-from lmu.cli._shared import DataOption, console
+from lmu.cli._shared import DataOption, console, say
 
 app = new_app(help="Run an experiment of the papers and leave its figures in a file.")
 
@@ -82,6 +82,8 @@ def _writable(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path} cannot be written: its folder is read-only")
     if isdir(path):
         raise typer.BadParameter(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise typer.BadParameter(f"{path} is no regular file: name another")
     if path.suffix != ".json":  # the picture beside it must have another name
         raise typer.BadParameter(f"the name of the file must end in .json, got {path}")
     return path
@@ -113,12 +115,8 @@ def _going_on() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _say(line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
-
-
 def _wrote(output: Path) -> None:
-    _say(f"wrote {output} and {output.with_suffix('.png').name}")
+    say(f"wrote {output} and {output.with_suffix('.png').name}")
 
 
 @app.command(cls=Command)
@@ -186,7 +184,7 @@ def capacity(
             settings = replace(settings, windows=(100, 300), lstm_windows=(100,), lstm_seconds=2)
         if lstm_seconds is not None:
             settings = replace(settings, lstm_seconds=lstm_seconds)
-        run(settings, output, _say)
+        run(settings, output, say)
         _wrote(output)
 
 
@@ -219,10 +217,10 @@ def speed_up(
         if rounds is not None:
             settings = replace(settings, rounds=rounds)
         try:
-            run(settings, output, _say)
+            run(settings, output, say)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--device") from error
-        _say(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 @app.command(cls=Command)
@@ -251,7 +249,7 @@ def series(
         given = {"seeds": seeds, "data": tuple(name.value for name in data or ())}
         changes |= {name: value for name, value in given.items() if value}
         with _going_on():
-            run(Settings(**changes), output, _say)
+            run(Settings(**changes), output, say)
         _wrote(output)
 
 
@@ -287,5 +285,5 @@ def mackey_glass(
             small = {"seeds": 1, "epochs": 2, "batches": 10, "series": (8, 4, 4), "length": 500}
             changes = small | changes
         with _going_on():
-            run(Settings(**changes), output, _say)
+            run(Settings(**changes), output, say)
         _wrote(output)

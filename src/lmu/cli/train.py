@@ -1,6 +1,5 @@
 """``lmu train``."""
 
-import time
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from lmu.cli._app import Command, new_app
 from lmu.cli._errors import refuse_unused, training_errors
-from lmu.cli._shared import DataOption, console, flag, given, percent
+from lmu.cli._shared import DataOption, console, flag, given, percent, say
 
 app = new_app(help="Train a model on a task.")
 
@@ -148,14 +147,14 @@ def psmnist(
                 raise typer.BadParameter(
                     f"a resumed run keeps its settings: drop {names}", param_hint="--resume"
                 )
-            checkpoint, config = resume_config(resume, **{name: settings[name] for name in changed})
-        start = time.perf_counter()
+            places = {name: settings[name] for name in changed}
+            checkpoint, config = resume_config(resume, say, **places)
         result = train(config, output=output, resume=checkpoint, console=console)
         if result.metrics:
-            _show_result(result.folder, result.metrics, time.perf_counter() - start)
+            _show_result(result.folder, result.metrics)
 
 
-def _show_result(folder: Path, metrics: dict[str, Any], seconds: float) -> None:
+def _show_result(folder: Path, metrics: dict[str, Any]) -> None:
     chosen = metrics["chosen"]
     table = Table(show_header=False, title="permuted sequential MNIST")
     accuracy = f"[bold]{percent(metrics['test_accuracy'])}[/bold]"
@@ -164,8 +163,9 @@ def _show_result(folder: Path, metrics: dict[str, Any], seconds: float) -> None:
         table.add_row("validation accuracy", percent(metrics["val_accuracy"]))
     table.add_row("tested weights", f"{chosen['checkpoint']}, of epoch {chosen['epoch']}")
     table.add_row("parameters", f"{metrics['parameters']:,}")
-    epochs = metrics["seconds_per_epoch"]
-    table.add_row("time", f"{seconds:.1f} s, {sum(epochs) / len(epochs):.2f} s per epoch")
+    epochs = metrics["seconds_per_epoch"]  # of all, those before an interruption too
+    mean = sum(epochs) / len(epochs)
+    table.add_row("time of training", f"{sum(epochs):.1f} s, {mean:.2f} s per epoch")
     console.print(table)
     from lmu.training.report import PICTURES
 

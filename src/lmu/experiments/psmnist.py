@@ -1,19 +1,20 @@
 """The table of permuted sequential MNIST: every model with its recipe, over seeds."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from lmu._files import read_json, remove_leftovers, write_json
 from lmu.tasks.psmnist import PRESETS
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.files import write_json
+from lmu.training.folders import remove_if_empty
 from lmu.training.report import shareable
 from lmu.training.run import resume_config, train
-from lmu.training.saved import LAST
+from lmu.training.saved import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def run(
     for name in names:
         if name not in RECIPES:
             raise ConfigError("model", f"must be one of {', '.join(RECIPES)}, got {name!r}")
+    remove_leftovers(output)
     for name, config in _runs(names, seeds, changes):
         target = output / f"{name}.json"
         if _is_done(target, config):
@@ -107,8 +109,14 @@ def _runs(
 
 def _train(config: RunConfig, folder: Path, console: Console | None) -> dict[str, Any]:
     """Train, or continue what is in the folder if its settings are the same."""
-    for last in sorted(folder.glob(f"*/{LAST}"), reverse=True):
-        checkpoint, found = resume_config(last.parent, data=config.data)
+    for run in sorted((p for p in folder.glob("*") if p.is_dir()), reverse=True):
+        if remove_if_empty(run):  # killed before it had written its settings
+            continue
+        try:
+            checkpoint, found = resume_config(run, partial(_say, console), data=config.data)
+        except CheckpointError as error:
+            _say(console, f"{error}. It stays as it is, and another run is begun")
+            continue
         if shareable(found) == shareable(config):
             return train(found, resume=checkpoint, console=console).metrics
     return train(config, output=folder, console=console).metrics
@@ -123,7 +131,7 @@ def _is_done(path: Path, config: RunConfig) -> bool:
     if not path.is_file():
         return False
     try:
-        found = json.loads(path.read_text())["config"]
+        found = read_json(path)["config"]
     except (ValueError, KeyError, TypeError):
         found = None
     if found != shareable(config) | config.model_arguments():
@@ -135,4 +143,4 @@ def _is_done(path: Path, config: RunConfig) -> bool:
 
 def _say(console: Console | None, line: str) -> None:
     if console is not None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)

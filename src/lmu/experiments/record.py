@@ -1,20 +1,26 @@
 """The file that an experiment leaves."""
 
-import json
 import os
 import platform
 import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmu.training.files import write_json
+from lmu._files import WriteError, read_json, write_json
 from lmu.training.report import git_commit, versions
 
+Row = dict[str, Any]
+Kinds = dict[str, type | tuple[type, ...]]
+_CURE = "name another file"
+_WAIT = 60  # seconds; the lock is held for as long as a file is read and written
 
-def write_record(path: Path, experiment: str, settings: dict[str, Any], **results: Any) -> None:
+
+def write_record(path: Path, experiment: str, settings: Row, **results: Any) -> None:
     """Write figures, and what they depend on, as JSON.
 
     Args:
@@ -29,33 +35,106 @@ def write_record(path: Path, experiment: str, settings: dict[str, Any], **result
         "threads": torch.get_num_threads(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"experiment": experiment, "settings": settings, **results}
     content |= {"versions": versions(), "git_commit": git_commit(), "machine": where}
     write_json(path, content)
 
 
-def read_rows(path: Path, experiment: str, *, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The rows of a record, none where there is no file.
+def read_rows(path: Path, experiment: str, kinds: Kinds) -> list[Row]:
+    """The rows that a file holds; none if there is no file.
 
     Args:
         path: The file.
-        experiment: Its name, the command's.
-        keys: What every row has.
+        experiment: Whose record it must be.
+        kinds: What each row must hold at least, by name.
 
     Raises:
-        ValueError: The file is no record of this experiment.
+        ValueError: It is no record of this experiment, or someone has changed it.
     """
     if not path.exists():
         return []
     try:
-        record = json.loads(path.read_text())
-        rows = record["rows"]
-        if record["experiment"] == experiment and all(key in row for row in rows for key in keys):
-            return rows
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path} is no record of this experiment: name another file")
+        record = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no record of this experiment ({error}): {_CURE}") from error
+    if not isinstance(record, dict) or record.get("experiment") != experiment:
+        raise ValueError(f"{path} is no record of this experiment: {_CURE}")
+    rows = record.get("rows")
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is no record of this experiment, it has no list of rows: {_CURE}")
+    for number, row in enumerate(rows, 1):
+        wrong = kinds if not isinstance(row, dict) else _wrong(row, kinds)
+        if wrong:
+            odd = f"row {number} has none, or an odd, {', '.join(wrong)}"
+            raise ValueError(f"{path} is no record of this experiment, {odd}: {_CURE}")
+    return rows
+
+
+def _wrong(row: Row, kinds: Kinds) -> list[str]:
+    return [
+        name
+        for name, kind in kinds.items()
+        if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool)
+    ]
+
+
+def add_row(
+    path: Path,
+    experiment: str,
+    settings: Row,
+    row: Row,
+    kinds: Kinds,
+    key: Callable[[Row], Any],
+    order: Callable[[Iterable[Row]], list[Row]] = list,
+) -> list[Row]:
+    """Add a row to those that the file holds by then, whoever wrote them, and return them all.
+
+    Args:
+        path: See :func:`write_record`, as for ``experiment`` and ``settings``.
+        experiment: Its name.
+        settings: What the command was given.
+        row: The new one. One with its key that another process has added meanwhile stays.
+        kinds: See :func:`read_rows`.
+        key: What tells a row from others.
+        order: Puts the rows in their order.
+
+    Raises:
+        ValueError: The file has become another one.
+        WriteError: It cannot be written, or another process holds its lock for ever.
+    """
+    with locked(path):
+        rows = read_rows(path, experiment, kinds)
+        if key(row) not in [key(other) for other in rows]:
+            rows = order([*rows, row])
+            write_record(path, experiment, settings, rows=rows)
+        return rows
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file; the lock ends with the process that holds it.
+
+    It is a file beside it, ``.<name>.lock``, which stays: to remove it would let two processes
+    hold it.
+
+    Raises:
+        WriteError: It cannot be had.
+    """
+    from filelock import FileLock, Timeout  # a package that PyTorch needs
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_WAIT)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        told = f"{path} cannot be written: another process has held {lock.lock_file} for {_WAIT} s"
+        raise WriteError(error.errno, told) from error
+    except OSError as error:
+        raise WriteError(error.errno, f"{path} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def processor() -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from torch import nn
 from torch.export import ExportedProgram
 
+from lmu._files import whole_file
 from lmu.interop._layers import describe
 from lmu.interop._loops import while_loop
-from lmu.interop._trace import quiet, trace, whole_file
+from lmu.interop._trace import quiet, trace
 
 
 def export_aoti(model: nn.Module, path: str | Path, *, form: str = "step") -> Path:

@@ -5,13 +5,15 @@ memory is such a system; the smooth nonlinearities around it (tanh, relu) have n
 layer's encoder and read-out stay behind.
 """
 
+import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmu._extras import require
-from lmu.interop._trace import whole_file
+from lmu._files import write_whole
 from lmu.layers._legendre import LegendreModule
 from lmu.theory import legt
 
@@ -69,8 +71,9 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
         ("A", "memory"),
         ("memory", "output"),
     ]
-    with whole_file(Path(path)) as temporary:
-        nir.write(temporary, nir.NIRGraph(nodes, edges))
+    content: Any = io.BytesIO()  # HDF5 has locks of its own on files
+    nir.write(content, nir.NIRGraph(nodes, edges))
+    write_whole(Path(path), content.getvalue())
     return Path(path)
 
 

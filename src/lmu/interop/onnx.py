@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from lmu._extras import require
+from lmu._files import whole_file
 from lmu.interop._graph import OUTPUTS
 from lmu.interop._layers import describe
 from lmu.interop._loops import scan_loop
-from lmu.interop._trace import quiet, trace, whole_file
+from lmu.interop._trace import quiet, trace
 
 _LEAST = 1024  # numbers: quantizing a smaller matrix adds more operations than it saves bytes
 

@@ -222,7 +222,13 @@ class LMU(NonlinearLMU):
                 "knows: run the sequences piece by piece, each without a state"
             )
         every = check_sequences(self.return_sequences, return_sequences)
-        return in_pieces(lambda *given: self._run(*given, every), x, state, lengths, resets)
+        return in_pieces(
+            lambda x, state, lengths: self._run(x, state, lengths, every),
+            x,
+            state,
+            lengths,
+            resets,
+        )
 
     def _run(
         self, x: Sequences, state: State, lengths: Lengths, every: bool

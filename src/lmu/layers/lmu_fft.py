@@ -283,7 +283,13 @@ class LMUFFT(LegendreModule):
     ) -> tuple[Any, State]:
         """As :meth:`forward` with ``return_state=True``: what all layers have in common."""
         every = check_sequences(self.return_sequences, return_sequences)
-        return in_pieces(lambda *given: self._run(*given, every), x, state, lengths, resets)
+        return in_pieces(
+            lambda x, state, lengths: self._run(x, state, lengths, every),
+            x,
+            state,
+            lengths,
+            resets,
+        )
 
     def _run(
         self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths, every: bool

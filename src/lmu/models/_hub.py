@@ -1,7 +1,6 @@
 """Models on the Hugging Face Hub, where ``huggingface_hub`` is installed."""
 
 import inspect
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from torch import nn
 
 from lmu._arguments import path as path_rule
 from lmu._extras import require
+from lmu._files import whole_file
 from lmu._json import read_json
 from lmu.models._arguments import check_bounds
 from lmu.models._config import build
@@ -78,10 +78,8 @@ class HubModel(
         from safetensors.torch import save_model
 
         assert isinstance(self, nn.Module)
-        path = save_directory / "model.safetensors"
-        part = path.with_suffix(".part")
-        save_model(self, str(part))
-        os.replace(part, path)  # whole, or not at all
+        with whole_file(save_directory / "model.safetensors") as temporary:
+            save_model(self, str(temporary))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:

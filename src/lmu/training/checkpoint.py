@@ -1,23 +1,30 @@
-"""Checkpoints of a run: when they are written."""
+"""Checkpoints of a run: when they are written, and how."""
 
+import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lmu import __version__
+from lmu._archive import seal
+from lmu._files import write_whole
 from lmu.training.config import RunConfig
 from lmu.training.saved import (
     BEST,
     FORMAT,
     KEY,
     LAST,
+    PREVIOUS,
     CheckpointError,
     LoadedCheckpoint,
     load_checkpoint,
+    read_content,
     resolve_checkpoint,
 )
 
@@ -25,7 +32,9 @@ __all__ = [
     "BEST",
     "FORMAT",
     "LAST",
+    "PREVIOUS",
     "CheckpointError",
+    "CheckpointFiles",
     "LoadedCheckpoint",
     "RunCheckpoint",
     "load_checkpoint",
@@ -36,9 +45,9 @@ __all__ = [
 class RunCheckpoint(Checkpoint):
     """Write ``last.ckpt`` before the first step and after each epoch, ``best.ckpt`` when it is.
 
-    Only between epochs: an interruption can hit in the middle of a step, when weights and
-    optimizer do not fit together. Resuming therefore repeats the interrupted epoch from its
-    beginning, exactly.
+    The ``last.ckpt`` of before becomes ``previous.ckpt``. Only between epochs: an interruption can
+    hit in the middle of a step, when weights and optimizer do not fit together. Resuming therefore
+    repeats the interrupted epoch from its beginning, exactly.
 
     Args:
         folder: Where they go.
@@ -52,6 +61,7 @@ class RunCheckpoint(Checkpoint):
         self.permutation = permutation
         self.best_accuracy = -1.0
         self.best_epoch: int | None = None
+        self.has_begun = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree on the folder of the first process."""
@@ -59,6 +69,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the first epoch starts from."""
+        self.has_begun = True
         if trainer.current_epoch == 0:
             trainer.save_checkpoint(self.folder / LAST)
 
@@ -90,3 +101,28 @@ class RunCheckpoint(Checkpoint):
         """Remember it."""
         self.best_accuracy = state_dict["best_accuracy"]
         self.best_epoch = state_dict["best_epoch"]
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints that are written whole, with a checksum, and read without running their code.
+
+    Lightning's own are written in the folder of temporary files and moved, which on another file
+    system is to overwrite the good one bit by bit.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
+        """Write a file; ``last.ckpt`` keeps the one before."""
+        checkpoint[KEY]["sealed"] = True
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        path = Path(path)
+        previous = path.with_name(PREVIOUS) if path.name == LAST else None
+        write_whole(path, seal(content.getvalue()), previous)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a file of this class, on the CPU.
+
+        Raises:
+            CheckpointError: See :func:`load_checkpoint`.
+        """
+        return read_content(Path(path))

@@ -1,11 +1,11 @@
 """Everything that determines a run."""
 
 import math
+import numbers
+import reprlib
 from dataclasses import dataclass, fields
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from lmu._arguments import Rule, flag, shown, whole, word
 from lmu.tasks.psmnist import PRESETS
 
 Schedule = Literal["constant", "cosine"]
@@ -106,7 +106,7 @@ class RunConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        self._check_types()
+        _check_types(self)
         _one_of("model", self.model, tuple(PRESETS))
         _one_of("schedule", self.schedule, SCHEDULES)
         for name, most in MOST.items():
@@ -138,20 +138,6 @@ class RunConfig:
                 "patience", "early stopping needs the validation part, which --full-train gives up"
             )
 
-    def _check_types(self) -> None:
-        """Refuse what is of another type than its field, which a command line sees to itself."""
-        rules: dict[Any, Rule] = {int: whole(most=2**64), float: number_or_infinite, bool: flag}
-        for given in fields(self):
-            kinds = get_args(given.type) or (given.type,)
-            value = getattr(self, given.name)
-            if type(None) in kinds and value is None:
-                continue
-            try:
-                rules.get(kinds[0], word)(given.name, value)
-            except (TypeError, ValueError) as error:
-                message = str(error).removeprefix(f"{given.name} ")
-                raise ConfigError(given.name, message) from error
-
     def model_arguments(self) -> dict[str, Any]:
         """Arguments of :func:`lmu.tasks.psmnist.build_model`, defaults filled in."""
         preset = PRESETS[self.model]
@@ -167,12 +153,19 @@ class RunConfig:
         }
 
 
-def number_or_infinite(name: str, value: Any) -> None:
-    """A number, whose bounds the settings have themselves."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {shown(value)}")
-    if isinstance(value, int) and value.bit_length() > 1000:
-        raise ValueError(f"{name} must be a number of a float's size, got {shown(value)}")
+def read_config(settings: Any) -> RunConfig:
+    """The settings that a file holds, whatever someone made of it.
+
+    Raises:
+        ConfigError: They are no settings, or one is unknown or out of range.
+    """
+    if not isinstance(settings, dict):
+        raise ConfigError(None, f"must be a table of settings, got {_short(settings)}")
+    unknown = settings.keys() - {field.name for field in fields(RunConfig)}
+    if unknown:
+        names = ", ".join(sorted(map(_short, unknown)))
+        raise ConfigError(None, f"there is no setting {names}")
+    return RunConfig(**settings)
 
 
 def check_seed(seed: int) -> None:
@@ -183,10 +176,31 @@ def check_seed(seed: int) -> None:
 
 def check_within(name: str, value: int | None, least: int, most: int) -> None:
     """Refuse a number out of ``least`` to ``most`` with a :class:`ConfigError`; None passes."""
-    if value is not None and (not isinstance(value, int) or value < least):
-        raise ConfigError(name, f"must be at least {int(least)}, got {value}")
+    if value is not None and value < least:
+        raise ConfigError(name, f"must be at least {int(least)}, got {_short(value)}")
     if value is not None and value > most:
-        raise ConfigError(name, f"must be at most {most:,}, got {value}")
+        raise ConfigError(name, f"must be at most {most:,}, got {_short(value)}")
+
+
+_KINDS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, type(None): type(None)}
+
+
+def _check_types(config: RunConfig) -> None:
+    """Refuse what is not of a setting's type, and integers too large for a float."""
+    for name, hint in get_type_hints(RunConfig).items():
+        value = getattr(config, name)
+        kinds = [str] if get_origin(hint) is Literal else get_args(hint) or [hint]
+        right = any(isinstance(value, _KINDS.get(kind, kind)) for kind in kinds)
+        if not right or (isinstance(value, bool) and bool not in kinds):
+            names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+            wanted = " or ".join(names.get(kind, "none") for kind in kinds)
+            raise ConfigError(name, f"must be {wanted}, got {_short(value)}")
+        if float in kinds and isinstance(value, numbers.Integral) and abs(value) >= 2**31:
+            raise ConfigError(name, f"must be less than 2^31, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmu.training.files import write_whole
+from lmu._files import write_whole
 from lmu.training.module import ClassificationModule
 
 

@@ -1,4 +1,4 @@
-"""How a run ends before its time: by a signal, or because one of its processes is gone."""
+"""How a run ends before its time: a signal, a full disk, or the loss of one of its processes."""
 
 import re
 import signal
@@ -10,8 +10,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lmu._files import WriteError
 from lmu.training.checkpoint import RunCheckpoint
-from lmu.training.saved import LAST
+from lmu.training.saved import LAST, PREVIOUS
 
 # How the backends of torch.distributed tell that another process is gone; gloo has no error of its
 # own for it.
@@ -19,18 +20,18 @@ LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Tt]imed out|
 
 
 class RunInterruptedError(Exception):
-    """A run was stopped by a signal, or by the loss of one of its processes.
+    """A run was stopped by a signal, a file that cannot be written, or the loss of a process.
 
     Attributes:
         folder: The run's folder.
         resumable: Whether there is a checkpoint in it.
-        exit_code: Conventional exit status for the signal; 1 where a process was lost.
+        exit_code: Conventional exit status for the signal; 1 for the other reasons.
     """
 
     def __init__(self, folder: Path, exit_code: int, reason: str = "interrupted") -> None:
         super().__init__(reason)
         self.folder = folder
-        self.resumable = (folder / LAST).is_file()
+        self.resumable = any((folder / name).is_file() for name in (LAST, PREVIOUS))
         self.exit_code = exit_code
 
 
@@ -38,7 +39,7 @@ class RunInterruptedError(Exception):
 def interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]:
     """Turn Lightning's way of ending on a signal, SystemExit, into an error that can be handled.
 
-    Likewise what a backend says when a process is lost.
+    Likewise a file that cannot be written, and what a backend says when a process is lost.
     """
     handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
     try:
@@ -51,6 +52,8 @@ def interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]
         signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
         exit_code = 143 if isinstance(error, SIGTERMException) else 130
         raise RunInterruptedError(checkpoint.folder, exit_code) from error
+    except WriteError as error:
+        raise RunInterruptedError(checkpoint.folder, 1, str(error)) from error
     except RuntimeError as error:
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise

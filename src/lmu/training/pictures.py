@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from lmu._arguments import checked, number, tensor, whole
+from lmu._files import write_whole
 from lmu.tasks.psmnist import PsMNIST
 from lmu.theory import decode_window, discretize, impulse_response, legt
-from lmu.training.files import write_whole
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -12,9 +12,9 @@ import lightning
 import torch
 
 from lmu import __version__
+from lmu._files import write_json
 from lmu.tasks.psmnist import VALIDATION, PsMNIST
 from lmu.training.config import RunConfig
-from lmu.training.files import write_json
 from lmu.training.module import ClassificationModule, Metrics
 from lmu.training.pictures import (
     draw_confusion,

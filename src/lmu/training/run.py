@@ -1,21 +1,22 @@
 """The one way to run a task: settings in, a folder with results out."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 
-from lmu._arguments import instance
+from lmu._arguments import instance, optional
+from lmu._arguments import path as path_rule
+from lmu._files import write_json
 from lmu.tasks.psmnist import (
     CLASSES,
     PsMNIST,
@@ -24,9 +25,18 @@ from lmu.tasks.psmnist import (
     load_permutation,
 )
 from lmu.training.batches import TaskData
-from lmu.training.checkpoint import RunCheckpoint
+from lmu.training.checkpoint import CheckpointFiles, RunCheckpoint
 from lmu.training.config import ConfigError, RunConfig
-from lmu.training.files import write_json
+from lmu.training.folders import (
+    CONFIG,
+    has_only_settings,
+    is_first_process,
+    new_folder,
+    put_in_order,
+    removed_if_empty,
+    settings_of,
+    told_by,
+)
 from lmu.training.history import History
 from lmu.training.interruption import interruptible
 from lmu.training.lightning import flushed_denormals, quiet_lightning
@@ -41,6 +51,7 @@ from lmu.training.saved import (
     LAST,
     LoadedCheckpoint,
     load_checkpoint,
+    newest_intact,
     resolve_checkpoint,
 )
 
@@ -71,7 +82,8 @@ def train(
     Args:
         config: All settings. For a resumed run those of its checkpoint; see :func:`resume_config`.
         output: Folder in which the run's folder, named by the time, is made.
-        resume: The checkpoint to continue from; its folder is then the run's.
+        resume: The checkpoint to continue from; its folder is then the run's. Or a run's folder, to
+            begin anew in it.
         console: Where progress is shown; nowhere if None.
         callbacks: Further Lightning callbacks.
 
@@ -80,56 +92,73 @@ def train(
             training digits than processes.
         CheckpointError: The checkpoint cannot be read.
         DataError: The data are missing or damaged.
-        RunInterruptedError: Ctrl-C or a request to terminate.
+        RunInterruptedError: Ctrl-C, a request to terminate, or a full disk.
         TrainingDivergedError: A loss is not finite.
+        WriteError: The disk is full before the run has begun, or cannot be written.
     """
     instance(RunConfig)("config", config)
+    optional(path_rule)("resume", resume)
+    resume = None if resume is None else Path(resume)
     check_room(config)
-    resume = None if resume is None else resolve_checkpoint(resume, (LAST,))
-    permutation = _permutation(config) if resume is None else load_checkpoint(resume).permutation
+    resumed = load_checkpoint(resume) if resume is not None and not resume.is_dir() else None
+    permutation = _permutation(config) if resumed is None else resumed.permutation
     task = PsMNIST(permutation, config.data, config.full_train, config.limit)
     module = build_module(config)
-    if _is_first_process():
+    if is_first_process():
         task.prepare()
-    folder = _new_folder(output) if resume is None else resume.resolve().parent
+    if resume is None:
+        folder = new_folder(output)
+    else:
+        folder = resume.resolve() if resumed is None else resume.resolve().parent
+        put_in_order(folder, resumed)
     checkpoint = RunCheckpoint(folder, config, permutation)
     history = History(folder / "history.csv")
     progress = [] if console is None else [EpochProgress(console, history)]
     stopping = _early_stopping(config)
-    with quiet_lightning(), flushed_denormals(), _removed_if_empty(folder):
+    with quiet_lightning(), flushed_denormals(), removed_if_empty(folder):
         trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
         check_digits(config, trainer.world_size)
         if trainer.world_size > 1:
             share_batch_norm(module)
         if trainer.is_global_zero:
-            write_json(folder / "config.json", asdict(config))
+            write_json(folder / CONFIG, asdict(config))
         data = TaskData(task, config.batch_size, config.seed)
+        metrics = {}
         with interruptible(trainer, checkpoint):
-            trainer.fit(module, data, ckpt_path=None if resume is None else str(resume))
+            with told_by(resumed, checkpoint):
+                trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed.path))
             chosen = checkpoint.folder / (LAST if config.full_train else BEST)
-            module.load_state_dict(load_checkpoint(chosen).state_dict)
+            load_checkpoint(chosen).fill(module)
             test = _test(trainer, module, data)
-    metrics = {}
-    if trainer.is_global_zero:
-        epoch = len(history.rows) if config.full_train else checkpoint.best_epoch
-        chosen_by = {"checkpoint": chosen.name, "epoch": epoch}
-        metrics = write_report(folder, config, task, module, history.rows, test, chosen_by)
+            if trainer.is_global_zero:
+                epoch = len(history.rows) if config.full_train else checkpoint.best_epoch
+                chosen_by = {"checkpoint": chosen.name, "epoch": epoch}
+                metrics = write_report(folder, config, task, module, history.rows, test, chosen_by)
     return RunResult(checkpoint.folder, metrics)
 
 
-def resume_config(path: Path, **changes: Any) -> tuple[Path, RunConfig]:
+def resume_config(
+    path: Path, say: Callable[[str], None] = warnings.warn, **changes: Any
+) -> tuple[Path, RunConfig]:
     """The checkpoint to continue from and its settings.
 
     Args:
         path: The folder of a run, or a checkpoint in it.
+        say: Is told if the last checkpoint is damaged and the one before takes its place.
         changes: Settings that may differ: where the data are and what to run on.
 
+    Returns:
+        What :func:`train` resumes, and its settings: the folder, if the run ended before its first
+        checkpoint.
+
     Raises:
-        CheckpointError: There is no such checkpoint.
+        CheckpointError: There is no such checkpoint, or all that there are are damaged.
         ConfigError: A change is out of range.
     """
-    checkpoint = resolve_checkpoint(path, (LAST,))
-    return checkpoint, _changed(load_checkpoint(checkpoint).config, changes)
+    if has_only_settings(path):
+        return path, _changed(settings_of(path), changes)
+    loaded = newest_intact(path, say)
+    return loaded.path, _changed(loaded.config, changes)
 
 
 def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metrics]:
@@ -164,7 +193,7 @@ def build_module(config: RunConfig) -> ClassificationModule:
     seed_everything(config.seed, verbose=False)
     try:
         model = build_model(**config.model_arguments())
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter of sizes for which there is no memory
         raise ConfigError("model", str(error)) from error
     return ClassificationModule(
         model,
@@ -198,6 +227,7 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             max_time=None if config.max_seconds is None else timedelta(seconds=config.max_seconds),
             gradient_clip_val=config.gradient_clip,
             callbacks=list(callbacks),
+            plugins=[CheckpointFiles()],
             logger=False,  # History writes the CSV: whole, and kept over a resume
             limit_val_batches=0 if config.full_train else None,
             num_sanity_val_steps=0,
@@ -256,33 +286,3 @@ def _permutation(config: RunConfig) -> torch.Tensor:
         return load_permutation(config.permutation)
     except ValueError as error:
         raise ConfigError("permutation", str(error)) from error
-
-
-def _is_first_process() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _new_folder(output: Path) -> Path:
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = output / stamp, 2
-    # Only the first process makes the folder; RunCheckpoint tells the others its name.
-    while _is_first_process():
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
-            folder, number = output / f"{stamp}_{number}", number + 1
-        except OSError as error:
-            raise ConfigError("output", f"the folder {folder} cannot be made: {error}") from error
-    return folder
-
-
-@contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty folder behind when a run ends before it has written anything."""
-    try:
-        yield
-    except BaseException:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise

@@ -1,24 +1,25 @@
 """Reading the checkpoints of a run, for which Lightning is not needed."""
 
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from os.path import exists, isdir, isfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lmu import __version__
+from lmu._archive import read_archive
 from lmu.models import SequenceClassifier
 from lmu.tasks.psmnist import build_model, check_permutation
-from lmu.training.config import RunConfig
+from lmu.training.config import ConfigError, RunConfig, read_config
 
 LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
 FORMAT = 1
 KEY = "torch_lmu"
+_WRITER = "RunCheckpoint"  # under its class's name Lightning keeps a callback's state
 
 
 class CheckpointError(ValueError):
@@ -27,12 +28,21 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What a checkpoint holds: its path, the run's settings, the pixels' order, the weights."""
+    """What a checkpoint holds.
+
+    Attributes:
+        path: Its file.
+        config: The run's settings.
+        permutation: The order of the pixels (784,).
+        state_dict: The weights.
+        best_epoch: The epoch of the run's ``best.ckpt``, counted from 1; None if there is none yet.
+    """
 
     path: Path
     config: RunConfig
     permutation: Tensor
     state_dict: dict[str, Tensor]
+    best_epoch: int | None = None
 
     def model(self) -> SequenceClassifier:
         """The trained model, in evaluation mode.
@@ -42,8 +52,8 @@ class LoadedCheckpoint:
         """
         try:
             model = build_model(**self.config.model_arguments())
-        except ValueError as error:
-            raise CheckpointError(f"{self.path} holds impossible sizes: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.path} has settings of no model: {error}") from error
         self.fill(model, "model.")
         return model.eval()
 
@@ -56,8 +66,10 @@ class LoadedCheckpoint:
         weights = {name.removeprefix(prefix): value for name, value in self.state_dict.items()}
         try:
             module.load_state_dict(weights)
-        except (RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{self.path} holds weights of another model") from error
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{self.path} holds weights of another model than its settings describe"
+            ) from error
 
 
 def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
@@ -81,40 +93,98 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     return path
 
 
+def newest_intact(path: Path, say: Callable[[str], None]) -> LoadedCheckpoint:
+    """The checkpoint that a run goes on from: the last one, or if it is damaged the one before.
+
+    Args:
+        path: The run's folder, or a checkpoint, which is then the only one looked at.
+        say: Is told if it is not the last one.
+
+    Raises:
+        CheckpointError: There is none, or none is intact.
+    """
+    if not isdir(path):
+        try:
+            return load_checkpoint(resolve_checkpoint(path, ()))
+        except CheckpointError as error:
+            if path.name != LAST or not isfile(path.with_name(PREVIOUS)):
+                raise
+            hint = f"{path.parent}, its folder, goes on from {PREVIOUS}, an epoch earlier"
+            raise CheckpointError(f"{error}. {hint}") from error
+    wrong: list[CheckpointError] = []
+    for name in (LAST, PREVIOUS):
+        if not isfile(path / name):
+            continue
+        try:
+            loaded = load_checkpoint(path / name)
+        except CheckpointError as error:
+            wrong.append(error)
+            continue
+        if name == PREVIOUS:
+            why = str(wrong[0]) if wrong else f"{path / LAST} is not there"
+            say(f"{why}. Going on from {name}, an epoch earlier")
+        return loaded
+    if wrong:
+        told = ", and ".join(map(str, wrong))
+        raise CheckpointError(f"{told}: there is nothing to go on from, train anew")
+    raise CheckpointError(f"{path} holds no checkpoint ({LAST} or {PREVIOUS})")
+
+
 def load_checkpoint(path: Path) -> LoadedCheckpoint:
     """Read a checkpoint that ``lmu train`` wrote, without running code that it may contain.
 
     Raises:
-        CheckpointError: The file does not exist or cannot be read, or something else wrote it.
+        CheckpointError: The file does not exist or cannot be read, it is damaged, or something else
+            wrote it.
+    """
+    content = read_content(path)
+    ours = content[KEY]
+    try:
+        config = read_config(ours["config"])
+        permutation = check_permutation(ours["permutation"])
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks the entry {error}") from error
+    except ConfigError as error:
+        where = "" if error.setting is None else f"{error.setting} "
+        raise CheckpointError(f"{path} has wrong settings: {where}{error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a wrong order of pixels: {error}") from error
+    return LoadedCheckpoint(path, config, permutation, content["state_dict"], _best_epoch(content))
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The whole content of a checkpoint, of which the outermost entries have been checked.
+
+    Raises:
+        CheckpointError: See :func:`load_checkpoint`.
     """
     if not isfile(path):
         raise CheckpointError(f"{path} does not exist")
     foreign = f"{path} is not a checkpoint written by lmu train"
-    if not zipfile.is_zipfile(path):  # what torch.load raises for other files has no bounds
-        raise CheckpointError(f"{foreign}, or it is damaged")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
-        raise CheckpointError(f"{foreign}, or it is damaged") from error
-    if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
+        content, sealed = read_archive(path)
+    except ValueError as error:
+        raise CheckpointError(f"{foreign}, or it is damaged: {error}") from error
+    ours = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(ours, dict):
         raise CheckpointError(foreign)
-    ours = content[KEY]
     if ours.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has the format {ours.get('format')} of torch-lmu {ours.get('version')}; "
             f"this is torch-lmu {__version__}, which reads format {FORMAT}"
         )
-    return _loaded(path, content, ours)
+    if ours.get("sealed") and not sealed:
+        raise CheckpointError(f"{path} is damaged: its checksum is gone")
+    weights = content.get("state_dict")
+    if not isinstance(weights, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
+    ):
+        raise CheckpointError(f"{path} holds no weights")
+    return content
 
 
-def _loaded(path: Path, content: dict[str, Any], ours: dict[str, Any]) -> LoadedCheckpoint:
-    try:
-        config = RunConfig(**ours["config"])
-        permutation, weights = check_permutation(ours["permutation"]), content["state_dict"]
-        if not isinstance(weights, dict):
-            raise TypeError(f"weights of type {type(weights).__name__}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} holds settings that torch-lmu {__version__} cannot read: {error}"
-        ) from error
-    return LoadedCheckpoint(path, config, permutation, weights)
+def _best_epoch(content: dict[str, Any]) -> int | None:
+    callbacks = content.get("callbacks")
+    state = callbacks.get(_WRITER) if isinstance(callbacks, dict) else None
+    epoch = state.get("best_epoch") if isinstance(state, dict) else None
+    return epoch if isinstance(epoch, int) else None

@@ -1,6 +1,6 @@
 """A chaotic series, 15 steps ahead: Voelker et al., NeurIPS 2019, section 3.3, as corrected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,23 @@ from torch import Tensor
 
 from lmu.experiments.mackey_glass.models import MODELS
 from lmu.experiments.mackey_glass.training import Recipe, predict, train
-from lmu.experiments.record import read_rows, write_record
+from lmu.experiments.record import add_row, read_rows
 from lmu.tasks.mackey_glass import MackeyGlass, make_task, nrmse
 from lmu.training.pictures import write_figure
 
 NAME = "mackey-glass"
+KINDS = {
+    "model": str,
+    "seed": int,
+    "recipe": dict,
+    "series": list,
+    "length": int,
+    **dict.fromkeys(("val_nrmse", "test_nrmse", "test_nrmse_after_100"), (int, float)),
+    "seconds": (int, float),
+    "val_history": list,
+    "test_by_step": list,
+    "prediction": list,
+}  # of a row's figures, those that are told and drawn
 SHOWN = 250  # steps of a test series that the picture shows
 
 
@@ -69,17 +81,19 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
         ValueError: The file at ``output`` is no record of this experiment, or holds runs with other
             settings.
     """
-    found = _recorded(settings, output)
+    _recorded(settings, output)
     task = make_task(series=settings.series, length=settings.length)
     for model in settings.models:
         for seed in range(settings.seeds):
-            there = (model, seed) in found
-            if not there:
+            row = _recorded(settings, output).get((model, seed))
+            if row is None:
                 row = _start_of_row(settings, model, seed)
-                found[model, seed] = row | _work(model, seed, _recipe(settings, model), task)
-                write_record(output, NAME, asdict(settings), rows=_in_order(found))
-            say(_tell(found[model, seed]) + (" (there already)" if there else ""))
-    rows = _in_order(found)
+                row |= _work(model, seed, _recipe(settings, model), task)
+                add_row(output, NAME, asdict(settings), row, KINDS, _key, _in_order)
+                say(_tell(row))
+            else:
+                say(f"{_tell(row)} (there already)")
+    rows = list(_recorded(settings, output).values())
     write_figure(output.with_suffix(".png"), draw(rows, task))
     return {"rows": rows}
 
@@ -91,7 +105,7 @@ def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[st
         ValueError: It is another file, or holds runs with other settings.
     """
     found = {}
-    for row in read_rows(output, NAME, keys=("model", "seed", "val_nrmse")):
+    for row in read_rows(output, NAME, KINDS):
         begins = {model: _start_of_row(settings, model, row["seed"]) for model in MODELS}
         alike = [model for model, begin in begins.items() if begin.items() <= row.items()]
         if not alike:
@@ -103,9 +117,13 @@ def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[st
     return found
 
 
-def _in_order(found: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    order = list(MODELS)
-    return [found[key] for key in sorted(found, key=lambda key: (order.index(key[0]), key[1]))]
+def _key(row: dict[str, Any]) -> tuple[str, int]:
+    return row["model"], row["seed"]
+
+
+def _in_order(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    order = [model.name for model in MODELS.values()]
+    return sorted(rows, key=lambda row: (order.index(row["model"]), row["seed"]))
 
 
 def _recipe(settings: Settings, model: str) -> Recipe:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from lmu._extras import require
-from lmu.experiments.record import read_rows, write_record
+from lmu.experiments.record import add_row, read_rows
 from lmu.experiments.series import runs
 from lmu.experiments.series.models import NETWORKS
 from lmu.experiments.series.pictures import draw
 from lmu.tasks.series import HORIZON
 from lmu.training.pictures import write_figure
+
+NAME = "series"
+KINDS = {"data": str, "model": str, "seed": int, "recipe": dict, "test": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,12 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
             other settings.
     """
     require("numba", "sklearn", "sktime", "statsmodels", extra="series")
-    rows = recorded(output)
     for one in plan(settings):
-        if not _is_among(one, rows, output):
+        if not _is_among(one, recorded(output), output):
             row = one.row() | one.work()
-            rows.append(row)
             say(_tell(row))
-            write_record(output, "series", asdict(settings), rows=rows)
+            add_row(output, NAME, asdict(settings), row, KINDS, _key)
+    rows = recorded(output)
     write_figure(output.with_suffix(".png"), draw(rows))
     return {"rows": rows}
 
@@ -105,12 +107,20 @@ def recorded(output: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is no record of this experiment.
     """
-    return read_rows(output, "series", keys=("data", "model", "seed", "recipe", "test"))
+    rows = read_rows(output, NAME, KINDS)
+    for row in rows:
+        if row["data"] == "sunspots" and not {"by_horizon", "forecasts"} <= row.keys():
+            raise ValueError(f"{output} has forecasts without their errors: name another file")
+    return rows
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["data"], row["model"], row["seed"]
 
 
 def _is_among(run: Run, rows: list[dict[str, Any]], output: Path) -> bool:
     wanted = run.row()
-    same = [row for row in rows if all(row[k] == wanted[k] for k in ("data", "model", "seed"))]
+    same = [row for row in rows if _key(row) == _key(wanted)]
     if any(row["recipe"] != wanted["recipe"] for row in same):
         raise ValueError(
             f"{output} holds {run.model} on {run.data} with other settings: name another file, or "
