@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 from torch.utils._pytree import tree_map as map_leaves
@@ -50,9 +50,6 @@ class Trial:
         plain = not self._drops(self.conf)
         self.layer.train(self.call["training"] and plain)
         self.twin = copy.deepcopy(self.layer).double()
-        for norm in self.twin.modules():
-            if isinstance(norm, nn.RMSNorm):  # which would take another number for float64
-                norm.eps = torch.finfo(self.dtype).eps
         x = signal(self.call, self.inner["input_size"], self.dtype, self.g)
         self.batch, time = x.shape[:2]
         lengths = self.call["lengths"]

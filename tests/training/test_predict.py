@@ -20,7 +20,7 @@ def test_without_colours_greys_are_shades_of_characters():
 def test_in_colours_a_line_has_two_rows():
     text = render_digit(DIGIT, colors=True)
     assert [len(line) for line in text.plain.split("\n")] == [28] * 14
-    console = Console(color_system="truecolor", force_terminal=True, width=40)
+    console = Console(color_system="truecolor", force_terminal=True, no_color=False, width=40)
     with console.capture() as capture:
         console.print(text)
     written = capture.get()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmu import __version__
 from lmu._archive import read_archive
+from lmu._arguments import path as path_rule
 from lmu.models import SequenceClassifier
 from lmu.tasks.psmnist import build_model, check_permutation
 from lmu.training.config import ConfigError, RunConfig, read_config
@@ -82,6 +83,8 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     Raises:
         CheckpointError: There is no such file.
     """
+    path_rule("path", path)
+    path = Path(path)
     if isdir(path):  # False, too, of a name that is too long, or in a folder that is closed to us
         found = [path / name for name in preferred if isfile(path / name)]
         if not found:
@@ -137,6 +140,8 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
         CheckpointError: The file does not exist or cannot be read, it is damaged, or something else
             wrote it.
     """
+    path_rule("path", path)
+    path = Path(path)
     content = read_content(path)
     ours = content[KEY]
     try:
