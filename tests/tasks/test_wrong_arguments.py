@@ -71,8 +71,8 @@ CASES = [
     (lambda: mnist.locate("a" * 5000), ValueError, "cannot be read: File name too long"),
     (
         lambda: psmnist.check_permutation(torch.eye(3).to_sparse()),
-        TypeError,
-        "permutation must be dense, got torch.sparse_coo",
+        ValueError,
+        "permutation must be a dense tensor, got one that is torch.sparse_coo",
     ),
     (lambda: psmnist.PsMNIST(limit=-1), ValueError, "limit must be at least 1, got -1"),
     (lambda: psmnist.PsMNIST(torch.arange(3)), ValueError, "permutation must hold 784 integers"),

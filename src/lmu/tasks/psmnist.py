@@ -205,7 +205,6 @@ def check_permutation(permutation: Any, name: str = "permutation") -> Tensor:
         The permutation (784,) of int64.
 
     Raises:
-        TypeError: It is no dense tensor.
         ValueError: It does not; the message says what it holds.
     """
     if not isinstance(permutation, Tensor):

@@ -155,6 +155,8 @@ def resume_config(
         CheckpointError: There is no such checkpoint, or all that there are are damaged.
         ConfigError: A change is out of range.
     """
+    path_rule("path", path)
+    path = Path(path)
     if has_only_settings(path):
         return path, _changed(settings_of(path), changes)
     loaded = newest_intact(path, say)
