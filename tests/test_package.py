@@ -19,6 +19,8 @@ PACKAGE = ROOT / "src" / "lmu"
 # A module imports from its own room or those to its left. The public names of the package itself
 # (__init__) are those of the layers.
 ROOMS = (
+    "_files",
+    "_archive",
     "_extras",
     "_json",
     "theory",
