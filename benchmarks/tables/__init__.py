@@ -35,6 +35,8 @@ TABLES = {
     "speed-up": speed_up.table,
     "numerics-steps": numerics.steps,
     "numerics-euler": numerics.euler,
+    "numerics-windows": numerics.windows,
+    "numerics-silence": numerics.silence,
     "concepts-held": concepts.held,
     "concepts-noise": concepts.noise,
     "concepts-euler": concepts.euler,

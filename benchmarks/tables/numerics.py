@@ -27,6 +27,27 @@ def euler() -> str:
     return "\n".join(rows)
 
 
+def windows() -> str:
+    """A row per way: error of the memory for each length of the window."""
+    found = record("long_windows")["windows"]
+    thetas = list(found[0]["errors"])
+    rows = ["| | " + " | ".join(f"theta {int(theta):,}" for theta in thetas) + " |"]
+    rows += ["|---|" + "--:|" * len(thetas)]
+    for row in found:
+        errors = ["" if error is None else f"{error:.0e}" for error in row["errors"].values()]
+        rows.append(f"| {row['way']} | {' | '.join(errors)} |")
+    return "\n".join(rows)
+
+
+def silence() -> str:
+    """A row per way: microseconds a step in a signal and in silence."""
+    rows = ["| | signal | silence | ratio |", "|---|--:|--:|--:|"]
+    for row in record("long_windows")["silence"]:
+        times = [f"{row[name]:.0f} µs" for name in ("signal_us", "silence_us")]
+        rows.append(f"| {row['way']} | {' | '.join(times)} | {row['ratio']:.2f} |")
+    return "\n".join(rows)
+
+
 def _times(value: float | None) -> str:
     if value is None:
         return "over a million"
