@@ -1,4 +1,4 @@
-"""Long windows in float32, and silence, for docs/numerics.md: ``python -m benchmarks.long_windows``.
+"""Long windows and silence, for docs/numerics.md: ``python -m benchmarks.long_windows``.
 
 Errors of the memory after a constant over two windows, against its closed form, by every way to
 compute it; and microseconds a step in a signal and in the silence after it. One thread.
@@ -122,6 +122,7 @@ class Textbook:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
+        """Advance one step."""
         u = torch.relu(self.layer.W_u(x))
         self.m = self.m @ self.Ad + u * self.Bd
         return torch.relu(self.layer.W_h(torch.cat([self.m, x], dim=1)))
@@ -135,6 +136,7 @@ class Stepper:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
+        """Advance one step."""
         y, self.state = self.layer.step(x, self.state)
         return y
 
@@ -152,6 +154,7 @@ def quiet(layer: Any) -> Any:
 
 def steps() -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
     """What is timed in silence."""
+
     def fft() -> LMUFFT:
         return quiet(LMUFFT(1, 64, 256, theta=200))
 

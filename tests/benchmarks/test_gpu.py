@@ -69,6 +69,7 @@ def test_all_methods_are_right_at_all_tiny_sizes():
     assert all(0 < off < 1e-4 for row in s.rows for off in row["errors"].values())
 
 
+@pytest.mark.slow  # the other tests run its parts
 def test_a_quick_run_leaves_all_results(few_steps, monkeypatch, tmp_path):
     assert run(monkeypatch, "--output", tmp_path) == 0
     summary = (tmp_path / "summary.md").read_text()

@@ -96,7 +96,7 @@ def test_a_sequence_goes_on_where_the_last_one_ended(processes):
 @pytest.mark.parametrize(
     ("kind", "kwargs"),
     [
-        ("stack", {}),
+        pytest.param("stack", {}, marks=pytest.mark.slow),
         ("layer", {"return_sequences": False}),
         ("layer", {"return_sequences": False, "learn_theta": True}),
     ],

@@ -11,7 +11,7 @@ from tests.distributed.sharding import alone, build, sharded
     [
         ("stack", {}),
         ("learned theta", {}),
-        ("stack", {"compile": True}),
+        pytest.param("stack", {"compile": True}, marks=pytest.mark.slow),
         ("parallel", {"over_time": True}),
     ],
     ids=["plain", "learned theta", "compiled", "time spread too"],

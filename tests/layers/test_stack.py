@@ -115,7 +115,19 @@ def test_module_manners(kind):
     before = {key: p.clone() for key, p in model.named_parameters()}
     model.reset_parameters()  # pyright: ignore[reportCallIssue]
     assert any(not torch.equal(p, before[key]) for key, p in model.named_parameters())
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [
+        ("stack", "eager"),
+        pytest.param("stack", "aot_eager", marks=pytest.mark.slow),
+        ("both", "aot_eager"),
+    ],
+)
+def test_compiles_for_all_lengths(kind: str, backend: str) -> None:
+    model = LMUStack(layers()) if kind == "stack" else Bidirectional(*(layers()[0] for _ in "ab"))
+    compiled = torch.compile(model, fullgraph=True, backend=backend, dynamic=True)
     for length in (9, 14):
         x = torch.randn(2, length, 3, dtype=F64)
         torch.testing.assert_close(tree_leaves(compiled(x)), tree_leaves(model(x)))
