@@ -17,8 +17,8 @@ def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
 
     For a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits that
     rounding ``E`` keeps. And increments are far smaller than ``m``: added up in float32, those of a
-    constant input err alike at each step, by 3e-3 after 100,000. So ``m`` may be float64, and only
-    its increment float32.
+    constant input err alike at each step (docs/numerics.md has figures). So ``m`` may be float64,
+    and only its increment float32.
 
     Shapes: ``u`` (batch, channels), ``m`` (batch, channels, order), ``E`` (order, order), ``Bd``
     (order,), of one dtype but for ``m``; with dynamics for each channel ``E`` (channels, order,
