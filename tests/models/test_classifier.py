@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmu import LMU, LMUFFT, LMUStack
+from lmu import LMU, LMUFFT, Bidirectional, LMUStack
 from lmu.models import SequenceClassifier
 
 LAYERS = {
@@ -76,6 +76,20 @@ def test_wrong_arguments_say_what_came(layer, classes, dropout, error, says) -> 
     layer = LAYERS["lmu"]() if layer is None else layer
     with pytest.raises(error, match=says):
         SequenceClassifier(layer, classes, dropout)
+
+
+def test_a_stack_that_ends_both_ways_is_read_at_its_last_step() -> None:
+    both = Bidirectional(LMUFFT(2, 3, 6, theta=9), LMU(2, 3, 4, 9.0))
+    x = torch.randn(3, 40, 2)
+    for layer in (LMUStack([both]), LMUStack([LMUStack([both], norm=None)])):
+        model = SequenceClassifier(layer, 4)
+        y, (h, _) = layer(x)
+        torch.testing.assert_close(h, y[:, -1])
+        torch.testing.assert_close(model(x), model.classifier(h))
+        torch.testing.assert_close(layer(x, return_sequences=False)[0], h)
+        lengths = [40, 7, 3]
+        h = layer(x, lengths=lengths)[1][0]
+        torch.testing.assert_close(model(x, lengths), model.classifier(h))
 
 
 @pytest.mark.parametrize("every", [True, False])

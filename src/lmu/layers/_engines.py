@@ -55,8 +55,8 @@ class StepsEngine:
         if state is not None:
             self._learn()
             self.now = self._fit(self.zeros, state)
-            new = state.new if isinstance(state, Begun) else torch.zeros_like(self.fresh)
-            self.fresh = new.expand(self.batch).clone()
+            new = state.new if isinstance(state, Begun) else (False,)
+            self.fresh = torch.tensor(new).expand(self.batch).clone()
         self.all_old = not self.fresh.any()
 
     def _learn(self) -> None:
@@ -120,7 +120,7 @@ class StepsEngine:
         dtype = compute_dtype(self.layer._like().dtype)
         state = map_memories(self.layer, lambda m: narrow(m, dtype), self.now)
         state = map_state(torch.clone, state)
-        return state if self.all_old else Begun(state, self.fresh.clone())
+        return state if self.all_old else Begun(state, tuple(self.fresh.tolist()))
 
     def reset(self, rows: Tensor) -> None:
         self._learn()

@@ -40,6 +40,8 @@ class Bidirectional(nn.Module):
         self.input_size, self.hidden_size = ahead, hidden + other
         self.return_sequences = gives_sequences(forward_layer)
 
+    _ends_at_last_step = False  # one layer ends at the first, where its output at the last begins
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         for layer in self.children():

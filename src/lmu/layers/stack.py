@@ -168,6 +168,8 @@ class LMUStack(nn.Module):
         states = self._states(state, len(y))
         for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             asked = return_sequences if i == len(self.layers) - 1 else None
+            if asked is False and not getattr(unwrap(layer), "_ends_at_last_step", True):
+                asked = None
             given, after = call(layer, self.norms[i](y), before, steps, asked)
             ended.append(after)
             if given.ndim == 2:
@@ -177,9 +179,13 @@ class LMUStack(nn.Module):
         if y.ndim == 2:
             return y, (y, tuple(ended))
         if ragged is None:
-            return y, (self._time.last(y[:, -1].clone())[0], tuple(ended))
-        y = torch.where(ragged.inside, y, y.new_zeros(()))
-        return ragged.pack(y), (last_step(y, ragged.lengths), tuple(ended))
+            last = self._time.last(y[:, -1].clone())[0]
+        else:
+            y = torch.where(ragged.inside, y, y.new_zeros(()))
+            last = last_step(y, ragged.lengths)
+        if return_sequences is False:
+            return last, (last, tuple(ended))
+        return (y if ragged is None else ragged.pack(y)), (last, tuple(ended))
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.

@@ -1,9 +1,10 @@
 """States of layers: a tensor, or a tuple of states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from lmu._arguments import shown
 
@@ -11,21 +12,25 @@ State = Any  # a Tensor, or a tuple of states; the alias cannot name itself
 
 
 class Begun(tuple):
-    """A state of several sequences, some of which are ``new`` (batch,): without a past.
+    """A state of several sequences, some of which are ``new``: without a past.
 
     What a layer of the user's starts such a sequence from only the layer knows.
     """
 
-    new: Tensor
+    new: tuple[bool, ...]
 
-    def __new__(cls, parts: tuple[State, ...], new: Tensor) -> "Begun":
-        """Keep the mask beside the parts of the state."""
+    def __new__(cls, parts: Iterable[State], new: tuple[bool, ...]) -> "Begun":
+        """Keep beside the parts of the state which sequences are new."""
         self = super().__new__(cls, parts)
         self.new = new
         return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self), self.new
+
+
+# For what goes through states by PyTorch's trees, to which a subclass would be a leaf.
+register_pytree_node(Begun, lambda state: (list(state), state.new), Begun)
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:

@@ -85,7 +85,9 @@ class System:
         kept = self._found(("response", dtype))
         if kept is not None and kept.shape[-1] >= length:
             return kept
-        longest = length if length == likely else 1 << (length - 1).bit_length()
+        longest = 1 << (length - 1).bit_length()
+        if length == likely or self.Bd.numel() * longest > LARGEST_KEPT:
+            longest = length
         return self._make(
             ("response", dtype), lambda: narrow(impulse_response(self.Ad, self.Bd, longest), dtype)
         )

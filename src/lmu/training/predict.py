@@ -8,6 +8,7 @@ import torch
 from rich.text import Text
 from torch import Tensor
 
+from lmu._arguments import instance
 from lmu._extras import require
 from lmu.tasks.psmnist import PsMNIST
 from lmu.training.config import check_seed, check_within
@@ -59,6 +60,7 @@ def predict_digits(
         ConfigError: ``count`` or ``seed`` is out of range.
         DataError: The data are missing or damaged.
     """
+    instance(int)("count", count)
     check_within("count", count, 1, MOST)
     check_seed(seed)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
