@@ -138,7 +138,9 @@ def draw_stack(rng: Random, input_size: int | None) -> Conf:
         if part["kind"] == "Bidirectional" and rng.random() < 0.5:
             part = draw_layer(rng, "LMU", size)
         parts.append(part)
-    if any(part["input_size"] == 1 for part in parts) or parts[-1]["hidden_size"] == 1:
+    # One feature is refused; of two, normalized, little is left but a sign, and of its gradient
+    # little but rounding.
+    if min(part["input_size"] for part in parts) <= 2 or parts[-1]["hidden_size"] <= 2:
         norm = None
     return {"kind": "LMUStack", "layers": parts, "norm": norm, "residual": rng.random() < 0.6,
             "input_size": k, "hidden_size": parts[-1]["hidden_size"],

@@ -194,10 +194,11 @@ class Equations:
             y = y[rows, index] if given.ndim == 2 else y
             y = twin.skips[i](y) + given if conf["residual"] else given
         y = twin.last_norm(y)
-        if y.ndim == 2:
-            return y, (y, tuple(ended))
-        y = torch.where(inside, y, 0.0)
-        return y, (y[rows, index], tuple(ended))
+        first = 0.0 if state is None or state[0] is None else state[0]
+        last = y if y.ndim == 2 else torch.where(inside, y, 0.0)[rows, index]
+        last = torch.where(lengths[:, None] > 0, last, first)
+        y = last if y.ndim == 2 else torch.where(inside, y, 0.0)
+        return y, (last, tuple(ended))
 
 
 def hidden(state: Any) -> Tensor:

@@ -178,13 +178,7 @@ class Trial:
         if self.inner is not self.conf:
             return [y]
         state = found[1]
-        if self.conf["kind"] == "LMUStack" and self.call["lengths"] and self._pieces:
-            state = state[1]  # the stack's own last output is of the last call alone
         return [y, *tensors_of(state)]
-
-    @property
-    def _pieces(self) -> bool:
-        return self.call["way"] in {"split", "stream"}
 
 
 def tree_map(function: Callable[[Tensor], Tensor], state: Any) -> Any:

@@ -27,6 +27,8 @@ def in_pieces(run: Run, x: Any, state: State, lengths: Any, resets: Any) -> tupl
     if resets is None:
         return run(x, state, lengths)
     resets = _checked(resets, x)
+    if resets.is_meta:  # nothing tells where
+        return run(x, state, lengths)
     if lengths is not None:
         _, ragged = unpack(x, lengths)
         if ragged is None:  # the input is none, which the layer tells

@@ -142,8 +142,8 @@ class LMUStack(nn.Module):
         Args:
             x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: What a call returned, to go on with the sequence: ``(output, (state of the first
-                layer, state of the second, ...))``, of which the output is not read, and None is
-                zeros; zeros if None.
+                layer, state of the second, ...))``, of which the output is that of a sequence
+                without a step, and None is zeros; zeros if None.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything.
             return_sequences: Give the outputs of all steps, or of the last alone; as the last layer
@@ -176,14 +176,15 @@ class LMUStack(nn.Module):
                 y = self._time.last(y[:, -1])[0] if steps is None else last_step(y, steps)
             y = self._join(i, y, given)
         y = self.last_norm(y)
-        if y.ndim == 2:
-            return y, (y, tuple(ended))
-        if ragged is None:
-            last = self._time.last(y[:, -1].clone())[0]
-        else:
+        if ragged is not None and y.ndim == 3:
             y = torch.where(ragged.inside, y, y.new_zeros(()))
-            last = last_step(y, ragged.lengths)
-        if return_sequences is False:
+        last = y
+        if y.ndim == 3 and ragged is None:
+            last = self._time.last(y[:, -1].clone())[0]
+        elif ragged is not None:
+            last = last_step(y, ragged.lengths) if y.ndim == 3 else y
+            last = ragged.ended(last, None if state is None else state[0])
+        if y.ndim == 2 or return_sequences is False:
             return last, (last, tuple(ended))
         return (y if ragged is None else ragged.pack(y)), (last, tuple(ended))
 
@@ -230,6 +231,12 @@ class LMUStack(nn.Module):
         if not isinstance(parts, (tuple, list)) or len(parts) != len(self.layers):
             raise TypeError(
                 f"the state of this stack must be {self._nesting()}, got {_outline(state)}"
+            )
+        output, shapes = state[0], {(batch, self.hidden_size), (1, self.hidden_size)}
+        if output is not None and not (isinstance(output, Tensor) and output.shape in shapes):
+            raise ValueError(
+                f"the state of this stack must be {self._nesting()} with an output "
+                f"{(batch, self.hidden_size)} or None, got {_outline(output)}"
             )
         for i, part in enumerate(parts):
             self._check_state(i, part, batch)
