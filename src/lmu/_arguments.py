@@ -30,9 +30,10 @@ _FOREIGN = (
 
 def whole(least: int | None = None, most: int = LARGEST) -> Rule:
     """An integer in bounds."""
+    bottom = -math.inf if least is None else least
 
     def rule(name: str, value: Any) -> None:
-        if isinstance(value, torch.SymInt):
+        if (type(value) is int and bottom <= value <= most) or isinstance(value, torch.SymInt):
             return
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} must be an int, got {shown(value)}")
@@ -173,8 +174,24 @@ def explained(**rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return functools.partial(_guard, rules, False)
 
 
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory ran out, or a transform met what it cannot do: no argument is to blame."""
+    # The CPU's lack of memory has no type of its own.
+    lacks = isinstance(error, (torch.OutOfMemoryError, NotImplementedError))
+    transformed = torch._C._are_functorch_transforms_active()
+    return lacks or transformed or "allocate memory" in str(error)
+
+
 def _guard(rules: dict[str, Rule], early: bool, function: Callable[P, R]) -> Callable[P, R]:
     signature = inspect.signature(function)
+    places = [(name, list(signature.parameters).index(name), rule) for name, rule in rules.items()]
+
+    def look(args: Any, kwargs: Any) -> None:
+        for name, place, rule in places:  # without binding, which takes microseconds
+            if place < len(args):
+                rule(name, args[place])
+            elif name in kwargs:
+                rule(name, kwargs[name])
 
     def check(args: Any, kwargs: Any) -> dict[str, Any]:
         given = signature.bind(*args, **kwargs).arguments
@@ -188,14 +205,12 @@ def _guard(rules: dict[str, Rule], early: bool, function: Callable[P, R]) -> Cal
         if torch.compiler.is_compiling():  # which has its own words, and sizes that are symbols
             return function(*args, **kwargs)
         if early:
-            check(args, kwargs)
+            look(args, kwargs)
         try:
             return function(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise
         except _FOREIGN as error:
             given = check(args, kwargs)
-            if isinstance(error, (ValueError, TypeError)):
+            if isinstance(error, (ValueError, TypeError)) or _is_of_the_machine(error):
                 raise
             told = ", ".join(f"{k}: {shown(v)}" for k, v in given.items() if k != "self")
             raise ValueError(

@@ -24,14 +24,10 @@ def call(
 
 
 def asking(layer: nn.Module, return_sequences: bool | None) -> dict[str, bool]:
-    """Arguments of a call that asks for all steps or the last, where the layer takes them."""
-    if return_sequences is None or not _can_be_asked(unwrap(layer)):
+    """Arguments of a call that asks for all steps or the last, where the layer is one of ours."""
+    if return_sequences is None or not hasattr(unwrap(layer), "_ends_at_last_step"):
         return {}
     return {"return_sequences": return_sequences}
-
-
-def _can_be_asked(inner: nn.Module) -> bool:
-    return "return_sequences" in signature(inner.forward).parameters
 
 
 def step(layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.state import State
-from lmu.ops._loops import STRETCH
 from lmu.ops._precision import compute_dtype, widen
+from lmu.ops._sum import STRETCH
 from lmu.theory.rounding import flush, flush_
 
 
@@ -49,6 +49,7 @@ class FFTEngine:
         self.all = self.W.new_ones(batch, len(self.W))
         self.m, self.x, _ = self.all.tensor_split((c * d, -1), dim=1)
         self.base, self.delta = self.W.new_empty(batch, c * d), self.W.new_empty(batch, c * d)
+        self.parts = self._parts(self.m, self.delta)
         self.layer, self.batch = layer, batch
         self.start(None)
 
@@ -70,7 +71,7 @@ class FFTEngine:
         x = x.to(self.dtype)
         if rows is not None:
             return self._step_some(x, rows)
-        self._advance(self._encode(x), self.m, self.delta)
+        self._advance(self._encode(x), self.parts)
         torch.add(self.base, self.delta, out=self.m)
         if self.x.shape[1]:
             self.x.copy_(x)
@@ -86,7 +87,7 @@ class FFTEngine:
         now = self.all[rows]
         m, columns, _ = now.tensor_split((self.c * self.d, -1), dim=1)
         increment = torch.zeros_like(self.delta[rows])
-        self._advance(self._encode(x), m, increment)
+        self._advance(self._encode(x), self._parts(m, increment))
         total = self.total[rows] + increment
         m.copy_(flush(total.to(self.dtype)))
         if columns.shape[1]:
@@ -103,11 +104,16 @@ class FFTEngine:
         # One in place must not write to the caller's input.
         return self.encode(u.clone() if self.W_u is None else u)
 
-    def _advance(self, u: Tensor, m: Tensor, increment: Tensor) -> None:
+    def _parts(self, m: Tensor, increment: Tensor) -> list[tuple[Tensor, ...]]:
+        """Of each channel the memory, its increment and what they are computed with."""
+        views = (m.split(self.d, dim=1), increment.split(self.d, dim=1))
+        return list(zip(*views, self.E, self.Bd, strict=True))
+
+    def _advance(self, u: Tensor, parts: list[tuple[Tensor, ...]]) -> None:
         """Add the increment of each channel's memory, ``E m + Bd u``."""
-        parts = (u.split(1, dim=1), m.split(self.d, dim=1), increment.split(self.d, dim=1))
-        for u_c, m_c, sum_c, E, Bd in zip(*parts, self.E, self.Bd, strict=True):
-            sum_c.addmm_(m_c, E).addmm_(u_c, Bd)
+        each = (u,) if self.c == 1 else u.split(1, dim=1)
+        for u_c, (m, increment, E, Bd) in zip(each, parts, strict=True):
+            increment.addmm_(m, E).addmm_(u_c, Bd)
 
     def state(self) -> State:
         m = flush((self.total + self.delta).to(self.dtype))

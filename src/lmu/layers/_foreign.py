@@ -1,5 +1,6 @@
 """Checkpoints of other ports: derived matrices that they hold, under names of their own."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
         errors: Appended to.
     """
     for name, value in (theirs if isinstance(theirs, Mapping) else {}).items():
-        if name not in own or value == own[name] or None in (value, own[name]):
+        if name not in own or None in (value, own[name]) or _alike(value, own[name]):
             continue
         what = "matrices that were assigned to it" if name == "replaced" else f"{name}={value!r}"
         here = "Legendre's" if name == "replaced" else f"{name}={own[name]!r}"
@@ -31,6 +32,19 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
             "alike; or, if its weights are to go on with other dynamics, load dict(state_dict), "
             "which does not tell"
         )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether thetas or names of discretizers lead to the same matrices, up to rounding."""
+    if isinstance(one, str) and isinstance(other, str):
+        return one.removesuffix("-unchecked") == other.removesuffix("-unchecked")
+    ones: list[Any] = list(one) if isinstance(one, (list, tuple)) else [one]
+    others: list[Any] = list(other) if isinstance(other, (list, tuple)) else [other]
+    number = max(len(ones), len(others))
+    if {len(ones), len(others)} - {1, number}:
+        return False
+    pairs = zip(ones * (number // len(ones)), others * (number // len(others)), strict=True)
+    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in pairs)
 
 
 def translate(

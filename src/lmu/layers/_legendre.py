@@ -42,6 +42,8 @@ class LegendreModule(nn.Module):
     log_theta: Tensor
     # Arguments of a call that give the whole state in the second place.
     with_state: ClassVar[dict[str, Any]] = {}
+    _ends_at_last_step = True  # and so can be asked for the output of the last step alone
+    _replaced = False  # whether a matrix was assigned
     seq_len: int | None = None  # a length of which the impulse response is likely to be wanted
 
     def __init__(
@@ -373,6 +375,8 @@ class LegendreModule(nn.Module):
         name = f"theta={self._name_theta()} and discretizer={self.discretizer!r}"
         translate(state_dict, prefix, self._matrices(), self._parameters, args[-1], name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.learn_theta:
+            self._keep_wide(self.log_theta.detach())  # with assign=True it is the state_dict's
 
     def _describe(self) -> str:
         """The shared part of ``extra_repr``, without what has its default value."""

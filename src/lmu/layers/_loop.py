@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lmu.layers._hidden import Module, Tanh, freeze, output_of
 from lmu.layers.state import State
-from lmu.ops._loops import Carry, Slices, Stepped, carried, in_stretches
+from lmu.ops._loops import Carry, Slices, Stepped, in_stretches
 from lmu.ops._precision import no_autocast
-from lmu.ops.lmu_loop import advance
-from lmu.theory.rounding import flush, narrow
+from lmu.ops._sum import Sum
+from lmu.theory.rounding import flush
 
 
 class Memory(NamedTuple):
@@ -35,16 +35,15 @@ class Memory(NamedTuple):
         return keep_h, keep_m
 
     def step(
-        self, u: Tensor, h: Tensor, m: Tensor, keep: tuple[Tensor | None, Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
+        self, u: Tensor, h: Tensor, m: Sum, keep: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, Sum]:
         """The input (batch, channels), from the input's share of it, and the next state."""
-        read = narrow(m, self.E.dtype)
-        for state, encoder, mask in ((h, self.e_h, keep[0]), (read, self.e_m, keep[1])):
+        for state, encoder, mask in ((h, self.e_h, keep[0]), (m.m, self.e_m, keep[1])):
             if encoder is not None:
                 fed = state.to(u.dtype)
                 u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
         u = u if self.activation is None else self.activation(u)
-        return u, advance(m, read, u, self.E, self.Bd)
+        return u, m.advance(u, self.E, self.Bd)
 
 
 def run_steps(
@@ -75,9 +74,8 @@ def run_steps(
     def step(carry: Carry, slices: Slices) -> Stepped:
         (before, h, m), (u_t, x_t, *alive_t) = carry, slices
         with no_autocast(u.device):
-            u_t, m_n = memory.step(u_t, before, m, keep)
-            m_n = freeze(m_n, m, *alive_t)
-            read = narrow(m_n, u.dtype)
+            u_t, after = memory.step(u_t, before, Sum.unpack(m, u.dtype), keep)
+            read, m_n = after.m, freeze(after.pack(), m, *alive_t)
         with no_autocast(u.device) if isinstance(cell, Tanh) else nullcontext():
             y, h_n = cell.step(read, x_t, h)
         output = torch.cat([y.to(read), read, u_t], dim=1) if record else y
@@ -86,8 +84,13 @@ def run_steps(
     def mend(carry: Carry) -> Carry:
         before, h, m = carry
         # The state of a cell of yours is yours.
-        return before, flush(h) if isinstance(cell, Tanh) else h, flush(m)
+        return (
+            before,
+            flush(h) if isinstance(cell, Tanh) else h,
+            Sum.unpack(m, u.dtype).fold().pack(),
+        )
 
     xs = (u, x) if alive is None else (u, x, alive)
-    (_, h, m_n), y = in_stretches(step, (before, h, carried(m, u.shape[1])), xs, mend)
-    return y, h, m_n.to(m.dtype)
+    start = before, h, Sum.start(m, u.dtype, u.shape[1]).pack()
+    (_, h, after), y = in_stretches(step, start, xs, mend)
+    return y, h, Sum.unpack(after, u.dtype).end(m.dtype)

@@ -310,7 +310,7 @@ class LMU(NonlinearLMU):
         last = not every and isinstance(cell, Module) and not cell.recurrent
         last = last and alive is None
         states, m_n = self._linear_memory(x, None if from_zero else m, last)
-        m = m_n if alive is None else last_alive(states, alive, m)
+        m = m_n if alive is None else last_alive(states, alive, m).to(m.dtype)
         if isinstance(cell, Module):
             y, h = cell.sequence(states, x[:, -1:] if last else x, h, alive)
             return y, h, m

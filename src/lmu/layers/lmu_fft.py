@@ -105,6 +105,7 @@ class LMUFFT(LegendreModule):
     Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
     """
 
+    causal = False  # of layers that were pickled before there was a choice
     with_state: ClassVar[dict[str, Any]] = {"return_state": True}
     _time: Time = WHOLE  # which lmu.distributed replaces
 
@@ -312,6 +313,7 @@ class LMUFFT(LegendreModule):
             h_n, m_n = self._time.last(output[:, -1].clone(), m_n)
         else:
             m_n = self._time.final(u, self._system(), m_0, self.seq_len)
+            m_n = self._spoil(m_n, u)
             m_n, x_n = self._time.last(m_n, signal[:, -1])
             output = h_n = self._read_out(m_n, x_n)
         return output, (h_n, m_n.flatten(1))
@@ -328,7 +330,7 @@ class LMUFFT(LegendreModule):
         steps, system = ragged.lengths, self._system()
         h_0, m_0 = before
         # Without input the memory stays at zero: all sequences may as well end together.
-        m_n = self._final(align_right(u, steps), None)
+        m_n = self._spoil(self._final(align_right(u, steps), None), u)
         if m_0 is not None:
             each = channels(self.memory_channels, widen(system.Ad), widen(system.Bd), None)
             free = [
@@ -397,6 +399,13 @@ class LMUFFT(LegendreModule):
             return output.masked_fill(spoilt, torch.nan), m_n.masked_fill(spoilt[:, -1:], torch.nan)
         return self._outputs(u, x, m_0)
 
+    def _spoil(self, m_n: Tensor, u: Tensor) -> Tensor:
+        """With ``causal`` the memory of a sequence is NaN after an input that is not finite."""
+        if not self.causal:
+            return m_n
+        finite = u.isfinite().flatten(1).all(1).view(-1, 1, 1)
+        return torch.where(finite, m_n, torch.nan)
+
     def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         system, (batch, length, _) = self._system(), x.shape
         Ad, Bd = widen(system.Ad), widen(system.Bd)
@@ -423,14 +432,20 @@ class LMUFFT(LegendreModule):
             batch_size: Number of sequences.
             initial_state: Whether the call is given a state.
         """
-        work = self._work(length, batch_size)
         if not self.return_sequences:
+            work = self._work(length, batch_size)
             return choose(work, all_states=False, initial_state=initial_state)
+        return self._choice(length, batch_size, initial_state)
+
+    def _choice(self, length: int, batch_size: int, initial_state: bool) -> Choice:
+        """How the outputs of all steps are computed."""
+        work = self._work(length, batch_size)
         if not is_simple(self.W_h):
             if self.method not in {"auto", "states"}:
+                others = "'auto'" if self.causal else "'auto' or 'states'"
                 raise ValueError(
                     f"method {self.method!r} reads the weight of W_h, which is a "
-                    f"{name_of(self.W_h)} that must be called: choose 'auto' or 'states'"
+                    f"{name_of(self.W_h)} that must be called: choose {others}"
                 )
             reason = f"W_h is a {name_of(self.W_h)}: it is called on all states"
             return work.choice("states", reason)
@@ -449,7 +464,7 @@ class LMUFFT(LegendreModule):
             return self.method
         elif torch.compiler.is_compiling():
             return "chunked"
-        return self.explain(length, batch, initial_state=initial_state).method
+        return self._choice(length, batch, initial_state).method
 
     def _work(self, length: int, batch_size: int) -> Work:
         return Work(

@@ -64,6 +64,7 @@ class LMUStack(nn.Module):
             nothing of it.
     """
 
+    _ends_at_last_step = True
     _time: Time = WHOLE  # which lmu.distributed replaces
 
     def __init__(

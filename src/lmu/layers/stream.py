@@ -98,12 +98,12 @@ class Stream:
     def _numbers(self, streams: Rows) -> Tensor:
         """The numbers of the named streams (streams,), each of which is there."""
         try:
-            if isinstance(streams, (slice, int)) and not isinstance(streams, bool):
-                rows = torch.arange(self.batch_size)[streams]
-            else:
+            index: Any = streams
+            if isinstance(streams, bool) or not isinstance(streams, (slice, int)):
                 # On the CPU: a GPU does not raise.
                 index = torch.as_tensor(streams, device="cpu")
-                rows = torch.arange(self.batch_size)[index if index.numel() else index.long()]
+                index = index if index.numel() else index.long()
+            rows = self._everyone[index]
         except (IndexError, TypeError, ValueError, RuntimeError) as wrong:
             raise ValueError(
                 f"streams must name some of {self.batch_size}, by an int, slice, mask "
@@ -115,6 +115,8 @@ class Stream:
         return rows.to(self._device)
 
     def _check_once(self, rows: Tensor, streams: Rows) -> None:
+        if len(rows) < 2 or isinstance(streams, slice):
+            return
         named = torch.zeros(self.batch_size, dtype=torch.bool).index_fill_(0, rows.cpu(), True)
         if int(named.sum()) != len(rows):
             raise ValueError(
@@ -128,7 +130,8 @@ class Stream:
 
         Of a stack or a recurrent hidden cell, of what their state is. Streams without a past are
         zero there, and are told from others by the state itself (not by its parts), so that
-        ``stream.state = stream.state`` changes nothing.
+        ``stream.state = stream.state`` changes nothing but the last digit of the memory, which is
+        summed up in float64.
         """
         with torch.no_grad(), no_autocast(self._device):
             return self._engine.state()
@@ -171,6 +174,7 @@ class Stream:
         layer = in_evaluation(unwrap(self.layer))
         weight = layer._like()
         self._shape = torch.Size([self.batch_size, layer.input_size])
+        self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
             if FFTEngine.fits(layer):

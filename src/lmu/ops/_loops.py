@@ -9,19 +9,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lmu.ops._autograd import is_differentiated
-from lmu.ops._precision import widen
+from lmu.ops._sum import STRETCH
 
 Carry = tuple[Any, ...]
 Slices = tuple[Tensor, ...]
 Stepped = tuple[Carry, Tensor]
 Step = Callable[[Carry, Slices], Stepped]
-
-STRETCH = 64  # steps that add up in float32, and decay, by too little to matter
-
-
-def carried(m: Tensor, length: int) -> Tensor:
-    """A memory as a loop over so many steps carries it: in float64 if there are many."""
-    return widen(m) if torch.compiler.is_compiling() or length > STRETCH else m
 
 
 def in_stretches(

@@ -29,6 +29,17 @@ class Choice:
     cost: Cost | None = None
 
 
+_ONE, _NONE = whole(1), whole(0)
+_RULES = (
+    ("length", _ONE),
+    ("order", _ONE),
+    ("channels", _ONE),
+    ("rows", _NONE),
+    ("batch", _NONE),
+    ("device", word),
+)
+
+
 @dataclass(frozen=True)
 class Work:
     """A memory, or the hidden units that read it, over a sequence.
@@ -52,11 +63,8 @@ class Work:
     def __post_init__(self) -> None:
         if torch.compiler.is_compiling():
             return
-        for name in ("length", "order", "channels"):
-            whole(1)(name, getattr(self, name))
-        for name in ("rows", "batch"):
-            whole(0)(name, getattr(self, name))
-        word("device", self.device)
+        for name, rule in _RULES:
+            rule(name, getattr(self, name))
 
     def choice(self, method: str, reason: str) -> Choice:
         """A choice with its cost."""

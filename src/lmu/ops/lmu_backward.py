@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from lmu.ops._precision import widen
+from lmu.ops._sum import FOLD
 from lmu.ops.lmu_forward import Saved, Slots
 from lmu.ops.lmu_operators import Operators
-from lmu.theory.rounding import flush_, narrow
+from lmu.theory.rounding import flush, flush_, narrow
 
 ROWS = 64  # rows that products over several blocks want at least
 
@@ -29,7 +30,7 @@ def backward(
         for stop in range(whole, 0, -group):
             back.group(max(0, stop - group), stop, workspace)
         back.finish()
-    return back.dx, back.dh, back.dm.to(dm.dtype, copy=True), *back.of
+    return back.dx, back.dh, (back.total + back.delta).to(dm.dtype), *back.of
 
 
 class _Workspace:
@@ -57,7 +58,9 @@ class _Backward:
     ) -> None:  # fmt: skip
         self.kernels = kernels
         self.x, self.h_0, self.saved, self.o, self.dy = x, h_0, saved, o, dy
-        self.dm = widen(dm)
+        # As in lmu.ops._sum.
+        self.total, self.base = widen(dm), narrow(dm, x.dtype)
+        self.dm, self.delta, self.age = self.base, torch.zeros_like(self.base), 0
         self.dx = torch.empty_like(x) if needed[0] else None
         self.dh = torch.zeros_like(h_0)
         self.of = Operators(*(torch.zeros_like(t) for t in o))
@@ -92,7 +95,7 @@ class _Backward:
         inside, held = slice(i * self.steps, i * self.steps + size), size * self.channels
         s.outputs.copy_(self.dy[:, inside])
         s.all[..., s.outputs.shape[2] :].zero_()
-        dm = narrow(self.dm, o.H.dtype)
+        dm = self.dm
         torch.mm(dm, o.H[:held].mT, out=s.registers)
         s.hidden[-1].add_(self.dh)
         torch.addcmul(self.one, saved.y[:, inside], saved.y[:, inside], value=-1, out=space.slope)
@@ -105,11 +108,22 @@ class _Backward:
             for earlier, g, slope in zip(*backwards, strict=True):
                 slot = earlier if slot is None else earlier.addmm_(slot, self.MT)
                 g.mul_(slope)
-        flush_(torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh))
+        torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh)
         if self.learned:
             self.of.H[:held].addmm_(saved.registers[i, :, :held].mT, dm)
             self.of.D[size].addmm_(dm.mT, saved.states[i])
-        self.dm = self.dm + (dm @ o.D[size]).addmm_(s.long, saved.R[:size].flatten(0, 1))
+        self.delta.addmm_(dm, o.D[size]).addmm_(s.long, saved.R[:size].flatten(0, 1))
+        self.dm = self.base + self.delta
+        self.age += 1
+        if self.age == FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        self.total = self.total + self.delta
+        self.delta.zero_()
+        self.dm = self.base = flush(self.total.to(self.delta.dtype))
+        flush_(self.dh)
+        self.age = 0
 
     def _fill_before(self, start: int, number: int, space: _Workspace) -> Tensor:
         """The slots before each step, (blocks * batch * steps, width)."""

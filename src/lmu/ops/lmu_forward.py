@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lmu.ops._precision import widen
+from lmu.ops._sum import FOLD
 from lmu.ops.lmu_operators import Operators
-from lmu.theory.rounding import flush, flush_
+from lmu.theory.rounding import flush, narrow
 
 
 class Slots:
@@ -54,7 +55,7 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
     # Of one block more than there are: a compiler tells one from several.
     registers = x.new_zeros(number + 1, batch, steps * c)
     states = x.new_empty(number + 1, batch, m_0.shape[1])
-    states[0] = m_0
+    states[0] = narrow(m_0, x.dtype)
     W = o.W.expand(steps, -1, -1)
     R = torch.baddbmm(W, W, o.D[:-1])
     with torch.inference_mode():  # the same kernels, called with less ado
@@ -62,7 +63,9 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
         to_slots = to_slots.contiguous() if batch > 1 else to_slots  # one row reads it either way
         M, first, E = o.M, o.M[:n], o.D[-1].mT
         buffers = [Slots(x, batch, steps, width, n, c) for _ in range(min(2, length // steps))]
-        h, m, total = h_0.contiguous(), states[0], widen(m_0)
+        h, m = h_0.contiguous(), states[0]
+        total = m_0 if m_0.dtype != x.dtype else None
+        base, delta = m, torch.zeros_like(m)  # as in lmu.ops._sum
         for i, (x_b, y_b, m_b, reg) in enumerate(
             zip(x.split(steps, 1), y.split(steps, 1), states[1:], registers[:-1], strict=True)
         ):
@@ -81,10 +84,16 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: Operators, kernels: bool = F
                 for following, h_t in zip(s.steps[1:], s.hidden[1:], strict=True):
                     slot = following.addmm_(slot, M)
                     h_t.tanh_()
-            h = flush(s.hidden[-1])
+            h = s.hidden[-1]
             y_b.copy_(s.outputs)
             reg[:, : size * c].copy_(s.registers)
-            torch.mm(m, E if whole else o.D[size].mT, out=m_b)
-            total = total + m_b.addmm_(s.registers, o.H[: size * c])
-            m = flush_(m_b.copy_(total))
-    return Ran(Saved(y, registers, states, R), total.to(m_0.dtype, copy=True))
+            delta.addmm_(m, E if whole else o.D[size].mT)
+            delta.addmm_(s.registers, o.H[: size * c])
+            m = torch.add(base, delta, out=m_b)
+            if (i + 1) % FOLD == 0:
+                total = (widen(base) if total is None else total) + delta
+                base = narrow(total, x.dtype) if total.dtype != x.dtype else flush(total)
+                delta.zero_()
+                h, m = flush(h), m_b.copy_(base)
+        m_n = flush(m) if total is None else (total + delta).to(m_0.dtype)
+    return Ran(Saved(y, registers, states, R), m_n.clone())

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmu._arguments import explained, instance, tensor
-from lmu.ops._loops import Carry, Slices, Stepped, carried, in_stretches
-from lmu.theory.rounding import flush, narrow
+from lmu.ops._loops import Carry, Slices, Stepped, in_stretches
+from lmu.ops._sum import Sum
+from lmu.theory.rounding import flush
 
 
 class LMUWeights(NamedTuple):
@@ -49,18 +50,15 @@ def lmu_step(
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
     w = weights
-    read = narrow(m, w.E.dtype)
-    u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), read, w.e_m.mT)
-    m = advance(m, read, u, w.E, w.Bd)
-    arrived = torch.addmm(torch.addmm(h_x, h, w.W_h.mT), narrow(m, w.E.dtype), w.W_m.mT)
-    return torch.tanh(arrived), m
+    h, after = step_of_sum(u_x, h_x, h, Sum.start(m, w.E.dtype, 1), w)
+    return h, after.end(m.dtype)
 
 
-def advance(m: Tensor, read: Tensor, u: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
-    """The next memory, from the one before, the same as it is ``read``, and its input."""
-    if read is m:
-        return torch.addmm(torch.addmm(m, u, Bd.mT), m, E.mT)
-    return m + torch.addmm(u @ Bd.mT, read, E.mT)
+def step_of_sum(u_x: Tensor, h_x: Tensor, h: Tensor, m: Sum, w: LMUWeights) -> tuple[Tensor, Sum]:
+    """:func:`lmu_step` of a memory in a loop."""
+    u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), m.m, w.e_m.mT)
+    m = m.advance(u, w.E, w.Bd)
+    return torch.tanh(torch.addmm(torch.addmm(h_x, h, w.W_h.mT), m.m, w.W_m.mT)), m
 
 
 def loop(
@@ -75,14 +73,17 @@ def loop(
     """
     del powers
     u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
+    dtype = weights.E.dtype
 
     def step(carry: Carry, slices: Slices) -> Stepped:
         (u_t, h_t), (h, m) = slices, carry
-        after = lmu_step(u_t, h_t, h, m, weights)
-        return after, after[0]
+        h, after = step_of_sum(u_t, h_t, h, Sum.unpack(m, dtype), weights)
+        return (h, after.pack()), h
 
     def mend(carry: Carry) -> Carry:
-        return tuple(map(flush, carry))
+        h, m = carry
+        return flush(h), Sum.unpack(m, dtype).fold().pack()
 
-    (h, m_n), y = in_stretches(step, (h, carried(m, x.shape[1])), (u_x, h_x), mend)
-    return y, h, m_n.to(m.dtype)
+    start = h, Sum.start(m, dtype, x.shape[1]).pack()
+    (h, after), y = in_stretches(step, start, (u_x, h_x), mend)
+    return y, h, Sum.unpack(after, dtype).end(m.dtype)

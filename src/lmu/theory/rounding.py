@@ -2,6 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.functional import softshrink
+
+# Early versions of PyTorch make zero of NaN.
+_SHRINKS = bool(softshrink(torch.full((33,), torch.nan), 1.0).isnan().all())
 
 
 def flush(tensor: Tensor) -> Tensor:
@@ -9,26 +14,35 @@ def flush(tensor: Tensor) -> Tensor:
 
     A memory that gets no input decays for ever: in float32 it would reach denormal numbers after
     some windows, and stay there. What is flushed is below 8e-31 in float32, so that products with
-    what is left are normal. NaN and infinity stay.
+    what is left are normal. NaN and infinity stay. Float16 is not flushed: what is about to become
+    denormal there are numbers below 4,000.
     """
+    if tensor.dtype == torch.float16:
+        return tensor
+    if _SHRINKS and not tensor.requires_grad and not _is_watched():
+        return softshrink(tensor, _least(tensor.dtype))  # the same in one operation
     least = _least(tensor.dtype)
     return tensor - tensor.detach().clamp(-least, least)
 
 
 def flush_(tensor: Tensor) -> Tensor:
     """:func:`flush` in place, where there are no gradients."""
-    least = _least(tensor.dtype)
-    return tensor.sub_(tensor.clamp(-least, least))
+    return tensor if tensor.dtype == torch.float16 else tensor.copy_(flush(tensor))
 
 
 def narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in a narrower dtype, flushed; itself if it has that dtype.
+    """The tensor in a narrower dtype, flushed; itself if it has that dtype."""
+    return tensor if tensor.dtype == dtype else flush(tensor.to(dtype))
 
-    Float16 is not flushed: what is denormal there are numbers below 6e-5.
-    """
-    if tensor.dtype == dtype:
-        return tensor
-    return tensor.to(dtype) if dtype == torch.float16 else flush(tensor.to(dtype))
+
+def _is_watched() -> bool:
+    """True under a compiler or tracer, a transform of torch.func and forward-mode AD."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def _least(dtype: torch.dtype) -> float:

@@ -1,0 +1,68 @@
+"""A memory whose increments are added up without losing their digits."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmu.ops._precision import widen
+from lmu.theory.rounding import flush
+
+STRETCH = 64  # steps that add up in float32, and decay, by too little to matter
+FOLD = 8  # blocks of the nonlinear LMU, likewise
+
+
+class Sum(NamedTuple):
+    """What a loop over steps carries: ``m = base + delta``, in the dtype that it computes in.
+
+    Increments of some steps are added up in ``delta``, which stays small enough for that, and then
+    to ``total``, in float64, of which ``base`` is the narrow copy. Where few steps need no such
+    care, or the dtype is float64 already, ``delta`` is all of the memory.
+    """
+
+    total: Tensor | None
+    base: Tensor | None
+    delta: Tensor
+    m: Tensor
+
+    @staticmethod
+    def start(m: Tensor, dtype: torch.dtype, length: int) -> "Sum":
+        """Begin a loop over so many steps; a memory that is wider than ``dtype`` stays so."""
+        many = widen(m[:0]).dtype != dtype and (length > STRETCH or m.dtype != dtype)
+        if not (many or torch.compiler.is_compiling()):  # which wants tensors in all places
+            return Sum(None, None, m, m)
+        return _begin(widen(m), dtype)
+
+    def advance(self, u: Tensor, E: Tensor, Bd: Tensor) -> "Sum":
+        """One step, ``m + E m + Bd u``."""
+        delta = torch.addmm(torch.addmm(self.delta, u, Bd.mT), self.m, E.mT)
+        m = delta if self.base is None else self.base + delta
+        return Sum(self.total, self.base, delta, m)
+
+    def fold(self) -> "Sum":
+        """Add up what has gathered; what is about to become denormal is dropped."""
+        if self.total is None:
+            m = flush(self.delta)
+            return Sum(None, None, m, m)
+        return _begin(self.total + self.delta, self.delta.dtype)
+
+    def pack(self) -> tuple[Tensor | None, ...]:
+        """As a loop carries it; a compiled one, whose tensors may not be alike, only the total."""
+        if torch.compiler.is_compiling() and self.total is not None:
+            return (self.total + self.delta,)
+        return (*self,)
+
+    @staticmethod
+    def unpack(parts: Any, dtype: torch.dtype) -> "Sum":
+        """What was packed."""
+        return _begin(parts[0], dtype) if len(parts) == 1 else Sum(*parts)
+
+    def end(self, dtype: torch.dtype) -> Tensor:
+        """The memory."""
+        return self.delta if self.total is None else (self.total + self.delta).to(dtype)
+
+
+def _begin(total: Tensor, dtype: torch.dtype) -> Sum:
+    base = flush(total.to(dtype))
+    delta = torch.zeros_like(base)
+    return Sum(total, base, delta, base)
