@@ -177,9 +177,8 @@ def explained(**rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _is_of_the_machine(error: BaseException) -> bool:
     """Whether memory ran out, or a transform met what it cannot do: no argument is to blame."""
     # The CPU's lack of memory has no type of its own.
-    lacks = isinstance(error, (torch.OutOfMemoryError, NotImplementedError))
-    transformed = torch._C._are_functorch_transforms_active()
-    return lacks or transformed or "allocate memory" in str(error)
+    lacks = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return lacks or torch._C._are_functorch_transforms_active()
 
 
 def _guard(rules: dict[str, Rule], early: bool, function: Callable[P, R]) -> Callable[P, R]:

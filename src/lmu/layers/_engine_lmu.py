@@ -70,7 +70,8 @@ class LMUEngine:
         s, at = self.slots, self.at
         x = x if x.dtype == self.dtype else x.to(self.dtype)
         if rows is not None:
-            self._close()
+            if at <= self.length:
+                self._close()
             self.at = 2 * self.length
             return self._step(x, rows)
         if at >= self.length:

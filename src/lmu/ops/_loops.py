@@ -28,12 +28,15 @@ def in_stretches(
             return mend(carry), y
 
         return over_time(mended, carry, xs)
+    if xs[0].shape[1] <= STRETCH:
+        carry, y = over_time(step, carry, xs)
+        return mend(carry), y
     outputs = []
     for stretch in zip(*(x.split(STRETCH, dim=1) for x in xs), strict=True):
         carry, y = over_time(step, carry, stretch)
         carry = mend(carry)
         outputs.append(y)
-    return carry, outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return carry, torch.cat(outputs, dim=1)
 
 
 def over_time(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmu.ops._precision import widen
+from lmu.ops._precision import power_dtype, widen
 from lmu.theory.rounding import flush
 
 STRETCH = 64  # steps that add up in float32, and decay, by too little to matter
@@ -28,9 +28,9 @@ class Sum(NamedTuple):
     @staticmethod
     def start(m: Tensor, dtype: torch.dtype, length: int) -> "Sum":
         """Begin a loop over so many steps; a memory that is wider than ``dtype`` stays so."""
-        many = widen(m[:0]).dtype != dtype and (length > STRETCH or m.dtype != dtype)
-        if not (many or torch.compiler.is_compiling()):  # which wants tensors in all places
-            return Sum(None, None, m, m)
+        if not torch.compiler.is_compiling():  # which wants tensors in all places
+            if m.dtype == dtype and (length <= STRETCH or dtype == power_dtype(m.device)):
+                return Sum(None, None, m, m)
         return _begin(widen(m), dtype)
 
     def advance(self, u: Tensor, E: Tensor, Bd: Tensor) -> "Sum":

@@ -5,6 +5,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import softshrink
 
+# Below it a number is flushed.
+_LEAST = {
+    dtype: torch.finfo(dtype).tiny * 2.0**26
+    for dtype in (torch.bfloat16, torch.float32, torch.float64)
+}
 # Early versions of PyTorch make zero of NaN.
 _SHRINKS = bool(softshrink(torch.full((33,), torch.nan), 1.0).isnan().all())
 
@@ -19,9 +24,9 @@ def flush(tensor: Tensor) -> Tensor:
     """
     if tensor.dtype == torch.float16:
         return tensor
+    least = _LEAST[tensor.dtype]
     if _SHRINKS and not tensor.requires_grad and not _is_watched():
-        return softshrink(tensor, _least(tensor.dtype))  # the same in one operation
-    least = _least(tensor.dtype)
+        return softshrink(tensor, least)  # the same in one operation
     return tensor - tensor.detach().clamp(-least, least)
 
 
@@ -43,7 +48,3 @@ def _is_watched() -> bool:
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
-
-
-def _least(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).tiny * 2.0**26
