@@ -61,6 +61,19 @@ def test_what_is_chosen() -> None:
         LMUFFT(2, 5, 8, theta=40, causal=1)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("lengths", [None, [20, 20, 9]])
+def test_the_last_step_alone_tells_too(lengths: list[int] | None) -> None:
+    layer, x = build(encode_input=False, input_to_hidden=False), torch.randn(3, 20, 2)
+    x[1, 19, 0] = torch.inf
+    h, (_, m) = layer(x, lengths=lengths, return_sequences=False, return_state=True)
+    y, (_, m_n) = layer(x, lengths=lengths, return_state=True)
+    assert h[1].isnan().all()
+    assert y[1, 19].isnan().all()
+    assert m[1].isnan().all()
+    assert m_n[1].isnan().all()
+    assert h[[0, 2]].isfinite().all()
+
+
 @pytest.mark.parametrize("method", ["loop", "blocks"])
 def test_the_nonlinear_layer_is_causal(method: str) -> None:
     torch.manual_seed(0)

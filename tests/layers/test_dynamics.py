@@ -34,6 +34,31 @@ def test_another_theta_is_told(changed: dict[str, Any], message: str) -> None:
     one.load_state_dict(saved(one))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"theta": [5.0, 5.0]}, {"theta": 5.0}),
+        ({"theta": torch.tensor([30.1, 5.0])}, {"theta": [30.1, 5.0]}),
+        ({"theta": 100.0, "discretizer": "euler"}, {"discretizer": "euler-unchecked"}),
+    ],
+)
+def test_equal_dynamics_load(one: dict[str, Any], other: dict[str, Any]) -> None:
+    def build(**kwargs: Any) -> LMU:
+        return LMU(2, 4, 4, **({"theta": 100.0, "memory_channels": 2} | kwargs))
+
+    build(**other).load_state_dict(saved(build(**one)))
+    build(**one).load_state_dict(saved(build(**other)))
+
+
+def test_assigned_narrow_windows_are_widened() -> None:
+    layer = LMU(1, 4, 4, 50.0, learn_theta=True, dtype=torch.bfloat16)
+    theirs = LMU(1, 4, 4, 100.0, learn_theta=True).state_dict()
+    narrow = {key: value.bfloat16() for key, value in theirs.items()}
+    layer.load_state_dict(narrow, assign=True)
+    assert layer.log_theta.dtype == torch.float32
+    assert layer.theta == pytest.approx(100, rel=0.02)
+
+
 def test_weights_may_go_on_with_another_theta() -> None:
     one, other = LMUFFT(1, 4, 6, theta=20), LMUFFT(1, 4, 6, theta=30)
     other.load_state_dict(dict(saved(one)))

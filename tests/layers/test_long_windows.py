@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
 from lmu.ops import METHODS, memory
 from lmu.ops.system import System
-from lmu.theory import discretize, legt
+from lmu.theory import discretize, impulse_response, legt
 
 ORDER, STEPS = 8, 3000
 
@@ -207,6 +207,20 @@ def test_gradients_pass_what_is_flushed() -> None:
     m.sum().backward()
     assert not m.any()
     torch.testing.assert_close(cell.b_u.grad, cell.Bd.sum().float().view(1))
+
+
+def test_a_wide_memory_stays_wide_with_lengths() -> None:
+    layer = LMU(2, 4, 5, 30.0, hidden_to_memory=False, memory_to_memory=False)
+    x, m = torch.randn(3, 20, 2), torch.zeros(3, 5, dtype=torch.float64)
+    wide = layer(x, (torch.zeros(3, 4), m), lengths=[20, 0, 7])[1][1]
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), layer(x, lengths=[20, 0, 7])[1][1])
+
+
+def test_operations_in_float16_are_not_flushed() -> None:
+    Ad, Bd = discretize(*legt(4, 10.0), "zoh")
+    H = impulse_response(Ad, Bd.half(), 5)
+    torch.testing.assert_close(H.double(), impulse_response(Ad, Bd, 5), atol=2e-3, rtol=2e-3)
 
 
 def test_nan_and_infinity_are_not_flushed() -> None:

@@ -9,7 +9,8 @@ from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
 from torch.nn.utils import prune
 
-from lmu import LMU, LMUFFT, LMUCell, Stream
+from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
+from lmu._arguments import explained, instance
 from lmu.layers._stateful import has_state
 from lmu.ops import memory
 
@@ -225,3 +226,31 @@ def test_weights_that_hooks_make_are_no_state():
     prune.l1_unstructured(linear, "weight", 0.5)
     linear(torch.randn(2, 3))  # now it cannot be copied
     assert has_state(linear, 3) is False
+
+
+@pytest.mark.parametrize("lengths", [None, [9, 4]])
+def test_a_call_asks_for_all_steps_or_the_last(lengths: list[int] | None) -> None:
+    x = torch.randn(2, 9, 3)
+    for kind in (
+        lambda every: LMU(3, 4, 5, 9.0, return_sequences=every),
+        lambda every: LMUFFT(3, 4, 5, theta=9.0, return_sequences=every),
+        lambda every: LMUStack([LMUFFT(3, 4, 5, theta=9.0, return_sequences=every)]),
+    ):
+        torch.manual_seed(0)
+        every = kind(True)
+        last = kind(False)
+        last.load_state_dict(every.state_dict())
+        right = every(x, lengths=lengths)[0], last(x, lengths=lengths)[0]
+        torch.testing.assert_close(last(x, lengths=lengths, return_sequences=True)[0], right[0])
+        torch.testing.assert_close(every(x, lengths=lengths, return_sequences=False)[0], right[1])
+
+
+def test_lack_of_memory_is_no_wrong_argument() -> None:
+    @explained(x=instance(int))
+    def lacks(x: int) -> None:
+        raise RuntimeError(["can't allocate memory", "sizes do not match"][x])
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        lacks(0)
+    with pytest.raises(ValueError, match="does not fit together, x: 1: sizes do not match"):
+        lacks(1)

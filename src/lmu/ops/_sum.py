@@ -28,9 +28,9 @@ class Sum(NamedTuple):
     @staticmethod
     def start(m: Tensor, dtype: torch.dtype, length: int) -> "Sum":
         """Begin a loop over so many steps; a memory that is wider than ``dtype`` stays so."""
-        if not torch.compiler.is_compiling():  # which wants tensors in all places
-            if m.dtype == dtype and (length <= STRETCH or dtype == power_dtype(m.device)):
-                return Sum(None, None, m, m)
+        few = m.dtype == dtype and (length <= STRETCH or dtype == power_dtype(m.device))
+        if few and not torch.compiler.is_compiling():  # which wants tensors in all places
+            return Sum(None, None, m, m)
         return _begin(widen(m), dtype)
 
     def advance(self, u: Tensor, E: Tensor, Bd: Tensor) -> "Sum":
