@@ -28,8 +28,9 @@ class Sum(NamedTuple):
     @staticmethod
     def start(m: Tensor, dtype: torch.dtype, length: int) -> "Sum":
         """Begin a loop over so many steps; a memory that is wider than ``dtype`` stays so."""
-        few = m.dtype == dtype and (length <= STRETCH or dtype == power_dtype(m.device))
-        if few and not torch.compiler.is_compiling():  # which wants tensors in all places
+        # A compiler wants tensors in all places, and had better not look at the length.
+        alike = m.dtype == dtype and not torch.compiler.is_compiling()
+        if alike and (length <= STRETCH or dtype == power_dtype(m.device)):
             return Sum(None, None, m, m)
         return _begin(widen(m), dtype)
 

@@ -24,9 +24,9 @@ def flush(tensor: Tensor) -> Tensor:
     """
     if tensor.dtype == torch.float16:
         return tensor
-    least = _LEAST[tensor.dtype]
     if _SHRINKS and not tensor.requires_grad and not _is_watched():
-        return softshrink(tensor, least)  # the same in one operation
+        return softshrink(tensor, _LEAST[tensor.dtype])  # the same in one operation
+    least = torch.finfo(tensor.dtype).tiny * 2.0**26  # a constant to compilers, as no dict's is
     return tensor - tensor.detach().clamp(-least, least)
 
 
