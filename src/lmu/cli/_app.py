@@ -1,4 +1,4 @@
-"""What every command does beyond Typer: help by ``-h``, suggestions, no empty arguments."""
+"""Give every command what Typer lacks: ``-h``, suggestions, no empty arguments."""
 
 import re
 from collections.abc import Iterable

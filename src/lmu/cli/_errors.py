@@ -1,4 +1,4 @@
-"""How the commands tell errors: one line, exit status 2 for wrong input and else 1."""
+"""Tell the errors of commands: one line, exit status 2 for wrong input and else 1."""
 
 import re
 from collections.abc import Iterable, Iterator
