@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lmu.training.batches import Batches, Order, Share
+from lmu.training.batches import Batches, Order, Share, check_finite
 
 
 def shares(samples: int, batch_size: int, world_size: int, *, shuffle: bool) -> list[list[Share]]:
@@ -62,3 +62,12 @@ def test_batches_keep_inputs_and_labels_together() -> None:
         assert torch.equal(inputs[:, 0, 0].long(), labels)
     epoch = 1
     assert not torch.equal(next(iter(batches))[1], first[0][1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_named(bad: float) -> None:
+    x = torch.zeros(5, 3, 1)
+    check_finite("train", x)
+    x[3, 1] = bad
+    with pytest.raises(ValueError, match=r"1 of 5 samples of the train part .* sample 3"):
+        check_finite("train", x)

@@ -1,4 +1,4 @@
-"""What the commands share: options and the terminal."""
+"""Share options and the terminal among commands."""
 
 from pathlib import Path
 from typing import Annotated
