@@ -148,9 +148,9 @@ def test_negative_theta(name, theta):
 def test_trained_theta_leaves_its_range(name, discretizer, rate):
     layer = build(name, learn_theta=True, discretizer=discretizer)
     x = draw(3, 20)
-    optimizer = torch.optim.SGD([layer.log_theta], lr=abs(rate))
+    optimizer = torch.optim.SGD([layer.memory.log_theta], lr=abs(rate))
     for _ in range(8):
-        pull = -layer.log_theta if rate > 0 else layer.log_theta
+        pull = -layer.memory.log_theta if rate > 0 else layer.memory.log_theta
         (layer(x)[0].square().mean() + pull).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,6 +1,15 @@
 """Legendre Memory Units for PyTorch."""
 
-from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack, Stream, detach_state
+from lmu.layers import (
+    LMU,
+    LMUFFT,
+    Bidirectional,
+    LegendreMemory,
+    LMUCell,
+    LMUStack,
+    Stream,
+    detach_state,
+)
 
 __version__ = "0.1.0"
 
@@ -10,6 +19,7 @@ __all__ = [
     "Bidirectional",
     "LMUCell",
     "LMUStack",
+    "LegendreMemory",
     "Stream",
     "__version__",
     "detach_state",

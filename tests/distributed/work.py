@@ -278,11 +278,11 @@ def kept(group: Any) -> tuple[int, int, bool]:
     counts = []
     for _ in range(2):
         layer(x)
-        kept = system_of(layer.Ad)._kept.get("squares")
+        kept = system_of(layer.memory.Ad)._kept.get("squares")
         counts.append(0 if kept is None else len(kept[1]))
-    before = system_of(layer.Ad).squares(2)[1]
-    layer.Ad.mul_(0.5)
-    after = system_of(layer.Ad).squares(2)[1]
+    before = system_of(layer.memory.Ad).squares(2)[1]
+    layer.memory.Ad.mul_(0.5)
+    after = system_of(layer.memory.Ad).squares(2)[1]
     return counts[0], counts[1], torch.allclose(after, before / 4)
 
 

@@ -102,10 +102,10 @@ def test_gradient_of_theta_is_that_of_its_inverse_by_the_chain_rule():
     layer(case.x)[0].square().sum().backward()
     inverse = case.weights["theta_inv"]
     assert layer.theta == pytest.approx(1 / inverse.item())
-    assert layer.log_theta.grad is not None
+    assert layer.memory.log_theta.grad is not None
     # log_theta = -log(theta_inv)
     truth = -case.truth["g64:theta_inv"] * inverse
-    assert layer.log_theta.grad.item() == pytest.approx(truth.item(), rel=1e-9)
+    assert layer.memory.log_theta.grad.item() == pytest.approx(truth.item(), rel=1e-9)
 
 
 def test_truncation_is_ignored_with_a_warning():
@@ -119,7 +119,7 @@ def test_the_default_cell_takes_the_place_of_a_simple_rnn_cell_with_tanh():
     case = read("c26_cell_srnn_all_states_o16")
     layer = from_config(case.config, case.weights)
     assert isinstance(layer, LMU)
-    assert layer.hidden_cell == "tanh"
+    assert layer.hidden_cell == "rnn"
     cell = from_config(case.config["config"]["cell"], case.weights)
     assert isinstance(cell, LMUCell)
     assert cell.state_dict().keys() == layer.state_dict().keys()

@@ -118,7 +118,7 @@ def run(layer: Any, seed: int = 0) -> Tensor:
             values = torch.randn(parameter.shape, generator=generator, dtype=F64)
             parameter.copy_(values * 0.3)
         x = INPUT.to(next(layer.parameters()).dtype)
-        return layer(x[:, 0])[0] if isinstance(layer, LMUCell) else layer(x)[0]
+        return layer(x[:, 0])[0] if type(layer) is LMUCell else layer(x)[0]
 
 
 def quietly(config: dict[str, Any], **kwargs: Any) -> Any:
@@ -180,7 +180,7 @@ HONOURED: list[tuple[str, Any, Callable[[Any], bool]]] = [
         lambda layer: isinstance(layer.hidden_cell.activation, nn.ReLU),
     ),
     ("hidden_cell", hidden("SimpleRNNCell", trainable=False), lambda m: frozen(m) == OF_CELL),
-    ("trainable_theta", True, lambda layer: layer.log_theta.requires_grad),
+    ("trainable_theta", True, lambda layer: layer.memory.log_theta.requires_grad),
     ("hidden_to_memory", True, lambda layer: layer.e_h.shape == (2, 4)),
     ("memory_to_memory", True, lambda layer: layer.e_m.shape == (2, 8)),
     ("input_to_hidden", True, lambda layer: layer.W_x.shape == (4, 2)),

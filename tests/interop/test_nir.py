@@ -62,7 +62,7 @@ def integrate(graph: Any, u: np.ndarray, step: float, parts: int) -> np.ndarray:
 def test_integrated_graph_is_the_memory(layer: LMUFFT, dt: float, tmp_path: Path) -> None:
     if layer.learn_theta:
         with torch.no_grad():
-            layer.log_theta.fill_(np.log(9.0))
+            layer.memory.log_theta.fill_(np.log(9.0))
     graph = nir.read(export_nir(layer, tmp_path / "memory.nir", dt=dt))
     assert isinstance(graph.nodes["memory"], nir.I)
     assert ("A", "memory") in graph.edges

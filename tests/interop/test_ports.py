@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_named():
     fails(r"no parameter for cell\.B: build .* learn_b=True", model=fixed, optimizer=adam)
     fails(r"of 8 parameters, but 7 .* and not more: .* learn_a", given=right[1:])
     fails(r"of 8 parameters, but 7 .* and not cell\.x, y:", given=[*right[1:], "cell.x", "y"])
-    fails("several names lead to Ad: give each name once", given=["Ad", *right[:-1]])
+    fails("several names lead to memory.Ad: give each name once", given=["Ad", *right[:-1]])
     fails(
         r"exp_avg of cell\.B has the shape \(4, 4\), ours is \(4,\)",
         given=[right[1], right[0], *right[2:]],
@@ -207,7 +207,9 @@ def test_what_does_not_fit_is_named():
     )
     small = Known(learn_a=False, learn_b=False)
     fails(
-        "group 0 of the state_dict has nothing for Ad, Bd", state=stepped(small), given=names(small)
+        "group 0 of the state_dict has nothing for memory.Ad, memory.Bd",
+        state=stepped(small),
+        given=names(small),
     )
 
 

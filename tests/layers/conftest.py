@@ -87,7 +87,7 @@ def state_like(layer: nn.Module, x: Tensor) -> Any:
     """A state other than zero, (h, m), of the shapes that the layer's has."""
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
     out = layer(x, **kwargs)
-    state = out if isinstance(layer, LMUCell) else out[1]
+    state = out if type(layer) is LMUCell else out[1]
     return tree_map(
         lambda s: torch.linspace(-0.5, 0.5, s.numel()).to(s).view_as(s).requires_grad_(), state
     )

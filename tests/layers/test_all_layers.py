@@ -57,7 +57,7 @@ def test_state_dict_holds_the_contract_and_nothing_else(name, build):
     shapes = {key: tuple(value.shape) for key, value in build().state_dict().items()}
     assert shapes == PARAMETERS[name]
     learned = build(learn_a=True, learn_b=True).state_dict()
-    assert learned.keys() == PARAMETERS[name].keys() | {"Ad", "Bd"}
+    assert learned.keys() == PARAMETERS[name].keys() | {"memory.Ad", "memory.Bd"}
 
 
 def test_learned_dynamics_start_as_the_legendre_system_and_receive_gradients(build, make_input):
@@ -65,11 +65,13 @@ def test_learned_dynamics_start_as_the_legendre_system_and_receive_gradients(bui
     thetas = layer.theta if isinstance(layer.theta, tuple) else (layer.theta,)
     systems = [discretize(*legt(6, theta)) for theta in thetas]
     Ad, Bd = (torch.stack(parts).float() for parts in zip(*systems, strict=True))
-    got = layer.Ad.data.view_as(Ad), layer.Bd.data.view_as(Bd)
+    got = layer.memory.Ad.data.view_as(Ad), layer.memory.Bd.data.view_as(Bd)
     assert_same(got, (Ad, Bd), rtol=0, atol=0)
     gradients = backward(layer, make_input())
-    assert gradients["Ad"].abs().max() > 0 or make_input().ndim == 2  # m_0 = 0 hides Ad at one step
-    assert gradients["Bd"].abs().max() > 0
+    assert (
+        gradients["memory.Ad"].abs().max() > 0 or make_input().ndim == 2
+    )  # m_0 = 0 hides Ad at one step
+    assert gradients["memory.Bd"].abs().max() > 0
     assert_same(layer(make_input()), build()(make_input()))
 
 
@@ -105,11 +107,13 @@ def test_reset_parameters_draws_anew_and_restores_learned_dynamics(build):
     layer = build(learn_a=True)
     before = {key: p.detach().clone() for key, p in layer.named_parameters()}
     with torch.no_grad():
-        layer.Ad.zero_()
+        layer.memory.Ad.zero_()
     layer.reset_parameters()
     after = dict(layer.named_parameters())
     unchanged = {key for key in after if torch.equal(after[key], before[key])}
-    assert unchanged == {"Ad"} | ({"e_m", "b_u", "b_h"} & after.keys())  # these start at zero
+    assert unchanged == {"memory.Ad"} | (
+        {"e_m", "b_u", "b_h"} & after.keys()
+    )  # these start at zero
 
 
 def test_deepcopy_pickle_and_weights_only_round_trips(build, make_input):
@@ -129,7 +133,7 @@ def test_pickles_hold_no_derived_tensors(build, make_input):
     fresh = len(pickle.dumps(layer))
     layer(make_input(length=100))
     assert len(pickle.dumps(layer)) == fresh
-    assert layer.Ad is not None
+    assert layer.memory.Ad is not None
 
 
 def test_going_to_double_gives_double_accuracy(build, make_input):

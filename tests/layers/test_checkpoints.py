@@ -51,7 +51,7 @@ def test_trained_dynamics_of_another_port_load(weights, dynamics, key):
     trained = dynamics[key] + 0.25
     layer = LMU(3, 7, 6, 12.0, learn_a=key == "A", learn_b=key == "B")
     layer.load_state_dict(weights | dynamics | {key: trained})
-    loaded = getattr(layer, f"{key}d")
+    loaded = getattr(layer.memory, f"{key}d")
     torch.testing.assert_close(loaded.data, trained.view_as(loaded))
 
 

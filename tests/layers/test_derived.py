@@ -49,7 +49,9 @@ def test_no_layer_has_buffers(name, learned):
     layer = build(name, **learned)
     layer(sample())
     assert not list(layer.buffers())
-    assert not {"Ad", "Bd", "H", "E"} & (layer.state_dict().keys() - {"Ad"})
+    assert not {"Ad", "Bd", "H", "E"} & {
+        key.split(".")[-1] for key in layer.state_dict() if key != "memory.Ad"
+    }
 
 
 @with_parameters
@@ -94,7 +96,8 @@ def test_ensembles_of_several_thetas(name, way):
     parameters, buffers = stack_module_state(members)
     if way == "stacked too":
         for matrix in ("Ad", "Bd"):
-            buffers[matrix] = torch.stack([getattr(member, matrix) for member in members])
+            each = [getattr(member.memory, matrix) for member in members]
+            buffers[f"memory.{matrix}"] = torch.stack(each)
 
     for base in (members[0], copy.deepcopy(members[1]).to("meta")):
 
@@ -116,7 +119,9 @@ def test_ensembles_of_several_thetas(name, way):
 def test_an_ensemble_that_may_be_of_several_thetas_says_so():
     members = [build("LMU", theta) for theta in (11.5, 12.5)]
     state, x = stack_module_state(members), sample()
-    with pytest.warns(UserWarning, match="stack 'Ad' and 'Bd' of each into the buffers too"):
+    with pytest.warns(
+        UserWarning, match="stack 'memory.Ad' and 'memory.Bd' of each into the buffers too"
+    ):
         vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])(*state)
     members, x = [LMU(5, 9, 11, 13.0), LMU(5, 9, 11, 13.0)], torch.randn(1, 4, 5)
     state = stack_module_state(members)
@@ -167,31 +172,33 @@ def test_threads_with_lengths_of_their_own(name):
 def test_a_matrix_of_the_users_is_what_all_paths_compute_with(name, how):
     layer, x = build(name, dtype=F64), sample(dtype=F64)
     layer(x)  # what followed from the old one was kept
-    Ad, Bd = 0.9 * layer.Ad, 0.5 * layer.Bd
+    Ad, Bd = 0.9 * layer.memory.Ad, 0.5 * layer.memory.Bd
     if how == "assigned":
-        layer.Ad, layer.Bd = Ad, Bd.float()
+        layer.memory.Ad, layer.memory.Bd = Ad, Bd.float()
     else:
-        layer.Ad.mul_(0.9)
-        layer.Bd.mul_(0.5)
-    torch.testing.assert_close(layer.Ad, Ad)
+        layer.memory.Ad.mul_(0.9)
+        layer.memory.Bd.mul_(0.5)
+    torch.testing.assert_close(layer.memory.Ad, Ad)
     right, y, state = layer(x)[0], x, None
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
     torch.testing.assert_close(y, right if right.ndim == 2 else right[:, -1])
     again = copy.deepcopy(layer).float().double()
-    torch.testing.assert_close(again.Ad, layer.Ad, rtol=0, atol=0)
+    torch.testing.assert_close(again.memory.Ad, layer.memory.Ad, rtol=0, atol=0)
     if name == "LMUFFT-last":
-        m = memory(torch.relu(layer.W_u(x)), layer.Ad, layer.Bd, method="reference")[1]
+        m = memory(torch.relu(layer.W_u(x)), layer.memory.Ad, layer.memory.Bd, method="reference")[
+            1
+        ]
         torch.testing.assert_close(layer(x, return_state=True)[1][1], m.flatten(1))
 
 
 def test_a_wrong_matrix_is_refused():
     with pytest.raises(ValueError, match=r"Ad must be a floating tensor \(6, 6\), got \(5, 5\)"):
-        build("LMU").Ad = torch.eye(5)
+        build("LMU").memory.Ad = torch.eye(5)
     with pytest.raises(ValueError, match="got list"):
-        build("LMUFFT").Bd = [1.0] * 6
+        build("LMUFFT").memory.Bd = [1.0] * 6
     with pytest.raises(ValueError, match="follows from log_theta"):
-        build("LMU", learn_theta=True).Ad = torch.eye(6)
+        build("LMU", learn_theta=True).memory.Ad = torch.eye(6)
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh(), nn.Linear(1, 1)])
@@ -228,6 +235,9 @@ def test_an_ensemble_taken_back_leaves_no_mark():
     members, x = [LMU(5, 9, 13, theta) for theta in (17.0, 17.0)], torch.randn(1, 4, 5)
     parameters, buffers = stack_module_state(members)
     run = vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])
-    stacked = {name: torch.stack([getattr(m, name) for m in members]) for name in ("Ad", "Bd")}
+    stacked = {
+        f"memory.{name}": torch.stack([getattr(m.memory, name) for m in members])
+        for name in ("Ad", "Bd")
+    }
     right = run(parameters, stacked)
     torch.testing.assert_close(run(parameters, buffers), right)  # and warns of nothing

@@ -55,7 +55,7 @@ def test_assigned_narrow_windows_are_widened() -> None:
     theirs = LMU(1, 4, 4, 100.0, learn_theta=True).state_dict()
     narrow = {key: value.bfloat16() for key, value in theirs.items()}
     layer.load_state_dict(narrow, assign=True)
-    assert layer.log_theta.dtype == torch.float32
+    assert layer.memory.log_theta.dtype == torch.float32
     assert layer.theta == pytest.approx(100, rel=0.02)
 
 
@@ -78,7 +78,7 @@ def test_each_channel_and_layer_is_compared() -> None:
 def test_learned_windows_are_in_the_checkpoint() -> None:
     one = LMUFFT(1, 4, 6, theta=20, learn_theta=True)
     with torch.no_grad():
-        one.log_theta.add_(0.5)
+        one.memory.log_theta.add_(0.5)
     other = LMUFFT(1, 4, 6, theta=9, learn_theta=True)
     other.load_state_dict(saved(one))
     assert other.theta == one.theta
@@ -90,13 +90,13 @@ def test_learned_windows_are_in_the_checkpoint() -> None:
 
 def test_assigned_matrices_are_told() -> None:
     one = LMU(1, 4, 6, 20)
-    one.Ad = one.Ad * 0.9
+    one.memory.Ad = one.memory.Ad * 0.9
     with pytest.raises(RuntimeError, match="saved with matrices that were assigned to it"):
         LMU(1, 4, 6, 20).load_state_dict(saved(one))
     with pytest.raises(RuntimeError, match=r"saved with Legendre's, and is built with matrices"):
         one.load_state_dict(saved(LMU(1, 4, 6, 20)))
     one.load_state_dict(saved(one))
-    one.Ad = LMU(1, 4, 6, 20).Ad
+    one.memory.Ad = LMU(1, 4, 6, 20).memory.Ad
     one.load_state_dict(saved(LMU(1, 4, 6, 20)))
 
 
@@ -106,13 +106,15 @@ def test_learned_windows_move_in_narrow_layers(dtype: torch.dtype) -> None:
         return LMUFFT(1, 4, 6, theta=20, learn_theta=True, **kwargs)
 
     for layer in (build(dtype=dtype), build().to(dtype), build().double().to(dtype)):
-        assert (layer.W_h.weight.dtype, layer.log_theta.dtype) == (dtype, torch.float32)
+        assert (layer.W_h.weight.dtype, layer.memory.log_theta.dtype) == (dtype, torch.float32)
         assert layer.theta == 20
         layer(torch.randn(2, 30, 1, dtype=dtype))[0].float().square().sum().backward()
-        assert layer.log_theta.grad is not None
-        assert layer.log_theta.grad.dtype == torch.float32
+        assert layer.memory.log_theta.grad is not None
+        assert layer.memory.log_theta.grad.dtype == torch.float32
         # In bfloat16 such a step is lost: 3.0 - 1e-4 is 3.0.
-        before = layer.log_theta.item()
-        torch.optim.SGD([layer.log_theta], 1e-4 / layer.log_theta.grad.abs().item()).step()
-        assert before != layer.log_theta.item()
+        before = layer.memory.log_theta.item()
+        torch.optim.SGD(
+            [layer.memory.log_theta], 1e-4 / layer.memory.log_theta.grad.abs().item()
+        ).step()
+        assert before != layer.memory.log_theta.item()
         layer.zero_grad()

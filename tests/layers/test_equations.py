@@ -204,7 +204,7 @@ def test_an_input_that_is_not_encoded_goes_to_the_memory_as_it_is():
         LMUFFT(1, 4, 6, 9, 9.0, dtype=torch.float64, encode_input=False),
         LMU(1, 4, 6, 9.0, dtype=torch.float64, encode_input=False, hidden_to_memory=False),
     ]
-    expected = memory(x, layers[0].Ad, layers[0].Bd)[1].squeeze(1)
+    expected = memory(x, layers[0].memory.Ad, layers[0].memory.Bd)[1].squeeze(1)
     for layer in layers:
         layer.return_sequences = False
         arguments = {"return_state": True} if isinstance(layer, LMUFFT) else {}
@@ -213,5 +213,6 @@ def test_an_input_that_is_not_encoded_goes_to_the_memory_as_it_is():
         1, 4, 6, 9, 9.0, dtype=torch.float64, encode_input=False, encoder_activation=torch.relu
     )
     torch.testing.assert_close(
-        relu(x, return_state=True)[1][1], memory(x.relu(), relu.Ad, relu.Bd)[1].squeeze(1)
+        relu(x, return_state=True)[1][1],
+        memory(x.relu(), relu.memory.Ad, relu.memory.Bd)[1].squeeze(1),
     )

@@ -30,7 +30,7 @@ class Doubling(nn.Module):
 
 
 CELLS = {
-    "tanh": lambda size: "tanh",
+    "tanh": lambda size: "rnn",
     "none": lambda size: None,
     "linear": lambda size: nn.Linear(size, 4, dtype=F64),
     "mlp": lambda size: nn.Sequential(
@@ -78,7 +78,7 @@ def equations(layer: Any, x: Tensor) -> tuple[Tensor, Any, Tensor]:
             [m[:, i] @ Ad.T + u[:, i : i + 1] * Bd for i, (Ad, Bd) in enumerate(systems)], dim=1
         )
         z = torch.cat([m.flatten(1), x_t], dim=1) if layer.input_to_hidden else m.flatten(1)
-        if layer.hidden_cell == "tanh":
+        if layer.hidden_cell == "rnn":
             W = layer.W_m if layer.W_x is None else torch.cat([layer.W_m, layer.W_x], dim=1)
             b = 0 if layer.b_h is None else layer.b_h
             h = state = torch.tanh(z @ W.T + before @ layer.W_h.T + b)
@@ -417,8 +417,12 @@ def test_a_given_cell_keeps_its_weights_until_it_is_reset():
 
 
 WRONG: list[tuple[dict[str, Any], type, str]] = [
-    ({"hidden_cell": "relu"}, ValueError, "must be 'tanh', None or a module, got 'relu'"),
-    ({"hidden_cell": 3}, TypeError, "must be 'tanh', None or a module, got 3"),
+    (
+        {"hidden_cell": "relu"},
+        ValueError,
+        "must be 'rnn', None or a module, got 'relu': pass it as hidden_",
+    ),
+    ({"hidden_cell": 3}, TypeError, "must be 'rnn', None or a module, got 3"),
     (
         {"hidden_cell": None, "hidden_size": None},
         ValueError,
@@ -435,7 +439,15 @@ WRONG: list[tuple[dict[str, Any], type, str]] = [
         ValueError,
         "is torch.float32 on cpu but the",
     ),
-    ({"encoder_activation": "tanh"}, TypeError, "must be a function such as torch.tanh, or None"),
+    ({"encoder_activation": "tan"}, ValueError, "must be one of .*'tanh', 'relu'"),
+    ({"encoder_activation": 3}, TypeError, "must be a function such as torch.tanh or one of"),
+    ({"hidden_activation": "tan"}, ValueError, "hidden_activation must be one of"),
+    ({"hidden_activation": None}, TypeError, "hidden_activation must be a function"),
+    (
+        {"hidden_activation": "relu", "hidden_cell": nn.Linear(7, 4)},
+        ValueError,
+        "hidden_activation is of the default cell",
+    ),
     ({"initializers": nn.init.ones_}, TypeError, "must map names of parameters to functions"),
     ({"dropout": 1.0}, ValueError, r"dropout must lie in \[0, 1\), got 1.0"),
     ({"recurrent_dropout": "a"}, TypeError, "recurrent_dropout must be a number, got 'a'"),

@@ -85,7 +85,7 @@ def equations(layer: LMUFFT, x: Tensor) -> Tensor:
     m, outputs = x.new_zeros(len(x), layer.memory_size), []
     for x_t in x.unbind(1):
         u = torch.relu(layer.W_u(x_t))
-        m = m @ layer.Ad.mT + u * layer.Bd
+        m = m @ layer.memory.Ad.mT + u * layer.memory.Bd
         outputs.append(torch.relu(layer.W_h(torch.cat([m, x_t], dim=1))))
     return torch.stack(outputs, dim=1)
 
@@ -119,10 +119,10 @@ def test_the_choice_says_that_a_module_is_called():
     layer.W_h.register_forward_hook(lambda *_: None)
     choice = layer.explain(500, 8)
     assert choice.method == "states"
-    assert choice.reason == "W_h is a Linear with hooks: it is called on all states"
+    assert choice.reason == "W_h is a Linear with hooks: it is called, which takes all states"
     forced = LMUFFT(2, 4, 6, None, 20.0, method="fft")
     forced.W_h = nn.Sequential(forced.W_h)  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ValueError, match="'fft' reads the weight of W_h, which is a Sequential"):
+    with pytest.raises(ValueError, match="'fft' reads weights, and W_h is a Sequential that must"):
         forced(torch.zeros(1, 9, 2))
 
 

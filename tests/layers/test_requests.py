@@ -33,7 +33,7 @@ def test_memory_states_and_inputs_on_request(kind, lengths):
     torch.testing.assert_close((got.output, after), layer(x, lengths=lengths))
     assert got.output.dtype == x.dtype
     c = layer.memory_channels
-    right, _ = memory(got.u, layer.Ad, layer.Bd)
+    right, _ = memory(got.u, layer.memory.Ad, layer.memory.Bd)
     for row, end in enumerate(lengths or [15] * 3):
         torch.testing.assert_close(got.m[row, :end], right.flatten(2)[row, :end])
     assert got.u.shape == (3, 15, c)
@@ -61,8 +61,8 @@ def test_a_learned_theta_is_shown_as_it_was_asked_for(theta, dtype):
     several = LMUFFT(1, 2, 4, None, (theta, 3.0), memory_channels=2, learn_theta=True, dtype=dtype)
     assert several.theta == (theta, 3.0)
     with torch.no_grad():
-        layer.log_theta.add_(0.1)
-    assert layer.theta == pytest.approx(layer.log_theta.exp().item(), rel=1e-6)
+        layer.memory.log_theta.add_(0.1)
+    assert layer.theta == pytest.approx(layer.memory.log_theta.exp().item(), rel=1e-6)
 
 
 def test_a_cell_without_hidden_units_takes_no_hidden_state():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
-from lmu.layers._engines import StepsEngine
+from lmu.layers._backends import StepsBackend
 
 F64 = torch.float64
 BUILD = {
@@ -116,7 +116,7 @@ def test_weights_are_read_once_and_again_on_refresh(name):
     with torch.no_grad():
         for p in layer.parameters():
             p.mul_(0.9)
-    if not isinstance(stream._engine, StepsEngine):  # which calls the layer itself
+    if not isinstance(stream._backend, StepsBackend):  # which calls the layer itself
         torch.testing.assert_close(run(stream, x[:, 13:20]), before[0][:, 13:20])
     h, m = stream.state
     stream.refresh()
@@ -281,14 +281,14 @@ def test_streams_that_do_not_step_stand_still(name):
 
 def test_blocks_begin_again_when_all_step_together():
     stream = Stream(build("LMU"), 2)
-    engine: Any = stream._engine
-    length, x = len(engine.slots.steps), torch.randn(2, 3)
+    backend: Any = stream._backend
+    length, x = len(backend.slots.steps), torch.randn(2, 3)
     stream(x[:1], streams=0)
     for _ in range(length - 1):
-        assert engine.at > length
+        assert backend.at > length
         stream(x)
     stream(x)
-    assert engine.at == 1
+    assert backend.at == 1
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_gradient_of_theta_is_the_slope_of_the_loss(name, discretizer):
     layer = built(name, theta, learn_theta=True, **options)
     assert layer.theta == pytest.approx(theta)
     assert not list(layer.buffers())
-    (got,) = torch.autograd.grad(loss(layer, x), layer.log_theta)
+    (got,) = torch.autograd.grad(loss(layer, x), layer.memory.log_theta)
     above, below = (loss(built(name, theta + s, **options), x) for s in (step, -step))
     slope = (above - below).item() / (2 * step)
     by_log = theta - least_theta(4, discretizer)  # d theta / d log_theta
@@ -87,7 +87,7 @@ def test_each_channel_has_its_own_window(name, method):
 def test_windows_of_channels_are_learned(channels, shared):
     theta = 9.0 if shared else tuple(9.0 + c for c in range(channels))
     layer = built("LMUFFT", theta, memory_channels=channels, learn_theta=True, dtype=F64)
-    assert layer.log_theta.shape == (1 if shared else channels,)
+    assert layer.memory.log_theta.shape == (1 if shared else channels,)
     fixed = built("LMUFFT", theta, memory_channels=channels, dtype=F64)
     x = sample("LMUFFT")
     torch.testing.assert_close(layer(x), fixed(x))
@@ -102,7 +102,7 @@ def test_windows_of_channels_are_learned(channels, shared):
 @layers
 def test_theta_moves_stays_positive_and_is_kept_in_checkpoints(name):
     layer, x = built(name, 14.0, learn_theta=True), sample(name).float()
-    optimizer = torch.optim.Adam([layer.log_theta], lr=2.0)
+    optimizer = torch.optim.Adam([layer.memory.log_theta], lr=2.0)
     for _ in range(3):
         loss(layer, x).backward()
         optimizer.step()
@@ -121,8 +121,8 @@ def test_euler_stays_stable_whatever_is_learned(name):
     bound = least_theta(4, "euler")
     layer = built(name, bound + 1.0, learn_theta=True, discretizer="euler", dtype=F64)
     with torch.no_grad():
-        layer.log_theta.fill_(-30.0)
-    assert torch.linalg.eigvals(layer.Ad).abs().max() <= 1 + 1e-12
+        layer.memory.log_theta.fill_(-30.0)
+    assert torch.linalg.eigvals(layer.memory.Ad).abs().max() <= 1 + 1e-12
 
 
 @layers
@@ -131,7 +131,7 @@ def test_changed_theta_is_noticed_without_gradients(name):
     with torch.no_grad():
         first = layer(x)[0]
         torch.testing.assert_close(layer(x)[0], first, rtol=0, atol=0)
-        layer.log_theta.data.add_(0.5)  # without a new version
+        layer.memory.log_theta.data.add_(0.5)  # without a new version
         torch.testing.assert_close(layer(x)[0], built(name, layer.theta, dtype=F64)(x)[0])
 
 
@@ -142,7 +142,9 @@ def test_learned_theta_compiles_as_one_graph(name):
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = sample(name, 30).float()
     torch.testing.assert_close(compiled(x), layer(x))
-    got, right = (torch.autograd.grad(loss(f, x), layer.log_theta) for f in (compiled, layer))
+    got, right = (
+        torch.autograd.grad(loss(f, x), layer.memory.log_theta) for f in (compiled, layer)
+    )
     torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
 
 
@@ -163,10 +165,10 @@ def test_wrong_arguments():
 def test_windows_of_channels_as_any_sequence(given):
     layer = LMU(1, 3, 4, given, memory_channels=2)
     assert layer.theta == (9.0, 5.0)
-    assert layer.Ad.shape == (2, 4, 4)
+    assert layer.memory.Ad.shape == (2, 4, 4)
 
 
 def test_a_window_that_is_a_tensor_without_axes():
     layer = LMU(1, 3, 4, torch.tensor(9.0), memory_channels=2)  # pyright: ignore[reportArgumentType]
     assert layer.theta == 9.0
-    assert layer.Ad.shape == (4, 4)
+    assert layer.memory.Ad.shape == (4, 4)

@@ -39,7 +39,7 @@ def test_lmu_starts_as_a_bare_memory_that_reads_the_pixels() -> None:
     torch.manual_seed(0)
     _, (h_n, m_n) = layer(torch.rand(2, 50, 1))
     torch.manual_seed(0)
-    m = memory(torch.rand(2, 50, 1), layer.Ad, layer.Bd)[1].squeeze(1)
+    m = memory(torch.rand(2, 50, 1), layer.memory.Ad, layer.memory.Bd)[1].squeeze(1)
     torch.testing.assert_close(m_n, m)
     torch.testing.assert_close(h_n, torch.tanh(m @ layer.W_m.T))
 
@@ -70,7 +70,7 @@ def test_the_deep_model_is_a_fixed_transform_and_layers_that_read_it() -> None:
     torch.manual_seed(0)
     x = torch.rand(2, 40, 1)
     model.eval()
-    m = memory(x, model.layer.Ad, model.layer.Bd)[1].squeeze(1)  # pyright: ignore
+    m = memory(x, model.layer.memory.Ad, model.layer.memory.Bd)[1].squeeze(1)  # pyright: ignore
     torch.testing.assert_close(model(x), model.classifier(model.layer.hidden_cell(m)))  # pyright: ignore
 
 

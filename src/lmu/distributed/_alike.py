@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmu.distributed._groups import Group, resolve
-from lmu.layers._legendre import LegendreModule
+from lmu.layers import LegendreMemory
 
 
 class Alike:
@@ -39,8 +39,9 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """What must be alike: dynamics, shapes and weights, but for those that are sharded."""
     facts: dict[str, Any] = {}
     for path, part in module.named_modules():
-        if isinstance(part, LegendreModule):
-            facts[f"theta and discretizer of {path or 'the layer'}"] = str(part._dynamics())
+        if isinstance(part, LegendreMemory):
+            owner = path.removesuffix("memory").rstrip(".") or "the layer"
+            facts[f"theta and discretizer of {owner}"] = str(part._facts())
     sharded = any(hasattr(part, "_fsdp_wrapped_module") for part in module.modules())
     for name, parameter in module.named_parameters():
         if not (sharded or hasattr(parameter, "device_mesh") or parameter.is_meta):

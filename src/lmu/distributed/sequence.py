@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from lmu.distributed._alike import Alike
 from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
 from lmu.distributed.carry import WAYS, carry, hand_over
-from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu.layers import LMU, Bidirectional, LegendreMemory, LMUCell, LMUStack
 from lmu.ops import System
 from lmu.ops._channels import channels
 from lmu.ops._precision import compute_dtype, no_autocast, widen
@@ -77,15 +77,15 @@ def sequence_parallel(
                 f"{path or 'the module'} is an {type(part).__name__}, which goes through time step "
                 "by step or both ways: only LMUFFT layers can share time among processes"
             )
-    layers = [part for part in module.modules() if isinstance(part, (LMUFFT, LMUStack))]
-    if not any(isinstance(layer, LMUFFT) for layer in layers):
+    parts = [part for part in module.modules() if isinstance(part, (LegendreMemory, LMUStack))]
+    if not any(isinstance(part, LegendreMemory) for part in parts):
         raise ValueError(f"{type(module).__name__} holds no LMUFFT")
     counts = None if steps is None else tuple(int(count) for count in steps)
     shards = Shards(name, rank, size, counts, way, Alike(module, name))
-    for layer in layers:
-        vars(layer).pop("_time", None)  # steps are all here, unless
+    for part in parts:
+        vars(part).pop("_shard", None)  # steps are all here, unless
         if size > 1:
-            layer._time = shards
+            part._shard = shards
     return module
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lmu._extras import require
 from lmu._files import write_whole
-from lmu.layers._legendre import LegendreModule
-from lmu.theory import legt
+from lmu.layers import LegendreMemory
+from lmu.layers._base import MemoryLayer
 
 
 def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
@@ -34,7 +34,8 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
     for the reader of the file to add.
 
     Args:
-        layer: :class:`lmu.LMU`, :class:`lmu.LMUCell` or :class:`lmu.LMUFFT`.
+        layer: :class:`lmu.LegendreMemory`, or a layer with one: :class:`lmu.LMU`,
+            :class:`lmu.LMUCell` or :class:`lmu.LMUFFT`.
         path: The file (HDF5), which is written whole or not at all.
         dt: Seconds that a time step of the layer takes: NIR counts time in seconds.
 
@@ -44,8 +45,8 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
     Raises:
         ImportError: The package of the extra ``nir`` is missing.
         TypeError: The layer is of another kind, such as a whole model.
-        ValueError: Its discrete matrices are learned (``learn_a``, ``learn_b``), so that they come
-            from no continuous system; or ``dt`` is not positive.
+        ValueError: Its discrete matrices are learned (``learn_a``, ``learn_b``), were assigned or
+            passed as such, so that they come from no continuous system; or ``dt`` is not positive.
 
     Source: Voelker et al., NeurIPS 2019, equations 1 and 2.
     """
@@ -79,18 +80,17 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
 
 def _continuous(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """``A`` and ``B`` per time step, of all channels as one system."""
-    if not isinstance(layer, LegendreModule):
+    memory = layer.memory if isinstance(layer, MemoryLayer) else layer
+    if not isinstance(memory, LegendreMemory):
         raise TypeError(
-            f"export_nir writes the memory of an LMU, LMUCell or LMUFFT, got "
+            f"export_nir writes the memory of an LMU, LMUCell, LMUFFT or LegendreMemory, got "
             f"{type(layer).__name__}: pass the layer of a model, such as model.layer"
         )
-    if layer.learn_a or layer.learn_b:
+    if memory.learn_a or memory.learn_b:
         raise ValueError(
             "learn_a and learn_b train the discrete matrices freely, and NIR wants a continuous "
             "system: train the window instead (learn_theta=True)"
         )
-    theta = layer.theta
-    thetas = theta if isinstance(theta, tuple) else (theta,) * layer.memory_channels
-    systems = [legt(layer.memory_size, value) for value in thetas]
+    systems = memory._continuous()
     A = torch.block_diag(*(A for A, _ in systems))
     return A, torch.block_diag(*(B[:, None] for _, B in systems))

@@ -6,7 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_RENAMED = {"A": "Ad", "B": "Bd"}
+_RENAMED = {
+    "A": "memory.Ad",
+    "B": "memory.Bd",
+    **{name: f"memory.{name}" for name in ("Ad", "Bd", "log_theta")},  # of our first edition
+}
 
 
 def translate_optimizer(
@@ -18,8 +22,8 @@ def translate_optimizer(
     """Turn the state of a port's optimizer into one that ``optimizer.load_state_dict`` takes.
 
     Moments follow their parameters by name: those of ``cell.A`` (d, d) and ``cell.B`` (d, 1) go to
-    ``Ad`` (d, d) and ``Bd`` (d,), whatever the order of the parameters in either model. Steps,
-    learning rates and other options are kept. Tensors are copied.
+    ``memory.Ad`` (d, d) and ``memory.Bd`` (d,), whatever the order of the parameters in either
+    model. Steps, learning rates and other options are kept. Tensors are copied.
 
     Args:
         state_dict: ``state_dict()`` of the port's optimizer, of any kind that keeps a number or a

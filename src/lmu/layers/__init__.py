@@ -4,8 +4,18 @@ from lmu.layers.bidirectional import Bidirectional
 from lmu.layers.cell import LMUCell
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
+from lmu.layers.memory import LegendreMemory
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import detach_state
 from lmu.layers.stream import Stream
 
-__all__ = ["LMU", "LMUFFT", "Bidirectional", "LMUCell", "LMUStack", "Stream", "detach_state"]
+__all__ = [
+    "LMU",
+    "LMUFFT",
+    "Bidirectional",
+    "LMUCell",
+    "LMUStack",
+    "LegendreMemory",
+    "Stream",
+    "detach_state",
+]

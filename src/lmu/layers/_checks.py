@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lmu._arguments import LARGEST, shown
-from lmu.layers._hidden import TANH, size_of
+from lmu.layers._activations import ACTIVATIONS
+from lmu.layers._hidden import RNN, size_of
 from lmu.ops._precision import compute_dtype, power_dtype
 
 
@@ -41,10 +42,11 @@ def check_probability(name: str, value: float) -> float:
 
 def check_hidden_cell(cell: object, hidden_size: int | None, read: int) -> int:
     """Return the number of hidden units of a cell that reads ``read`` numbers."""
-    if isinstance(cell, str) and cell != TANH:
-        raise ValueError(f"hidden_cell must be {TANH!r}, None or a module, got {cell!r}")
+    if isinstance(cell, str) and cell != RNN:
+        hint = ": pass it as hidden_activation" if cell in ACTIVATIONS else ""
+        raise ValueError(f"hidden_cell must be {RNN!r}, None or a module, got {cell!r}{hint}")
     if cell is not None and not isinstance(cell, (str, nn.Module)):
-        raise TypeError(f"hidden_cell must be {TANH!r}, None or a module, got {cell!r}")
+        raise TypeError(f"hidden_cell must be {RNN!r}, None or a module, got {cell!r}")
     inputs = getattr(cell, "in_features", getattr(cell, "input_size", read))
     if isinstance(cell, nn.Module) and inputs != read:
         raise ValueError(
@@ -73,10 +75,22 @@ def check_parts(cell: nn.Module, like: Tensor) -> None:
 
 
 def check_activation(value: Any) -> Any:
-    """Return an encoder's activation if it can be called, or is None."""
-    if value is not None and not callable(value):
+    """Return an encoder's activation as a function, or None for none."""
+    if value is None:
+        return None
+    value = check_hidden_activation(value, "encoder_activation")
+    return ACTIVATIONS[value] if isinstance(value, str) else value
+
+
+def check_hidden_activation(value: Any, name: str = "hidden_activation") -> Any:
+    """Return an activation if it is a name or a function."""
+    if isinstance(value, str):
+        if value not in ACTIVATIONS:
+            raise ValueError(f"{name} must be one of {list(ACTIVATIONS)}, got {value!r}")
+    elif not callable(value):
         raise TypeError(
-            f"encoder_activation must be a function such as torch.tanh, or None, got {value!r}"
+            f"{name} must be a function such as torch.tanh or one of {list(ACTIVATIONS)}, "
+            f"got {value!r}"
         )
     return value
 
@@ -144,9 +158,9 @@ def check_device(device: Any) -> Any:
         raise kind(f"device must be one such as 'cpu' or 'cuda:0', got {shown(device)}") from error
 
 
-def check_sequence(x: Tensor, input_size: int, like: Tensor) -> None:
+def check_sequence(x: Tensor, input_size: int, like: Tensor, name: str = "input_size") -> None:
     """Check a sequence (batch, time, input_size), which no tracer of one length may record."""
-    check_input(x, ("batch", "time"), input_size, like)
+    check_input(x, ("batch", "time"), input_size, like, name)
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         raise RuntimeError(
             "torch.jit.trace would record this one length of sequence: use torch.export, "
@@ -159,14 +173,19 @@ def check_sequences(built: bool, asked: bool | None) -> bool:
     return built if asked is None else check_flag("return_sequences", asked)
 
 
-def check_input(x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor) -> None:
-    """Check rank, size, device and dtype of the input against the layer's parameter ``like``."""
+def check_input(
+    x: Tensor, axes: tuple[str, ...], input_size: int, like: Tensor, name: str = "input_size"
+) -> None:
+    """Check rank, size, device and dtype of the input against the layer's parameter ``like``.
+
+    ``name`` is that of the last axis.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"the input must be a torch.Tensor, got {type(x).__name__}")
     _check_dense("the input", x)
     if x.ndim != len(axes) + 1 or x.shape[-1] != input_size:
         # Not before: the size of one layer among several may be symbolic to torch.compile.
-        shape = f"({', '.join(axes)}, input_size={input_size})"
+        shape = f"({', '.join(axes)}, {name}={input_size})"
         hint = ""
         if x.ndim == len(axes) + 1 == 3 and x.shape[1] == input_size:
             hint = ": time comes before the features, x.transpose(1, 2)"

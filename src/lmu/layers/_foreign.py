@@ -1,4 +1,4 @@
-"""Checkpoints of other ports: derived matrices that they hold, under names of their own."""
+"""Checkpoints of other ports and of the first edition, whose entries have other names."""
 
 import math
 import warnings
@@ -8,8 +8,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_FOREIGN = {"A": "Ad", "B": "Bd"}  # their names of what we call so
+_FOREIGN = {"A": "Ad", "B": "Bd"}  # their names, and ours
 _IGNORED = ("H", "fft_H")
+_FLAT = ("Ad", "Bd", "log_theta", *_FOREIGN, *_IGNORED)
+
+
+def adopt(
+    memory: Any,
+    state_dict: dict[str, Any],
+    prefix: str,
+    metadata: Mapping[str, Any],
+    layer: str,
+    errors: list[str],
+) -> None:
+    """Rename the memory's entries where a checkpoint has them flat among the layer's.
+
+    Args:
+        memory: The :class:`lmu.LegendreMemory` of the layer.
+        state_dict: Changed in place.
+        prefix: Of the layer's names.
+        metadata: The layer's in the checkpoint; that of the first edition has its dynamics.
+        layer: Its name.
+        errors: Appended to.
+    """
+    compare_dynamics(memory._facts(), metadata.get("dynamics"), layer, errors)
+    old = memory.discretizer == "euler" and metadata and metadata.get("version") != 2
+    if prefix + "log_theta" in state_dict and old:
+        errors.append(
+            f"{prefix}log_theta is log(theta - b) with the least theta b that Euler's method "
+            "allowed when it was saved, which is another now: set it to "
+            f"log(theta - {memory._least_theta:g})"
+        )
+    for name in _FLAT:
+        value = state_dict.pop(prefix + name, None)
+        if value is not None:
+            state_dict.setdefault(f"{prefix}memory.{name}", value)
 
 
 def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[str]) -> None:

@@ -15,7 +15,7 @@ from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._precision import is_autocast
 from lmu.ops.recurrence import recurrence
 
-TANH = "tanh"  # the name of the default cell, whose weights are the layer's own
+RNN = "rnn"  # the name of the default cell, whose weights are the layer's own
 
 
 class Tanh(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lmu.layers._systems import Decoder
 from lmu.theory import decode_window
 
 
@@ -14,8 +15,12 @@ def read_window(
     theta: float | tuple[float, ...],
     channels: int,
     order: int,
+    decoder: Decoder | None = None,
 ) -> Tensor:
-    """What :meth:`lmu.LMU.decode` gives, of windows of ``theta`` steps."""
+    """What :meth:`lmu.LegendreMemory.decode` gives, of windows of ``theta`` steps.
+
+    ``decoder`` is that of another system than Legendre's.
+    """
     if m.shape[-1:] != (channels * order,):
         raise ValueError(
             f"m must have the shape (..., {channels * order}), "
@@ -39,8 +44,19 @@ def read_window(
             f"values from {steps.min().item():g} to {steps.max().item():g}"
         )
     each = m.unflatten(-1, (channels, order)).unbind(-2)
-    read = [
-        decode_window(channel, ((steps + 0.5) / window).clamp(0, 1))
-        for channel, window in zip(each, windows, strict=True)
-    ]
+    fractions = [((steps + 0.5) / window).clamp(0, 1) for window in windows]
+    if decoder is None:
+        read = [decode_window(m_c, r) for m_c, r in zip(each, fractions, strict=True)]
+    else:
+        read = [_apply(decoder, m_c, r) for m_c, r in zip(each, fractions, strict=True)]
     return torch.stack(read, dim=-1)
+
+
+def _apply(decoder: Decoder, m: Tensor, r: Tensor) -> Tensor:
+    weights = decoder(m.shape[-1], r)
+    if not isinstance(weights, Tensor) or weights.shape != (*r.shape, m.shape[-1]):
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(
+            f"the decoder of system must give a tensor {(*r.shape, m.shape[-1])}, got {got}"
+        )
+    return (weights.to(m) @ m.unsqueeze(-1)).squeeze(-1)

@@ -1,6 +1,6 @@
 """The nonlinear Legendre Memory Unit over a sequence."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu._arguments import checked, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import check_flag, check_sequence, check_sequences
-from lmu.layers._hidden import TANH, Module, last_alive, output_of
+from lmu.layers._hidden import Module, last_alive, output_of
 from lmu.layers._modules import is_hooked
-from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU
 from lmu.layers._ragged import Ragged, align_left, align_right, unpack
 from lmu.layers._sequences import in_pieces
+from lmu.layers.cell import LMUCell
+from lmu.layers.memory import Lengths
 from lmu.layers.state import State
 from lmu.ops import (
     LMU_METHODS,
@@ -33,7 +34,6 @@ from lmu.ops._autograd import is_transformed
 from lmu.ops._precision import compute_dtype, no_autocast, widen
 
 Sequences = Tensor | PackedSequence
-Lengths = Tensor | Sequence[int] | None
 
 
 class Record(NamedTuple):
@@ -44,7 +44,7 @@ class Record(NamedTuple):
     u: Tensor  # (batch, time, memory_channels)
 
 
-class LMU(NonlinearLMU):
+class LMU(LMUCell):
     r"""The Legendre Memory Unit: a nonlinear recurrence around a linear Legendre memory.
 
     .. math::
@@ -56,42 +56,13 @@ class LMU(NonlinearLMU):
     The recurrence is computed in float32 or better, also under autocast.
 
     Args:
-        input_size: Number of input features.
-        hidden_size: Number of hidden units; None asks the hidden cell.
-        memory_size: Order d of the Legendre memory.
-        theta: Length of the memory's window in time steps; or a sequence with that of each channel.
-        learn_a: Train ``Ad``, the discrete state matrix.
-        learn_b: Train ``Bd``, the discrete input vector.
-        learn_theta: Train the length of the window, of each channel where theta is a sequence, as
-            the parameter ``log_theta``.
-        memory_channels: Number of memories, each with an input u of its own.
-        hidden_cell: What reads the memory: ``"tanh"``, the equation above; None, which gives
-            ``[m_t; x_t]`` itself as output; or a module, called with ``[m_t; x_t]`` alone
-            (``nn.Linear``, ``nn.Sequential``) or, if its ``forward`` takes a state too, as
-            ``nn.LSTMCell`` is. Its output is its state, or the state's first tensor.
-        hidden_to_memory: Feed the hidden state back into the memory. Without ``e_h`` the memory is
-            linear in the input, and a sequence of it is evaluated at once.
-        memory_to_memory: Feed the memory back into its input by ``e_m``.
-        input_to_hidden: Let the hidden cell read the input too, and not only the memory.
-        encode_input: False hands the input to the memory as it is, without ``e_x``; there must be
-            as many memory channels as input features.
-        encoder_activation: A function of u, such as ``torch.tanh``; linear if None.
-        memory_bias: Add ``b_u`` to u.
-        hidden_bias: Add ``b_h`` in the default hidden cell.
-        dropout: Probability with which each number of the input is dropped in training, for all
-            that reads it, anew at each step.
-        recurrent_dropout: Probability with which a state is dropped where ``e_h`` and ``e_m`` feed
-            it back, in training, the same states at all steps of a call.
-        initializers: By names of parameters, functions that fill them in place, such as ``{"e_x":
-            nn.init.ones_}``; what they do not name is drawn as usual.
+        *cell: Arguments of :class:`LMUCell`: ``input_size``, ``hidden_size``, ``memory_size``,
+            ``theta``, ``learn_a`` and ``learn_b``.
         return_sequences: Give the hidden states of all steps. False gives the last one, which is
             far quicker where nothing is fed back and the hidden cell has no state.
         method: How sequences are run, a key of :data:`lmu.ops.LMU_METHODS`; ``"auto"`` chooses, see
             :func:`lmu.ops.choose_lmu`.
-        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
-            where it amplifies noise, as imported models may.
-        device: Device of the parameters.
-        dtype: Dtype of the parameters.
+        **options: All other arguments of :class:`LMUCell`, by name.
 
     Parameters and errors are those of :class:`lmu.LMUCell`.
 
@@ -99,57 +70,9 @@ class LMU(NonlinearLMU):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | None,
-        memory_size: int,
-        theta: float | Sequence[float],
-        learn_a: bool = False,
-        learn_b: bool = False,
-        *,
-        memory_channels: int = 1,
-        hidden_cell: HiddenCell = TANH,
-        hidden_to_memory: bool = True,
-        memory_to_memory: bool = True,
-        input_to_hidden: bool = True,
-        encode_input: bool = True,
-        encoder_activation: Activation | None = None,
-        memory_bias: bool = False,
-        hidden_bias: bool = False,
-        learn_theta: bool = False,
-        dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
-        return_sequences: bool = True,
-        method: str = "auto",
-        discretizer: str = "zoh",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, *cell: Any, return_sequences: bool = True, method: str = "auto", **options: Any
     ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            memory_size,
-            theta,
-            learn_a,
-            learn_b,
-            memory_channels=memory_channels,
-            hidden_cell=hidden_cell,
-            hidden_to_memory=hidden_to_memory,
-            memory_to_memory=memory_to_memory,
-            input_to_hidden=input_to_hidden,
-            encode_input=encode_input,
-            encoder_activation=encoder_activation,
-            memory_bias=memory_bias,
-            hidden_bias=hidden_bias,
-            learn_theta=learn_theta,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            initializers=initializers,
-            discretizer=discretizer,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(*cell, **options)
         self.return_sequences = check_flag("return_sequences", return_sequences)
         self.method = self._checked_method(method)
 
@@ -234,7 +157,7 @@ class LMU(NonlinearLMU):
         self, x: Sequences, state: State, lengths: Lengths, every: bool
     ) -> tuple[Any, tuple[State, Tensor]]:
         signal, ragged = unpack(x, lengths)
-        self._follow(signal)
+        self._prepare(signal)
         check_sequence(signal, self.input_size, self._like())
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
@@ -354,7 +277,7 @@ class LMU(NonlinearLMU):
                 "it first, as by prune.remove()"
             )
         signal, ragged = unpack(x, lengths)
-        self._follow(signal)
+        self._prepare(signal)
         check_sequence(signal, self.input_size, self._like())
         h, m = self._checked_state(signal.shape[0], state)
         signal = F.dropout(signal, self.dropout, self.training) if self.dropout else signal
@@ -433,3 +356,13 @@ class LMU(NonlinearLMU):
         for key in [key for key in state_dict if key.startswith(inner)]:
             state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _signature() -> inspect.Signature:
+    """The arguments of the cell and of the layer, for help() and whoever else asks."""
+    own, cell = inspect.signature(LMU.__init__), inspect.signature(LMUCell)
+    added = [own.parameters[name] for name in ("return_sequences", "method")]
+    return cell.replace(parameters=[*cell.parameters.values(), *added], return_annotation=None)
+
+
+LMU.__signature__ = _signature()  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lmu._arguments import checked, flag, whole
+from lmu.layers._activations import apply_activation, describe_function
+from lmu.layers._base import MemoryLayer, initialize
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
     check_activation,
-    check_device,
-    check_dtype,
     check_flag,
+    check_hidden_activation,
     check_input,
     check_pair,
     check_probability,
@@ -23,41 +24,29 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._legendre import LegendreModule, initialize
 from lmu.layers._modules import is_hooked, is_simple, name_of, reset_modules
-from lmu.layers._ragged import Ragged, align_right, last_step, unpack
+from lmu.layers._ragged import Ragged, last_step, unpack
 from lmu.layers._sequences import in_pieces
 from lmu.layers._stateful import Asked, activate
-from lmu.layers._time import WHOLE, Time
-from lmu.ops import (
-    READOUTS,
-    Choice,
-    Work,
-    choose,
-    choose_readout,
-    final_state,
-    memory,
-    memory_step,
-    readout,
-)
+from lmu.layers.memory import LegendreMemory, Lengths
+from lmu.ops import READOUTS, Choice, Work, choose, choose_readout
 from lmu.ops._autograd import is_transformed
-from lmu.ops._channels import channels
-from lmu.ops._precision import compute_dtype, memory_dtype, no_autocast, widen
-from lmu.theory import apply_powers
+from lmu.ops._precision import compute_dtype
 from lmu.theory.rounding import narrow
 
 State = tuple[Tensor, Tensor]
 Started = tuple[Tensor | None, Tensor | None]  # h and m before the first step; None is zero
-Lengths = Tensor | Sequence[int] | None
 
 
-class LMUFFT(LegendreModule):
+class LMUFFT(MemoryLayer):
     r"""The parallel Legendre Memory Unit: its memory is a linear filter of the whole sequence.
 
     .. math::
         u_t &= \mathrm{relu}(W_u x_t + b_u) \\
         m_t &= \bar A m_{t-1} + \bar B u_t \\
         h_t &= \mathrm{relu}(W_h [m_t; x_t] + b_h)
+
+    ``memory`` is its :class:`LegendreMemory`.
 
     Args:
         input_size: Number of input features.
@@ -67,17 +56,19 @@ class LMUFFT(LegendreModule):
             A hint, which may be left out: any length runs and gives the right answer.
         theta: Length of the memory's window in time steps; or a sequence with that of each channel.
         memory_channels: Number of memories, each with an input ``u`` of its own.
-        learn_a: Train ``Ad``, the discrete state matrix.
-        learn_b: Train ``Bd``, the discrete input vector.
-        learn_theta: Train the length of the window, of each channel where theta is a sequence, as
-            the parameter ``log_theta``: it stays positive and, with Euler's method, stable.
+        learn_a: Train the memory's ``Ad``.
+        learn_b: Train the memory's ``Bd``.
+        learn_theta: Train the length of the window.
         input_to_hidden: Let the hidden units read the input too, and not only the memory.
         encode_input: False hands the input to the memory as it is, without ``W_u``; there must be
             as many memory channels as input features.
-        encoder_activation: What is applied to u, or None; ``"auto"`` is the relu of an encoded
-            input, and nothing with ``encode_input=False``.
+        encoder_activation: What is applied to u: a name as of ``hidden_activation``, a function, or
+            None; ``"auto"`` is the relu of an encoded input, and nothing with
+            ``encode_input=False``.
+        hidden_activation: What is applied to the hidden units: ``"relu"``, ``"tanh"``,
+            ``"sigmoid"``, ``"identity"``, ``"gelu"``, or a function.
         dropout: Probability with which each number of the input is dropped in training, for all
-            that reads it, anew at each step.
+            that reads it, again at each step.
         initializers: By names of parameters, functions that fill them in place, such as
             ``{"W_u.weight": nn.init.ones_}``.
         return_sequences: Give the hidden states of all steps. False gives the last one, by a single
@@ -88,8 +79,8 @@ class LMUFFT(LegendreModule):
         causal: Let no input touch an output before it. By FFT one that is NaN or huge spoils all
             earlier outputs of its sequence, and NaN those of its chunk by chunks: True computes in
             chunks, and gives NaN from the first input on that is not finite.
-        discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
-            where it amplifies noise, as imported models may.
+        discretizer: The memory's: ``"zoh"``, ``"euler"``, ``"bilinear"``, ...
+        system: Another system than Legendre's, see :class:`LegendreMemory`.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -105,9 +96,7 @@ class LMUFFT(LegendreModule):
     Source: Chilkuri & Eliasmith, ICML 2021, equations 18 to 20, 25 and 26.
     """
 
-    causal = False  # of layers that were pickled before there was a choice
     with_state: ClassVar[dict[str, Any]] = {"return_state": True}
-    _time: Time = WHOLE  # which lmu.distributed replaces
 
     def __init__(
         self,
@@ -123,13 +112,15 @@ class LMUFFT(LegendreModule):
         learn_theta: bool = False,
         input_to_hidden: bool = True,
         encode_input: bool = True,
-        encoder_activation: Callable[[Tensor], Tensor] | Literal["auto"] | None = "auto",
+        encoder_activation: Callable[[Tensor], Tensor] | str | None = "auto",
+        hidden_activation: Callable[[Tensor], Tensor] | str = "relu",
         dropout: float = 0.0,
         initializers: Mapping[str, Callable[[Tensor], Any]] | None = None,
         return_sequences: bool = True,
         method: str = "auto",
         causal: bool = False,
-        discretizer: str = "zoh",
+        discretizer: str | None = "zoh",
+        system: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -138,23 +129,26 @@ class LMUFFT(LegendreModule):
                 "theta must be a number of time steps, got None: "
                 "LMUFFT(input_size, hidden_size, memory_size, theta=...)"
             )
-        super().__init__(
-            memory_size, theta, learn_a, learn_b, learn_theta, discretizer, memory_channels
+        super().__init__()
+        self.method, self.causal = self._checked_method(method, causal), causal
+        self.memory = LegendreMemory(
+            memory_size,
+            theta,
+            memory_channels,
+            learn_a=learn_a,
+            learn_b=learn_b,
+            learn_theta=learn_theta,
+            discretizer=discretizer,
+            system=system,
+            method="chunked" if causal else "auto",
+            device=device,
+            dtype=dtype,
         )
-        check_dtype(dtype)
-        check_device(device)
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
+        self.memory.seq_len = self.seq_len
         self.return_sequences = check_flag("return_sequences", return_sequences)
-        if not isinstance(method, str) or method not in {"auto", *READOUTS}:
-            raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
-        self.method, self.causal = method, check_flag("causal", causal)
-        if causal and method not in {"auto", "chunked"}:
-            raise ValueError(
-                f"method {method!r} lets inputs touch earlier outputs: with causal=True choose "
-                "'auto' or 'chunked'"
-            )
         self.input_to_hidden = check_flag("input_to_hidden", input_to_hidden)
         self.encode_input = check_flag("encode_input", encode_input)
         if not encode_input and memory_channels != input_size:
@@ -165,6 +159,7 @@ class LMUFFT(LegendreModule):
         if encoder_activation == "auto":
             encoder_activation = torch.relu if encode_input else None
         self.encoder_activation = check_activation(encoder_activation)
+        self.hidden_activation = check_hidden_activation(hidden_activation)
         self._asked = Asked(memory_channels)
         self._refuse_state()
         self.dropout = check_probability("dropout", dropout)
@@ -174,14 +169,24 @@ class LMUFFT(LegendreModule):
         self.register_module("W_u", None)
         if encode_input:
             self.W_u = nn.Linear(input_size, memory_channels, **factory)
-        self._state_size = memory_channels * memory_size
         read = self._state_size + input_size * input_to_hidden
         self.W_h = nn.Linear(read, hidden_size, **factory)
-        self._add_dynamics(factory)
+        self._set_kind()
         self.reset_parameters()
 
+    @staticmethod
+    def _checked_method(method: str, causal: bool) -> str:
+        if not isinstance(method, str) or method not in {"auto", *READOUTS}:
+            raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
+        if check_flag("causal", causal) and method not in {"auto", "chunked"}:
+            raise ValueError(
+                f"method {method!r} lets inputs touch earlier outputs: with causal=True choose "
+                "'auto' or 'chunked'"
+            )
+        return method
+
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as ``nn.Linear`` does, but with an encoder that is not dead.
+        """Draw all parameters again, as ``nn.Linear`` does, but with an encoder that is not dead.
 
         A relu that is never positive learns nothing, and a quarter of all draws would give one for
         inputs such as pixels, which are not negative. So each row of ``W_u`` is given the sign with
@@ -195,22 +200,21 @@ class LMUFFT(LegendreModule):
                 self.W_u.weight.mul_(torch.where(total < 0, -1.0, 1.0))
                 self.W_u.bias.abs_()
         self.W_h.reset_parameters()
-        self._reset_dynamics()
+        self.memory.reset_parameters()
         initialize(self, self.initializers)
 
     def extra_repr(self) -> str:
-        """The arguments that the layer was built with."""
-        text = (
-            f"input_size={self.input_size}, hidden_size={self.hidden_size}, "
-            f"seq_len={self.seq_len}, {self._describe()}"
-        )
+        """The arguments that differ from their defaults, but for those of the memory."""
+        text = f"input_size={self.input_size}, hidden_size={self.hidden_size}"
+        text += "" if self.seq_len is None else f", seq_len={self.seq_len}"
         for name in ("input_to_hidden", "encode_input", "return_sequences"):
             text += "" if getattr(self, name) else f", {name}=False"
         text += f", method={self.method!r}" if self.method != "auto" else ""
         text += ", causal=True" if self.causal else ""
         if self.encoder_activation is not torch.relu:
-            name = getattr(self.encoder_activation, "__name__", repr(self.encoder_activation))
-            text += f", encoder_activation={name}"
+            text += f", encoder_activation={describe_function(self.encoder_activation)}"
+        if self.hidden_activation != "relu":
+            text += f", hidden_activation={describe_function(self.hidden_activation)}"
         return text + (f", dropout={self.dropout}" if self.dropout else "")
 
     @overload
@@ -296,54 +300,33 @@ class LMUFFT(LegendreModule):
         self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths, every: bool
     ) -> tuple[Any, State]:
         signal, ragged = unpack(x, lengths)
-        self._follow(signal)
+        self._prepare(signal)
         check_sequence(signal, self.input_size, self._like())
         self._refuse_state()
-        before = self._checked_state(signal.shape[0], state)
-        m_0 = before[1]
+        h_0, m_0 = self._checked_state(signal.shape[0], state)
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         u = self._encode(signal)
-        if ragged is not None:
-            output, h_n, m_n = self._run_ragged(u, signal, before, ragged, every)
-        elif every:
-            m_0 = self._time.start(u, self._system(), m_0)
+        last = self.memory._shard.last
+        if every:
             output, m_n = self._all_outputs(u, signal, m_0)
-            # A copy: a kept state must not keep the whole sequence.
-            h_n, m_n = self._time.last(output[:, -1].clone(), m_n)
+            if ragged is None:
+                # A copy: a kept state must not keep the whole sequence.
+                h_n, m_n = last(output[:, -1].clone(), m_n)
+            else:
+                output = torch.where(ragged.inside, output, output.new_zeros(()))
+                h_n = ragged.ended(last_step(output, ragged.lengths), h_0)
+                output, m_n = ragged.pack(output), self._last_memory(u, m_0, ragged)
         else:
-            m_n = self._time.final(u, self._system(), m_0, self.seq_len)
-            m_n = self._spoil(m_n, u)
-            m_n, x_n = self._time.last(m_n, signal[:, -1])
-            output = h_n = self._read_out(m_n, x_n)
+            m_n = self._last_memory(u, m_0, ragged)
+            if ragged is None:
+                m_n, x_n = last(m_n, signal[:, -1])
+                h_n = self._read_out(m_n, x_n)
+            else:
+                h_n = self._read_out(m_n, last_step(signal, ragged.lengths))
+                h_n = ragged.ended(h_n, h_0)
+            output = h_n
         return output, (h_n, m_n.flatten(1))
-
-    def _run_ragged(
-        self, u: Tensor, x: Tensor, before: Started, ragged: Ragged, every: bool
-    ) -> tuple[Any, Tensor, Tensor]:
-        """Outputs, last hidden and last memory state of sequences of several lengths."""
-        if self._time is not WHOLE:
-            raise ValueError(
-                "lengths and packed sequences cannot be spread over processes: pad all sequences "
-                "to one length and drop lengths"
-            )
-        steps, system = ragged.lengths, self._system()
-        h_0, m_0 = before
-        # Without input the memory stays at zero: all sequences may as well end together.
-        m_n = self._spoil(self._final(align_right(u, steps), None), u)
-        if m_0 is not None:
-            each = channels(self.memory_channels, widen(system.Ad), widen(system.Bd), None)
-            free = [
-                apply_powers(A, widen(m).mT, steps, x.shape[1]).mT
-                for m, (A, _, _) in zip(m_0.unbind(1), each, strict=True)
-            ]
-            m_n = (m_n + torch.stack(free, dim=1)).to(m_0.dtype)
-        if not every:
-            h_n = ragged.ended(self._read_out(m_n, last_step(x, steps)), h_0)
-            return h_n, h_n, m_n
-        output = self._all_outputs(u, x, m_0)[0]
-        output = torch.where(ragged.inside, output, output.new_zeros(()))
-        return ragged.pack(output), ragged.ended(last_step(output, steps), h_0), m_n
 
     def _encode(self, x: Tensor) -> Tensor:
         u = x if self.W_u is None else self.W_u(x)
@@ -371,24 +354,36 @@ class LMUFFT(LegendreModule):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit.
         """
-        self._follow(x)
+        self._prepare(x)
         check_input(x, ("batch",), self.input_size, self._like())
-        if is_hooked(self):
+        if is_hooked(self) or is_hooked(self.memory):
             return step_by_call(self, x, state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         u = self._encode(x)
         _, m = self._checked_state(x.shape[0], state)
-        dtype, system = compute_dtype(u.dtype), self._system()
-        with no_autocast(x.device):
-            if m is None:
-                m = u.new_zeros(u.shape[0], self.memory_channels, self.memory_size, dtype=dtype)
-            m_n = memory_step(u.to(dtype), m, system.increment(dtype), system.Bd.to(dtype))
+        m_n = self.memory._step(u, self.memory._zeros(u) if m is None else m)
         h = self._read_out(m_n, x)
         return h, (h, m_n.flatten(1))
 
-    def _final(self, u: Tensor, m_0: Tensor | None) -> Tensor:
-        """The last memory state (batch, channels, order)."""
-        return final_state(u, self._system(), m_0, self.seq_len)
+    def _last_memory(self, u: Tensor, m_0: Tensor | None, ragged: Ragged | None) -> Tensor:
+        """The last memory state (batch, channels, order); with ``causal`` NaN after a bad input."""
+        if is_hooked(self.memory):
+            lengths = None if ragged is None else ragged.lengths
+            m_n = self._call_memory(u, m_0, lengths)[1]
+        else:
+            m_n = self.memory._last(u, m_0, ragged)
+        if not self.causal:
+            return m_n
+        finite = u.isfinite().flatten(1).all(1).view(-1, 1, 1)
+        return torch.where(finite, m_n, torch.nan)
+
+    def _call_memory(
+        self, u: Tensor, m_0: Tensor | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The states by a call of the memory, for its hooks; shapes are those of ``_states``."""
+        shape = self.memory.channels, self.memory.memory_size
+        m, m_n = self.memory(u, None if m_0 is None else m_0.flatten(1), lengths)
+        return m.unflatten(2, shape), m_n.unflatten(1, shape)
 
     def _all_outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Hidden units of all steps and the last memory state (batch, channels, order)."""
@@ -399,29 +394,19 @@ class LMUFFT(LegendreModule):
             return output.masked_fill(spoilt, torch.nan), m_n.masked_fill(spoilt[:, -1:], torch.nan)
         return self._outputs(u, x, m_0)
 
-    def _spoil(self, m_n: Tensor, u: Tensor) -> Tensor:
-        """With ``causal`` the memory of a sequence is NaN after an input that is not finite."""
-        if not self.causal:
-            return m_n
-        finite = u.isfinite().flatten(1).all(1).view(-1, 1, 1)
-        return torch.where(finite, m_n, torch.nan)
-
     def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
-        system, (batch, length, _) = self._system(), x.shape
-        Ad, Bd = widen(system.Ad), widen(system.Bd)
-        method = self._choose(length, batch, m_0 is not None)
-        H = None
-        if method not in {"chunked", "triton"}:
-            H = system.response(length, compute_dtype(u.dtype), self.seq_len)
+        method = self._choose(x.shape[1], x.shape[0], m_0 is not None)
+        if is_hooked(self.memory):
+            m, m_n = self._call_memory(u, m_0)
+            return self._read_out(m, x), m_n
         if not is_simple(self.W_h):
-            of_memory = "chunked" if self.causal else "auto"
-            m, m_n = memory(u, Ad, Bd, m_0, method=of_memory, H=H)
+            m, m_n = self.memory._states(u, m_0)
             return self._read_out(m, x), m_n
         if not self.input_to_hidden:
             x = x[..., :0]
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
-        output, m_n = readout(u, x, Ad, Bd, W_m, W_x, self.W_h.bias, m_0, method=method, H=H)
-        return output.to(u.dtype), m_n
+        y, m_n = self.memory._readout(u, x, W_m, W_x, self.W_h.bias, m_0, method)
+        return y.to(u.dtype), m_n
 
     @checked(length=whole(1), batch_size=whole(0), initial_state=flag)
     def explain(self, length: int, batch_size: int = 1, *, initial_state: bool = False) -> Choice:
@@ -440,30 +425,35 @@ class LMUFFT(LegendreModule):
     def _choice(self, length: int, batch_size: int, initial_state: bool) -> Choice:
         """How the outputs of all steps are computed."""
         work = self._work(length, batch_size)
-        if not is_simple(self.W_h):
+        if called := self._called():
             if self.method not in {"auto", "states"}:
                 others = "'auto'" if self.causal else "'auto' or 'states'"
                 raise ValueError(
-                    f"method {self.method!r} reads the weight of W_h, which is a "
-                    f"{name_of(self.W_h)} that must be called: choose {others}"
+                    f"method {self.method!r} reads weights, and {called} that must be called: "
+                    f"choose {others}"
                 )
-            reason = f"W_h is a {name_of(self.W_h)}: it is called on all states"
-            return work.choice("states", reason)
+            return work.choice("states", f"{called}: it is called, which takes all states")
         if self.method != "auto":
             return work.choice(self.method, "asked for by name")
         if self.causal:
             return work.choice("chunked", "causal=True: no input touches an output before it")
         return choose_readout(work, initial_state=initial_state, transformed=is_transformed())
 
+    def _called(self) -> str | None:
+        """A part that must be called, so that all states are formed; None if there is none."""
+        if is_hooked(self.memory):
+            return f"memory is a {name_of(self.memory)}"
+        return None if is_simple(self.W_h) else f"W_h is a {name_of(self.W_h)}"
+
     def _choose(self, length: int, batch: int, initial_state: bool) -> str:
-        # Whatever the length where a compiler looks on, which had better not look at that.
-        if not is_simple(self.W_h):
-            if self.method in {"auto", "states"}:
-                return "states"
-        elif self.method != "auto":
-            return self.method
-        elif torch.compiler.is_compiling():
-            return "chunked"
+        if self._called() is None:
+            if self.method != "auto":
+                return self.method
+            # Whatever the length: a compiler had better not look at it.
+            if torch.compiler.is_compiling():
+                return "chunked"
+        elif self.method in {"auto", "states"}:
+            return "states"
         return self._choice(length, batch, initial_state).method
 
     def _work(self, length: int, batch_size: int) -> Work:
@@ -479,7 +469,8 @@ class LMUFFT(LegendreModule):
     def _read_out(self, m: Tensor, x: Tensor) -> Tensor:
         """Hidden units, from the memory (..., channels, order) and the input (..., input)."""
         m = narrow(m.flatten(-2), x.dtype)
-        return torch.relu(self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m))
+        z = self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m)
+        return apply_activation(self.hidden_activation, z)
 
     def _checked_state(self, batch: int, state: State | None) -> Started:
         """``h`` and ``m`` (batch, channels, order), in the dtype that they are computed in."""
@@ -489,9 +480,7 @@ class LMUFFT(LegendreModule):
         dtype = compute_dtype(like.dtype)
         h, m = check_pair(state, ": call the layer with return_state=True to get one")
         h = check_state("h", h, (batch, self.hidden_size), like)
-        m = check_state("m", m, (batch, self._state_size), like)
-        shape = self.memory_channels, self.memory_size
-        return h.to(dtype), m.to(memory_dtype(m, dtype)).unflatten(1, shape)
+        return h.to(dtype), self.memory._checked_memory(m, batch, like)
 
     def _like(self) -> Tensor:
         # An adapter or a quantized module may have something else of this name.
@@ -499,4 +488,4 @@ class LMUFFT(LegendreModule):
         fits = isinstance(weight, Tensor) and weight.is_floating_point()
         # One that is loaded in a call only tells nothing before.
         away = fits and weight.is_meta and is_hooked(self.W_h)
-        return weight if fits and not away else self._anchor
+        return weight if fits and not away else self.memory._anchor

@@ -21,8 +21,8 @@ from lmu.layers._call import (
 from lmu.layers._checks import check_flag, check_input, check_probability
 from lmu.layers._modules import is_hooked, name_of, unwrap
 from lmu.layers._ragged import last_step, unpack
-from lmu.layers._time import WHOLE, Time
-from lmu.layers.lmu import Lengths
+from lmu.layers._shard import WHOLE, Shard
+from lmu.layers.memory import Lengths
 from lmu.layers.state import State
 
 # PyTorch's own eps of RMSNorm is another one in each dtype.
@@ -65,7 +65,7 @@ class LMUStack(nn.Module):
     """
 
     _ends_at_last_step = True
-    _time: Time = WHOLE  # which lmu.distributed replaces
+    _shard: Shard = WHOLE  # which lmu.distributed replaces
 
     def __init__(
         self,
@@ -174,14 +174,14 @@ class LMUStack(nn.Module):
             given, after = call(layer, self.norms[i](y), before, steps, asked)
             ended.append(after)
             if given.ndim == 2:
-                y = self._time.last(y[:, -1])[0] if steps is None else last_step(y, steps)
+                y = self._shard.last(y[:, -1])[0] if steps is None else last_step(y, steps)
             y = self._join(i, y, given)
         y = self.last_norm(y)
         if ragged is not None and y.ndim == 3:
             y = torch.where(ragged.inside, y, y.new_zeros(()))
         last = y
         if y.ndim == 3 and ragged is None:
-            last = self._time.last(y[:, -1].clone())[0]
+            last = self._shard.last(y[:, -1].clone())[0]
         elif ragged is not None:
             last = last_step(y, ragged.lengths) if y.ndim == 3 else y
             last = ragged.ended(last, None if state is None else state[0])

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmu.layers._backend_fft import FFTBackend
+from lmu.layers._backend_lmu import LMUBackend
+from lmu.layers._backends import Backend, StepsBackend
 from lmu.layers._checks import check_input, check_size
-from lmu.layers._engine_fft import FFTEngine
-from lmu.layers._engine_lmu import LMUEngine
-from lmu.layers._engines import Engine, StepsEngine
 from lmu.layers._modules import in_evaluation, unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
@@ -53,7 +53,7 @@ class Stream:
             raise TypeError("a stream cannot read weights that FSDP shards: gather them first")
         self.layer = layer
         self.batch_size = check_size("batch_size", batch_size)
-        self._engine = self._build()
+        self._backend = self._build()
 
     def __call__(self, x: Tensor, streams: Rows | None = None) -> Tensor:
         """Advance all streams one step, or some of them.
@@ -88,12 +88,12 @@ class Stream:
                 return self._step(x, rows)
         if torch.is_inference_mode_enabled():
             return self._step(x, rows)
-        return self._engine.step(x, rows)
+        return self._backend.step(x, rows)
 
     def _step(self, x: Tensor, rows: Tensor | None) -> Tensor:
         # What is kept must serve outside of inference mode too.
         with torch.inference_mode(False), torch.no_grad():
-            return self._engine.step(x, rows)
+            return self._backend.step(x, rows)
 
     def _numbers(self, streams: Rows) -> Tensor:
         """The numbers of the named streams (streams,), each of which is there."""
@@ -134,12 +134,12 @@ class Stream:
         summed up in float64.
         """
         with torch.no_grad(), no_autocast(self._device):
-            return self._engine.state()
+            return self._backend.state()
 
     @state.setter
     def state(self, state: State) -> None:
         with torch.inference_mode(False), torch.no_grad(), no_autocast(self._device):
-            self._engine.start(state)
+            self._backend.start(state)
 
     def reset(self, streams: Rows | None = None) -> None:
         """Forget the past of all streams, or of those that an int, slice, mask or index names.
@@ -148,12 +148,12 @@ class Stream:
             ValueError: ``streams`` names one that is not there.
         """
         with torch.inference_mode(False), torch.no_grad():
-            self._engine.reset(self._numbers(slice(None) if streams is None else streams))
+            self._backend.reset(self._numbers(slice(None) if streams is None else streams))
 
     def refresh(self) -> None:
         """Read the layer's weights again; the state stays."""
         state = self.state
-        self._engine = self._build()
+        self._backend = self._build()
         dtype = compute_dtype(self._dtype)
 
         def follow(s: Tensor) -> Tensor:
@@ -167,21 +167,21 @@ class Stream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.layer, self.batch_size = state["layer"], state["batch_size"]
-        self._engine = self._build()
+        self._backend = self._build()
         self.state = state["state"]
 
-    def _build(self) -> Engine:
+    def _build(self) -> Backend:
         layer = in_evaluation(unwrap(self.layer))
         weight = layer._like()
         self._shape = torch.Size([self.batch_size, layer.input_size])
         self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
-            if FFTEngine.fits(layer):
-                return FFTEngine(layer, self.batch_size)
-            if LMUEngine.fits(layer):
-                return LMUEngine(layer, self.batch_size)
-            return StepsEngine(layer, self.batch_size)
+            if FFTBackend.fits(layer):
+                return FFTBackend(layer, self.batch_size)
+            if LMUBackend.fits(layer):
+                return LMUBackend(layer, self.batch_size)
+            return StepsBackend(layer, self.batch_size)
 
     def _refuse(self, x: Tensor, rows: Tensor | None) -> None:
         check_input(x, ("batch",), self._shape[1], unwrap(self.layer)._like())

@@ -110,8 +110,8 @@ def _lmu(layer: LMU | LMUCell) -> Plan:
     plan = Plan(shapes, convert, "kernel" if passes_through(layer) else None)
     if layer.hidden_cell is None:
         return plan
-    if layer.hidden_cell == "tanh":
-        return _with_hidden(plan, _tanh(layer), "")
+    if isinstance(layer.hidden_cell, str):
+        return _with_hidden(plan, _own_cell(layer), "")
     return _with_hidden(plan, plan_of(layer.hidden_cell), "hidden_cell.")
 
 
@@ -155,14 +155,15 @@ def _log_theta(layer: LMU | LMUCell | LMUFFT, w: Named) -> dict[str, Tensor]:
     if "theta_inv" not in w:
         return {}
     theta = 1 / w["theta_inv"]
-    if not layer._least_theta < theta.item() < float("inf"):
+    if not layer.memory._least_theta < theta.item() < float("inf"):
         raise ValueError(
             f"theta_inv={w['theta_inv'].item():g} is no stable window: with "
             f"memory_size={layer.memory_size} and discretizer={layer.discretizer!r} theta must be "
-            f"above {layer._least_theta:g}"
+            f"above {layer.memory._least_theta:g}"
             + (", or discretizer='euler-unchecked'" if layer.discretizer == "euler" else "")
         )
-    return {"log_theta": (theta - layer._least_theta).log().expand_as(layer.log_theta)}
+    log_theta = (theta - layer.memory._least_theta).log()
+    return {"memory.log_theta": log_theta.expand_as(layer.memory.log_theta)}
 
 
 def passes_through(layer: LMU | LMUCell) -> bool:
@@ -173,7 +174,7 @@ def passes_through(layer: LMU | LMUCell) -> bool:
     return bool(torch.cat([e_x, e_h], dim=1).eq(torch.eye(len(e_x), device=e_x.device)).all())
 
 
-def _tanh(layer: LMU | LMUCell) -> Plan:
+def _own_cell(layer: LMU | LMUCell) -> Plan:
     W_x, W_h, W_m, b_h = layer.W_x, layer.W_h, layer.W_m, layer.b_h
     assert W_h is not None
     assert W_m is not None

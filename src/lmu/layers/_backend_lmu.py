@@ -16,7 +16,7 @@ from lmu.ops.lmu_operators import block_operators
 from lmu.theory.rounding import flush, flush_
 
 
-class LMUEngine:
+class LMUBackend:
     """The nonlinear LMU in blocks: slots are prepared for some steps at once.
 
     All streams are at the same step of a block, ``at``, from 0 to its length. Where some of them

@@ -14,7 +14,7 @@ from lmu.ops._sum import STRETCH
 from lmu.theory.rounding import flush, flush_
 
 
-class FFTEngine:
+class FFTBackend:
     """The parallel layer: its memory step by step, the read-out in one product.
 
     The memory is ``base + delta``: the increments of some steps are added up in ``delta``, which

@@ -1,4 +1,4 @@
-"""What steps a stream: each keeps the states of all its sequences, in buffers of its own."""
+"""Backends of a stream, and the one that steps any layer."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import shown
+from lmu.layers._base import MemoryLayer
 from lmu.layers._hidden import output_of
-from lmu.layers._legendre import LegendreModule
 from lmu.layers._modules import unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.stack import LMUStack
@@ -17,8 +17,11 @@ from lmu.ops._precision import compute_dtype, widen
 from lmu.theory.rounding import narrow
 
 
-class Engine(Protocol):
-    """``rows``, the numbers of distinct streams, are those that step; all if None."""
+class Backend(Protocol):
+    """Keeps the states of all sequences, in buffers of its own.
+
+    ``rows``, the numbers of distinct streams, are those that step; all if None.
+    """
 
     def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor: ...
     def state(self) -> State: ...
@@ -33,13 +36,13 @@ def map_memories(layer: object, function: Callable[[Tensor], Tensor], state: Sta
         y, parts = state
         each = zip(inner.layers, parts, strict=True)
         return y, tuple(map_memories(layer, function, part) for layer, part in each)
-    if isinstance(inner, LegendreModule):
+    if isinstance(inner, MemoryLayer):
         h, m = state
         return h, function(m)
     return state
 
 
-class StepsEngine:
+class StepsBackend:
     """Any layer, by its own steps; a stream without a past is stepped without a state.
 
     Memories are carried in float64: see :func:`lmu.ops.memory_step`.

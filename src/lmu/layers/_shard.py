@@ -1,4 +1,4 @@
-"""Where the steps of a sequence are."""
+"""The context of a sequence of which only a stretch of time may be here."""
 
 from typing import Protocol
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from lmu.ops import System, final_state
 
 
-class Time(Protocol):
-    """What a layer must ask because its steps may be only a part of the sequence's."""
+class Shard(Protocol):
+    """Questions that a layer asks because its steps may be only a part of the sequence's."""
 
     def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor | None:
         """The memory before the first step here, from that before the sequence."""
@@ -21,11 +21,11 @@ class Time(Protocol):
         ...
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """What the last step of the sequence has, (batch, ...) each, from that of the last here."""
+        """Values (batch, ...) of the sequence's last step, from those of the last step here."""
         ...
 
 
-class WholeTime:
+class WholeSequence:
     """All steps are here."""
 
     def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor | None:
@@ -43,4 +43,4 @@ class WholeTime:
         return values
 
 
-WHOLE: Time = WholeTime()
+WHOLE: Shard = WholeSequence()

@@ -1,0 +1,102 @@
+"""Base of the layers that hold a Legendre memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lmu.layers._foreign import adopt
+from lmu.layers.memory import LegendreMemory
+from lmu.ops import System
+from lmu.ops._autograd import is_batched, is_differentiated
+
+
+def _of_memory(name: str, text: str) -> Any:
+    return property(lambda self: getattr(self.memory, name), doc=text)
+
+
+class MemoryLayer(nn.Module):
+    """A layer around ``memory``, a :class:`LegendreMemory`, whose arguments it repeats."""
+
+    _version = 3  # of the state_dict; until 2 the entries of the memory were the layer's
+
+    memory: LegendreMemory
+    memory_size = _of_memory("memory_size", "Order of the memory.")
+    memory_channels = _of_memory("channels", "Number of channels of the memory.")
+    theta = _of_memory("theta", "Length of the window; the present one if it is learned.")
+    learn_a = _of_memory("learn_a", "Whether ``memory.Ad`` is a parameter.")
+    learn_b = _of_memory("learn_b", "Whether ``memory.Bd`` is a parameter.")
+    learn_theta = _of_memory("learn_theta", "Whether ``memory.log_theta`` is a parameter.")
+    discretizer = _of_memory("discretizer", "Name of the discretization.")
+    system = _of_memory("system", "Another system than Legendre's, or None.")
+
+    # Arguments of a call that returns the whole state in the second place.
+    with_state: ClassVar[dict[str, Any]] = {}
+    _ends_at_last_step = True  # so it can be asked for the output of the last step alone
+
+    def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
+        """Read the window out of memory states: :meth:`LegendreMemory.decode`."""
+        return self.memory.decode(m, delays)
+
+    def _like(self) -> Tensor:
+        """A tensor whose device and dtype are the layer's."""
+        raise NotImplementedError
+
+    def _prepare(self, x: Any) -> None:
+        """Before a call: follow the input without parameters, and warn of ensembles."""
+        like = self._like()
+        if like is self.memory._anchor:
+            self.memory._follow(x)
+        if is_differentiated() and not self.learn_theta and is_batched(like):
+            self.memory._warn_of_thetas()
+
+    def _system(self) -> System:
+        """The discrete system of the memory, on the layer's device."""
+        return self.memory._system(self._like().device)
+
+    @property
+    def _state_size(self) -> int:
+        return self.memory.channels * self.memory.memory_size
+
+    def _set_kind(self) -> None:
+        """Tell the memory what this layer and the members of an ensemble have in common."""
+        shapes = ((name, p.shape) for name, p in self.named_parameters())
+        self.memory._set_kind((type(self), *shapes))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "memory" not in state.get("_modules", {}):
+            raise TypeError(
+                f"this pickle holds a {type(self).__name__} of another package or version, whose "
+                "modules have the names of ours: load it there, save its state_dict(), and pass "
+                "that to load_state_dict() of a layer built here"
+            )
+        super().__setstate__(state)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        name = prefix[:-1] or type(self).__name__
+        adopt(self.memory, state_dict, prefix, args[0] or {}, name, args[-1])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def initialize(
+    layer: nn.Module, initializers: Mapping[str, Callable[[Tensor], Any]] | None
+) -> None:
+    """Call the initializer of each parameter that is named.
+
+    Raises:
+        ValueError: The layer has no such parameter.
+    """
+    parameters = dict(layer.named_parameters())
+    if initializers is not None and not isinstance(initializers, Mapping):
+        raise TypeError(f"initializers must map names of parameters to functions: {initializers!r}")
+    for name, function in (initializers or {}).items():
+        if name not in parameters:
+            raise ValueError(
+                f"initializers name {name!r}, which is no parameter of this layer: it has "
+                f"{', '.join(parameters)}"
+            )
+        with torch.no_grad():
+            function(parameters[name])
