@@ -13,8 +13,8 @@ from tests.fuzz.equations import ACTIVATIONS
 
 KINDS = {"LMU": 9, "LMUFFT": 7, "LMUCell": 3, "LMUStack": 3, "Bidirectional": 2,
          "SequenceClassifier": 2, "memory": 3}  # fmt: skip
-CELLS = ("tanh", "tanh", "tanh", None, "linear", "sequential", "rnn", "gru", "lstm")
-RECURRENT = ("tanh", "rnn", "gru", "lstm")
+CELLS = ("own", "own", "own", None, "linear", "sequential", "rnn", "gru", "lstm")
+RECURRENT = ("own", "rnn", "gru", "lstm")
 LAYOUTS = ("plain", "plain", "transposed", "strided", "expanded")
 
 Conf = dict[str, Any]
@@ -93,7 +93,7 @@ def draw_nonlinear(rng: Random, conf: Conf) -> Conf:
         "hidden_to_memory": cell is not None and rng.random() < 0.6,
         "memory_to_memory": rng.random() < 0.5,
         "memory_bias": rng.random() < 0.3,
-        "hidden_bias": cell == "tanh" and rng.random() < 0.3,
+        "hidden_bias": cell == "own" and rng.random() < 0.3,
         "recurrent_dropout": 0.0,
     }
     if conf["hidden_to_memory"] or conf["memory_to_memory"]:
@@ -107,7 +107,7 @@ def methods_of(conf: Conf) -> list[str]:
     bent = conf["memory_channels"] > 1 or conf["activation"] is not None
     bent = bent or conf["recurrent_dropout"] > 0
     coupled = conf["hidden_to_memory"] or (conf["memory_to_memory"] and bent)
-    plain = conf["cell"] == "tanh" and conf["activation"] is None
+    plain = conf["cell"] == "own" and conf["activation"] is None
     methods = ["auto", "auto", "loop"]
     methods += ["blocks"] * (plain and not conf["recurrent_dropout"])
     return methods + ["parallel"] * (not coupled and not conf["recurrent_dropout"])
@@ -163,7 +163,7 @@ def build_cell(conf: Conf, dtype: torch.dtype) -> Any:
         return kinds[name](read, n, dtype=dtype)
     if name == "sequential":
         return nn.Sequential(nn.Linear(read, n, dtype=dtype), nn.Sigmoid())
-    return name
+    return "rnn" if name == "own" else None
 
 
 def build(conf: Conf, dtype: torch.dtype) -> Any:

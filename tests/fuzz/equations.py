@@ -46,13 +46,13 @@ def dynamics(conf: dict[str, Any], twin: nn.Module) -> tuple[Tensor, Tensor]:
     d, c, method = conf["memory_size"], conf["memory_channels"], conf["discretizer"]
     given = dict(twin.named_parameters())
     if conf["learn_theta"]:
-        thetas = least_theta(d, method) + given["log_theta"].exp()
+        thetas = least_theta(d, method) + given["memory.log_theta"].exp()
     else:
         thetas = torch.tensor(conf["theta"], dtype=F64).reshape(-1)
     systems = [discrete(d, theta, method) for theta in thetas]
     Ad, Bd = torch.stack([s[0] for s in systems]), torch.stack([s[1] for s in systems])
-    Ad = given.get("Ad", Ad)
-    Bd = given.get("Bd", Bd)
+    Ad = given.get("memory.Ad", Ad)
+    Bd = given.get("memory.Bd", Bd)
     return Ad.expand(c, d, d), Bd.expand(c, d)
 
 
@@ -156,7 +156,7 @@ class Equations:
             y = self.margin(z @ twin.W_h.weight.T + twin.W_h.bias, alive)
             return y, y
         cell = conf["cell"]
-        if cell == "tanh":
+        if cell == "own":
             y = h @ twin.W_h.T + m @ twin.W_m.T
             y = y if twin.W_x is None else y + x @ twin.W_x.T
             y = torch.tanh(y if twin.b_h is None else y + twin.b_h)

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 import lmu
-from lmu import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack, Stream, ops, theory
+from lmu import (
+    LMU,
+    LMUFFT,
+    Bidirectional,
+    LegendreMemory,
+    LMUCell,
+    LMUStack,
+    Stream,
+    ops,
+    theory,
+)
 from lmu.models import GaussianNoise, SequenceClassifier
 from lmu.tasks import capacity, mackey_glass, mnist, psmnist, series
 
@@ -48,15 +58,34 @@ def rand(*shape: int) -> Tensor:
 
 SIZES = {"input_size": 3, "hidden_size": 7, "memory_size": 6, "theta": 12.0}
 FLAGS = {"learn_a": False, "learn_b": False, "learn_theta": False, "memory_channels": 1,
-         "dropout": 0.0, "initializers": None, "discretizer": "zoh", "device": "cpu",
-         "dtype": torch.float32, "encode_input": True, "input_to_hidden": True}  # fmt: skip
-NONLINEAR = {"hidden_cell": "tanh", "hidden_to_memory": True, "memory_to_memory": True,
+         "dropout": 0.0, "initializers": None, "discretizer": "zoh", "system": None,
+         "device": "cpu", "dtype": torch.float32, "encode_input": True, "input_to_hidden": True}  # fmt: skip
+NONLINEAR = {"hidden_cell": "rnn", "hidden_activation": "tanh",
+             "hidden_to_memory": True, "memory_to_memory": True,
              "encoder_activation": None, "memory_bias": False, "hidden_bias": False,
              "recurrent_dropout": 0.0}  # fmt: skip
 target("lmu.LMUCell", LMUCell, **SIZES, **FLAGS, **NONLINEAR)
 target("lmu.LMU", LMU, **SIZES, **FLAGS, **NONLINEAR, return_sequences=True, method="auto")
 target("lmu.LMUFFT", LMUFFT, **SIZES, **FLAGS, seq_len=9, encoder_activation="auto",
+       hidden_activation="relu",
        return_sequences=True, method="auto")  # fmt: skip
+
+target("lmu.LegendreMemory", LegendreMemory, memory_size=6, theta=12.0, channels=2,
+       learn_a=False, learn_b=False, learn_theta=False, discretizer="zoh", system=None,
+       method="auto", device="cpu", dtype=torch.float32)  # fmt: skip
+_memory = {"u": rand(2, 5, 2), "m_0": rand(2, 12)}
+_lengths = {"lengths": torch.tensor([5, 3])}
+_memories = {
+    "forward": _memory | _lengths,
+    "final": _memory | _lengths,
+    "readout": _memory | {"W": rand(4, 12), "bias": rand(4), "method": "auto"},
+    "step": {"u": rand(2, 2), "m": rand(2, 12)},
+    "decode": {"m": rand(2, 12), "delays": torch.tensor([0.0, 3.0])},
+    "explain": {"length": 9, "batch_size": 2, "initial_state": False},
+}
+for _name, _given in _memories.items():
+    lazily(f"lmu.LegendreMemory.{_name}", lambda name=_name, given=_given: (
+        getattr(LegendreMemory(6, 12.0, 2), name), dict(given)))  # fmt: skip
 
 
 def small(kind: str) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from lmu._arguments import checked, explained, flag, tensor, whole
+from lmu._arguments import checked, explained, flag, optional, tensor, whole
 from lmu.layers._checks import check_input, check_sequence, check_state
 from lmu.layers._dynamics import Dynamics
 from lmu.layers._ragged import Ragged, align_right, unpack
@@ -155,6 +155,7 @@ class LegendreMemory(Dynamics):
         m_n = self._last(signal, m_0, ragged)
         return (self._shard.last(m_n)[0] if ragged is None else m_n).flatten(1)
 
+    @explained(W=tensor("rows", "states", floating=True), bias=optional(tensor(floating=True)))
     def readout(
         self,
         u: Tensor,
@@ -206,6 +207,7 @@ class LegendreMemory(Dynamics):
         check_input(u, ("batch",), self.channels, self._anchor, name="channels")
         return self._step(u, self._start(u, m)).flatten(1)
 
+    @explained(m=tensor(floating=True))
     def decode(self, m: Tensor, delays: Tensor | Sequence[float] | None = None) -> Tensor:
         r"""Read the window out of a memory state: the signal ``delays`` steps ago.
 
