@@ -13,8 +13,14 @@ from lmu.layers._checks import check_flag, check_size, check_thetas
 from lmu.layers._foreign import compare_dynamics, translate
 from lmu.layers._window import read_window
 from lmu.ops import System
-from lmu.ops._autograd import is_batched, is_differentiated, is_plain, is_transformed
-from lmu.ops._precision import compute_dtype, power_dtype
+from lmu.ops._modes import (
+    compute_dtype,
+    is_batched,
+    is_differentiated,
+    is_plain,
+    is_transformed,
+    power_dtype,
+)
 from lmu.theory import discretize, discretize_theta, least_theta, legt
 
 # Thetas that layers of a kind were built with, to tell whether an ensemble may be of several.

@@ -30,19 +30,18 @@ from lmu.layers._sequences import in_pieces
 from lmu.layers._stateful import Asked, activate
 from lmu.layers._time import WHOLE, Time
 from lmu.ops import (
-    READOUTS,
-    Choice,
-    Work,
-    choose,
-    choose_readout,
+    READOUT_METHODS,
+    MethodChoice,
+    Problem,
+    explain_memory,
+    explain_readout,
     final_state,
     memory,
     memory_step,
     readout,
 )
-from lmu.ops._autograd import is_transformed
-from lmu.ops._channels import channels
-from lmu.ops._precision import compute_dtype, memory_dtype, no_autocast, widen
+from lmu.ops._modes import compute_dtype, is_transformed, memory_dtype, no_autocast, widen
+from lmu.ops.system import channels
 from lmu.theory import apply_powers
 from lmu.theory.rounding import narrow
 
@@ -147,8 +146,10 @@ class LMUFFT(LegendreModule):
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.seq_len = None if seq_len is None else check_size("seq_len", seq_len)
         self.return_sequences = check_flag("return_sequences", return_sequences)
-        if not isinstance(method, str) or method not in {"auto", *READOUTS}:
-            raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
+        if not isinstance(method, str) or method not in {"auto", *READOUT_METHODS}:
+            raise ValueError(
+                f"method must be 'auto' or one of {list(READOUT_METHODS)}, got {method!r}"
+            )
         self.method, self.causal = method, check_flag("causal", causal)
         if causal and method not in {"auto", "chunked"}:
             raise ValueError(
@@ -424,7 +425,9 @@ class LMUFFT(LegendreModule):
         return output.to(u.dtype), m_n
 
     @checked(length=whole(1), batch_size=whole(0), initial_state=flag)
-    def explain(self, length: int, batch_size: int = 1, *, initial_state: bool = False) -> Choice:
+    def explain(
+        self, length: int, batch_size: int = 1, *, initial_state: bool = False
+    ) -> MethodChoice:
         """Say how the outputs of so many steps would be computed, why, and at what cost.
 
         Args:
@@ -434,10 +437,10 @@ class LMUFFT(LegendreModule):
         """
         if not self.return_sequences:
             work = self._work(length, batch_size)
-            return choose(work, all_states=False, initial_state=initial_state)
+            return explain_memory(work, all_states=False, initial_state=initial_state)
         return self._choice(length, batch_size, initial_state)
 
-    def _choice(self, length: int, batch_size: int, initial_state: bool) -> Choice:
+    def _choice(self, length: int, batch_size: int, initial_state: bool) -> MethodChoice:
         """How the outputs of all steps are computed."""
         work = self._work(length, batch_size)
         if not is_simple(self.W_h):
@@ -448,12 +451,14 @@ class LMUFFT(LegendreModule):
                     f"{name_of(self.W_h)} that must be called: choose {others}"
                 )
             reason = f"W_h is a {name_of(self.W_h)}: it is called on all states"
-            return work.choice("states", reason)
+            return MethodChoice("states", reason, READOUT_METHODS["states"].cost(work))
         if self.method != "auto":
-            return work.choice(self.method, "asked for by name")
+            cost = READOUT_METHODS[self.method].cost(work)
+            return MethodChoice(self.method, "asked for by name", cost)
         if self.causal:
-            return work.choice("chunked", "causal=True: no input touches an output before it")
-        return choose_readout(work, initial_state=initial_state, transformed=is_transformed())
+            reason = "causal=True: no input touches an output before it"
+            return MethodChoice("chunked", reason, READOUT_METHODS["chunked"].cost(work))
+        return explain_readout(work, initial_state=initial_state, transformed=is_transformed())
 
     def _choose(self, length: int, batch: int, initial_state: bool) -> str:
         # Whatever the length where a compiler looks on, which had better not look at that.
@@ -466,8 +471,8 @@ class LMUFFT(LegendreModule):
             return "chunked"
         return self._choice(length, batch, initial_state).method
 
-    def _work(self, length: int, batch_size: int) -> Work:
-        return Work(
+    def _work(self, length: int, batch_size: int) -> Problem:
+        return Problem(
             length=length,
             order=self.memory_size,
             rows=self.hidden_size,

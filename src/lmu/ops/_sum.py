@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmu.ops._precision import power_dtype, widen
+from lmu.ops._modes import power_dtype, widen
 from lmu.theory.rounding import flush
 
 STRETCH = 64  # steps that add up in float32, and decay, by too little to matter
