@@ -57,8 +57,8 @@ def test_window_of_its_own_frequencies_is_held_exactly(order):
     theta = 7.0
     A, B = fourier(order, theta)
     for k in range(order // 2 + 1):
-        s = torch.tensor(2j * math.pi * k / theta, dtype=torch.complex128)  # exp(s t) is the input
-        m = torch.linalg.solve(s * torch.eye(order) - A, B.to(torch.complex128))
+        s = torch.tensor(2j * math.pi * k / theta, dtype=torch.complex128)  # u = exp(s t)
+        m = torch.linalg.solve(s * torch.eye(order, dtype=F64) - A, B.to(torch.complex128))
         window = fourier_basis(order, delays).to(m.dtype) @ m
         torch.testing.assert_close(window, torch.exp(-s * delays * theta).to(m.dtype))
 
@@ -70,7 +70,7 @@ def test_other_windows_are_held_the_better_the_higher_the_order():
     errors = []
     for order in (5, 17, 65, 257):
         A, B = fourier(order, theta)
-        m = torch.linalg.solve(s * torch.eye(order) - A, B.to(s.dtype))
+        m = torch.linalg.solve(s * torch.eye(order, dtype=F64) - A, B.to(s.dtype))
         window = fourier_basis(order, inside).to(s.dtype) @ m
         errors.append((window - torch.exp(-s * inside * theta)).abs().max().item())
     assert errors == sorted(errors, reverse=True)
