@@ -6,7 +6,7 @@ Of assumed machines, for sizes that no test can reach; docs/scale.md tells what 
 from dataclasses import dataclass
 from math import ceil, log2
 
-from lmu.ops.chunked import chunk_length
+from lmu.ops.memory.chunked import chunk_length
 
 
 @dataclass(frozen=True)

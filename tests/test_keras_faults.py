@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lmu import LMU, LMUFFT, Bidirectional, LMUStack, Stream
-from lmu.ops import LMU_METHODS, READOUTS
+from lmu.ops import LMU_METHODS, READOUT_METHODS
 from lmu.theory import least_theta, legt
 
 F64 = torch.float64
@@ -169,7 +169,9 @@ def test_trained_theta_leaves_its_range(name, discretizer, rate):
     "method", ["final", "states", "fft", "chunked", "blocks", "loop", "parallel"]
 )
 def test_low_precision_crashes(method, dtype):
-    name = "LMUFFT" if method in READOUTS else "LMU" if method in LMU_METHODS else "LMUFFT-last"
+    name = (
+        "LMUFFT" if method in READOUT_METHODS else "LMU" if method in LMU_METHODS else "LMUFFT-last"
+    )
     options = {} if method == "final" else {"method": method}
     options |= {"hidden_to_memory": False} if method == "parallel" else {}
     layer, exact = (build(name, **options).to(dtype) for _ in range(2))

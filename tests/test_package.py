@@ -132,7 +132,7 @@ def imported_rooms(source: str) -> Iterator[str]:
     [
         ("import lmu", ["__init__"]),
         ("from lmu import LMU, tasks", ["__init__", "tasks"]),
-        ("import lmu.ops.fft, torch", ["ops"]),
+        ("import lmu.ops.memory.fft, torch", ["ops"]),
         ("def f():\n    from lmu.cli import app", ["cli"]),
         ("import torch\nfrom torch import nn", []),
     ],

@@ -57,7 +57,7 @@ def test_every_public_name_is_in_the_reference(site):
     reference = "".join(page(site, f"api-{part}") for part in ("layers", "functions", "more"))
     names = {f"lmu.{name}" for name in lmu.__all__ if not name.startswith("_")}
     names |= {"lmu.LMU.forward", "lmu.LMUFFT.step", "lmu.LMU.decode", "lmu.Stream.__call__"}
-    names |= {"lmu.ops.memory.memory", "lmu.ops.choose", "lmu.ops.LMUWeights"}
+    names |= {"lmu.ops.memory.dispatch.memory", "lmu.ops.choose_memory", "lmu.ops.LMUWeights"}
     names |= {"lmu.models.SequenceClassifier", "lmu.interop.onnx.export_onnx"}
     functions = {name: getattr(lmu.theory, name) for name in lmu.theory.__all__ if name.islower()}
     names |= {f"{function.__module__}.{name}" for name, function in functions.items()}

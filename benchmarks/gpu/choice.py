@@ -1,6 +1,7 @@
 """How far the automatic choice of a method is from the best one, over a grid of sizes.
 
-The constants of :mod:`lmu.ops.choice` were fitted on a CPU; this is what to fit them to.
+The constants beside the algorithms of :mod:`lmu.ops` were fitted on a CPU; this is what to fit
+them to.
 """
 
 from collections.abc import Callable
@@ -12,20 +13,28 @@ from torch import Tensor
 
 from benchmarks.gpu.session import Session, tf32
 from benchmarks.harness import Contender
-from lmu.ops import METHODS, READOUTS, Work, choose, choose_readout, memory, readout
+from lmu.ops import (
+    MEMORY_METHODS,
+    READOUT_METHODS,
+    Problem,
+    choose_memory,
+    choose_readout,
+    memory,
+    readout,
+)
 from lmu.theory import discretize, impulse_response, legt
 
 LARGEST = 2**27  # states: a float32 of each takes half a GiB
 TOLERANCE = 1e-4
 
 
-def grid(quick: bool) -> list[Work]:
+def grid(quick: bool) -> list[Problem]:
     """Read-outs (with rows) and states alone (without), by what they take; the small ones first."""
     if quick:
-        return [Work(40, 8, rows, 2, channels) for rows in (6, 0) for channels in (1, 2)]
+        return [Problem(40, 8, rows, 2, channels) for rows in (6, 0) for channels in (1, 2)]
     sizes = product((1, 16, 100), (256, 784, 4096, 16384), ((64, 64), (256, 256), (468, 346)))
     works = [
-        Work(T, d, rows, b, c)
+        Problem(T, d, rows, b, c)
         for (b, T, (d, r)), c, rows_too in product(sizes, (1, 4), (True, False))
         for rows in ((r,) if rows_too else (0,))
         if b * T * c * d <= LARGEST and (c == 1 or d == 64)
@@ -33,7 +42,7 @@ def grid(quick: bool) -> list[Work]:
     return sorted(works, key=states)
 
 
-def states(work: Work) -> int:
+def states(work: Problem) -> int:
     """Numbers in all memory states."""
     return work.batch * work.length * work.channels * work.order
 
@@ -50,14 +59,14 @@ def measure(s: Session) -> None:
                 s.rows.append(compare(s, what, work))
 
 
-def compare(s: Session, what: str, work: Work) -> dict:
+def compare(s: Session, what: str, work: Problem) -> dict:
     """Figures of all methods at a point, and how far the chosen one is from the best."""
-    where = Work(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
+    where = Problem(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
     if work.rows:
-        names, chosen = list(READOUTS), choose_readout(where).method
+        names, chosen = list(READOUT_METHODS), choose_readout(where)
     else:
-        names, chosen = ["fft", "chunked"], choose(where, all_states=True).method
-        names += [name for name in METHODS if name == "triton"]
+        names, chosen = ["fft", "chunked"], choose_memory(where, all_states=True)
+        names += [name for name in MEMORY_METHODS if name == "triton"]
     arguments, why = s.attempt(what, lambda: draw(work, s.device))
     row = {
         "batch": work.batch, "length": work.length, "order": work.order, "rows": work.rows,
@@ -80,7 +89,7 @@ def compare(s: Session, what: str, work: Work) -> dict:
     return row | {"contenders": figures}
 
 
-def draw(work: Work, device: torch.device) -> dict[str, Tensor]:
+def draw(work: Problem, device: torch.device) -> dict[str, Tensor]:
     """Arguments of both functions on the device, and the impulse response, which layers keep."""
     g = torch.Generator().manual_seed(0)
     b, T, c, d, r = work.batch, work.length, work.channels, work.order, work.rows
@@ -96,7 +105,7 @@ def draw(work: Work, device: torch.device) -> dict[str, Tensor]:
     return {**found, "Ad": Ad, "Bd": Bd, "H": impulse_response(Ad, Bd, T).float()}
 
 
-def outputs(work: Work, a: dict[str, Tensor], name: str) -> Tensor:
+def outputs(work: Problem, a: dict[str, Tensor], name: str) -> Tensor:
     """Hidden units, or states."""
     H = None if name == "chunked" else a["H"]
     if not work.rows:
@@ -106,7 +115,7 @@ def outputs(work: Work, a: dict[str, Tensor], name: str) -> Tensor:
 
 
 @torch.no_grad()
-def stepped(work: Work, a: dict[str, Tensor]) -> list[Tensor]:
+def stepped(work: Problem, a: dict[str, Tensor]) -> list[Tensor]:
     """The last outputs in float64 by steps, on the device: on a CPU this would take too long."""
     u, Ad, Bd = a["u"].double(), a["Ad"], a["Bd"]
     m = u.new_zeros(work.batch, work.channels, work.order)
@@ -118,7 +127,7 @@ def stepped(work: Work, a: dict[str, Tensor]) -> list[Tensor]:
     return [torch.relu(z + a["bias"].double()).cpu()]
 
 
-def contender(work: Work, a: dict[str, Tensor], name: str) -> Contender:
+def contender(work: Problem, a: dict[str, Tensor], name: str) -> Contender:
     """Forward and backward of a method, checked at the last step."""
     wanted = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
     shape = (work.batch, work.length, *((work.rows,) if work.rows else ()))

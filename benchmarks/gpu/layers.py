@@ -15,7 +15,7 @@ from benchmarks.gpu.session import Builds, Session, tf32
 from benchmarks.harness import Contender, gemm_rate
 from benchmarks.work import Pick, every, incomparable, last, training_step
 from lmu import LMU, LMUFFT
-from lmu.ops import LMU_METHODS, READOUTS
+from lmu.ops import LMU_METHODS, READOUT_METHODS
 
 Sizes = tuple[int, ...]
 # What is off by more is wrong. The kink of the relu makes gradients of a few of millions of hidden
@@ -95,7 +95,7 @@ def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, what: str) -> Job:
     build = partial(layer, LMUFFT, LMUFFT, sizes, s.device)
     step = partial(training_step, pick=pick, batch=batch, length=length)
     if pick is every:
-        names = [name for name in ("auto", *READOUTS) if s.can_run(name)]
+        names = [name for name in ("auto", *READOUT_METHODS) if s.can_run(name)]
         builds = {f"LMUFFT {name}": partial(step, partial(build, method=name)) for name in names}
         flops = 6.0 * batch * length * ((d + k) * n + d)
         flops_of = "the read-out of the states of all steps, and adding the input to them"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmu import LMU
-from lmu.ops import LMU_METHODS, METHODS, READOUTS, final_memory, memory, readout
+from lmu.ops import LMU_METHODS, MEMORY_METHODS, READOUT_METHODS, final_memory, memory, readout
 from lmu.theory import discretize, legt
 
 F64 = torch.float64
@@ -132,16 +132,21 @@ def memory_problem(size: Size) -> Problem:
         def last(a: Arguments) -> list[Tensor]:
             return [final_memory(a["u"], a["Ad"], a["Bd"], a["m_0"], method=method)]
 
-        return everything if METHODS[method].all_states else last
+        return everything if MEMORY_METHODS[method].all_states else last
 
     def exact(method: str, a: Arguments) -> list[Tensor]:
         states = stepped(a["u"], a["Ad"], a["Bd"], a["m_0"])
         last = states[:, -1]
-        return [states, last] if METHODS[method].all_states else [last]
+        return [states, last] if MEMORY_METHODS[method].all_states else [last]
 
     wide = frozenset({"Ad", "Bd"})
     return Problem(
-        tuple(METHODS), inputs, wide, prepare, exact, lambda method: METHODS[method].all_states
+        tuple(MEMORY_METHODS),
+        inputs,
+        wide,
+        prepare,
+        exact,
+        lambda method: MEMORY_METHODS[method].all_states,
     )
 
 
@@ -182,7 +187,7 @@ def readout_problem(size: Size, initial: bool = True) -> Problem:
 
     inputs = {**drawn, "Ad": Ad, "Bd": Bd}
     wide = frozenset({"Ad", "Bd"})
-    return Problem(tuple(READOUTS), inputs, wide, prepare, exact, masked=True)
+    return Problem(tuple(READOUT_METHODS), inputs, wide, prepare, exact, masked=True)
 
 
 def lmu_problem(size: Size) -> Problem:

@@ -13,7 +13,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import correctness, layers, problems, psmnist, session
 from benchmarks.gpu.session import OUT_OF_MEMORY, Session
 from benchmarks.harness import Contender
-from lmu.ops import LMU_METHODS, METHODS, READOUTS, Method
+from lmu.ops import LMU_METHODS, MEMORY_METHODS, READOUT_METHODS
 from tests.limits import HANG
 
 CPU = torch.device("cpu")
@@ -80,7 +80,11 @@ def test_a_quick_run_leaves_all_results(few_steps, monkeypatch, tmp_path):
         assert result["settings"]["quick"]
         assert f"\n## {name}\n" in summary
     checked = read(tmp_path, "correctness")
-    for family, names in (("memory", METHODS), ("read-out", READOUTS), ("LMU", LMU_METHODS)):
+    for family, names in (
+        ("memory", MEMORY_METHODS),
+        ("read-out", READOUT_METHODS),
+        ("LMU", LMU_METHODS),
+    ):
         rows = [row for row in checked["rows"] if row["family"] == family]
         assert {row["method"] for row in rows} == set(names) - {"triton"}
         modes = {mode for row in rows for mode in row["errors"]}
@@ -111,13 +115,13 @@ def test_a_wrong_method_is_named_not_timed_and_ends_in_an_error(
     few_steps, monkeypatch, tmp_path, capsys
 ):
     def wrong(*arguments):
-        y, m = READOUTS["chunked"](*arguments)
+        y, m = READOUT_METHODS["chunked"].run(*arguments)
         return y * 1.01, m
 
     monkeypatch.setattr(correctness, "FAMILIES", {"read-out": correctness.FAMILIES["read-out"]})
     jobs = layers.jobs
     monkeypatch.setattr(layers, "jobs", lambda s: jobs(s)[:1])
-    monkeypatch.setitem(READOUTS, "fft", wrong)
+    monkeypatch.setitem(READOUT_METHODS, "fft", READOUT_METHODS["fft"]._replace(run=wrong))
     status = run(monkeypatch, "--output", tmp_path, "--sections", "correctness", "layers")
     assert status == 1
     faults = read(tmp_path, "correctness")["faults"]
@@ -133,9 +137,9 @@ def test_a_wrong_method_is_named_not_timed_and_ends_in_an_error(
 
 def test_wrong_gradients_are_seen(monkeypatch):
     def half(u, Ad, Bd, m_0, H):
-        return METHODS["chunked"].run((u + u.detach()) / 2, Ad, Bd, m_0, H)
+        return MEMORY_METHODS["chunked"].run((u + u.detach()) / 2, Ad, Bd, m_0, H)
 
-    monkeypatch.setitem(METHODS, "fft", Method(half, all_states=True))
+    monkeypatch.setitem(MEMORY_METHODS, "fft", MEMORY_METHODS["fft"]._replace(run=half))
     s = quiet()
     correctness.check(s, "memory", correctness.SHORT, problems.memory_problem, ["float32"])
     (fault,) = s.faults

@@ -269,7 +269,7 @@ def draw_memory(rng: Random) -> Conf:
     conf = draw_dynamics(rng)
     names = ("learn_a", "learn_b", "learn_theta")
     return {"kind": "memory", **conf, **dict.fromkeys(names, False),
-            "method": rng.choice(["auto", "reference", "fft", "chunked", "recurrent", "final",
+            "method": rng.choice(["auto", "naive", "fft", "chunked", "recurrent", "final",
                                   "chunked_final"]),
             "response": rng.random() < 0.3}  # fmt: skip
 

@@ -31,8 +31,9 @@ Target = Callable[[], tuple[Callable[..., Any], dict[str, Any]]]
 TARGETS: dict[str, Target] = {}
 # Records, tables and constants that nothing is called with; and what only others subclass.
 NOT_CALLED = {
-    "lmu.__version__", "lmu.ops.LMU_METHODS", "lmu.ops.METHODS", "lmu.ops.READOUTS",
-    "lmu.ops.Choice", "lmu.ops.Method", "lmu.ops.Powers", "lmu.ops.LMUWeights",
+    "lmu.__version__", "lmu.ops.LMU_METHODS", "lmu.ops.MEMORY_METHODS", "lmu.ops.READOUT_METHODS",
+    "lmu.ops.MethodChoice", "lmu.ops.MemoryMethod", "lmu.ops.ReadoutMethod", "lmu.ops.LMUMethod",
+    "lmu.ops.Cost", "lmu.ops.BlockDynamics", "lmu.ops.LMUWeights",
     "lmu.theory.DISCRETIZERS", "lmu.tasks.mackey_glass.Part", "lmu.tasks.mackey_glass.MackeyGlass",
     "lmu.tasks.mnist.DataError", "lmu.tasks.mnist.default_cache", "lmu.tasks.psmnist.Preset",
     "lmu.tasks.psmnist.default_permutation", "lmu.tasks.series.Recordings",
@@ -59,7 +60,8 @@ def rand(*shape: int) -> Tensor:
 SIZES = {"input_size": 3, "hidden_size": 7, "memory_size": 6, "theta": 12.0}
 FLAGS = {"learn_a": False, "learn_b": False, "learn_theta": False, "memory_channels": 1,
          "dropout": 0.0, "initializers": None, "discretizer": "zoh", "system": None,
-         "device": "cpu", "dtype": torch.float32, "encode_input": True, "input_to_hidden": True}  # fmt: skip
+         "device": "cpu", "dtype": torch.float32, "encode_input": True,
+         "input_to_hidden": True}  # fmt: skip
 NONLINEAR = {"hidden_cell": "rnn", "hidden_activation": "tanh",
              "hidden_to_memory": True, "memory_to_memory": True,
              "encoder_activation": None, "memory_bias": False, "hidden_bias": False,
@@ -218,13 +220,26 @@ lazily("lmu.ops.lmu_sequence", lambda: (ops.lmu_sequence, {
 lazily("lmu.ops.lmu_step", lambda: (ops.lmu_step, {
     "u_x": rand(2, 1), "h_x": rand(2, 5), "h": rand(2, 5), "m": rand(2, 4),
     "weights": lmu_weights()}))  # fmt: skip
-target("lmu.ops.Work", ops.Work, length=5, order=4, rows=3, batch=2, channels=1, device="cpu")
-target("lmu.ops.choose", ops.choose, work=ops.Work(5, 4), all_states=True, initial_state=False)
-target("lmu.ops.choose_lmu", ops.choose_lmu, work=ops.Work(5, 4, 3), feedback=True)
-target("lmu.ops.choose_readout", ops.choose_readout, work=ops.Work(5, 4, 3), initial_state=False)
+target("lmu.ops.Problem", ops.Problem, length=5, order=4, rows=3, batch=2, channels=1, device="cpu")
+target(
+    "lmu.ops.choose_memory",
+    ops.choose_memory,
+    problem=ops.Problem(5, 4),
+    all_states=True,
+    initial_state=False,
+)
+target("lmu.ops.choose_lmu", ops.choose_lmu, problem=ops.Problem(5, 4, 3), feedback=True)
+target(
+    "lmu.ops.choose_readout", ops.choose_readout, problem=ops.Problem(5, 4, 3), initial_state=False
+)
+target("lmu.ops.explain_memory", ops.explain_memory, problem=ops.Problem(5, 4),
+       all_states=True, initial_state=False)  # fmt: skip
+target("lmu.ops.explain_lmu", ops.explain_lmu, problem=ops.Problem(5, 4, 3), feedback=True)
+target("lmu.ops.explain_readout", ops.explain_readout, problem=ops.Problem(5, 4, 3),
+       initial_state=False)  # fmt: skip
 target("lmu.ops.block_length", ops.block_length, hidden=5, channels=1)
-lazily("lmu.ops.block_powers", lambda: (
-    ops.block_powers, {"E": A.clone(), "Bd": B[:, None].clone(), "steps": 5}))  # fmt: skip
+lazily("lmu.ops.block_dynamics", lambda: (
+    ops.block_dynamics, {"E": A.clone(), "Bd": B[:, None].clone(), "steps": 5}))  # fmt: skip
 lazily("lmu.ops.join_channels", lambda: (
     ops.join_channels, {"E": A.clone(), "Bd": B.clone(), "channels": 2}))  # fmt: skip
 
@@ -247,8 +262,11 @@ lazily("lmu.theory.decode_window", lambda: (
     theory.decode_window, {"m": rand(2, 4), "r": torch.rand(3)}))  # fmt: skip
 lazily("lmu.theory.impulse_response", lambda: (
     theory.impulse_response, {"Ad": A.clone(), "Bd": B.clone(), "length": 5}))  # fmt: skip
-lazily("lmu.theory.orbit", lambda: (
-    theory.orbit, {"Ad": A.clone(), "X": rand(4, 2), "length": 5}))  # fmt: skip
+target("lmu.theory.fourier", theory.fourier, order=5, theta=9.0)
+lazily("lmu.theory.fourier_basis", lambda: (
+    theory.fourier_basis, {"order": 5, "r": torch.linspace(0, 1, 4)}))  # fmt: skip
+lazily("lmu.theory.krylov", lambda: (
+    theory.krylov, {"Ad": A.clone(), "X": rand(4, 2), "length": 5}))  # fmt: skip
 lazily("lmu.theory.apply_power", lambda: (
     theory.apply_power, {"Ad": A.clone(), "X": rand(4, 2), "exponent": 5}))  # fmt: skip
 lazily(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
-from lmu.ops import METHODS, memory
+from lmu.ops import MEMORY_METHODS, memory
 from lmu.ops.system import System
 from lmu.theory import discretize, impulse_response, legt
 
@@ -121,12 +121,12 @@ def test_a_stack_streams_long_windows_too() -> None:
     assert (m - exact).norm() < 1e-5 * exact.norm()
 
 
-@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.all_states])
+@pytest.mark.parametrize("method", [name for name, m in MEMORY_METHODS.items() if m.all_states])
 def test_a_wide_state_gives_a_wide_state(method: str) -> None:
     system = System(*discretize(*legt(4, 30.0), "zoh"), constant=True)
     u, m_0 = torch.randn(2, 20, 3), torch.randn(2, 3, 4, dtype=torch.float64)
     m, m_n = memory(u, system.Ad, system.Bd, m_0, method=method)
-    exact, _ = memory(u.double(), system.Ad, system.Bd, m_0, method="reference")
+    exact, _ = memory(u.double(), system.Ad, system.Bd, m_0, method="naive")
     assert (m.dtype, m_n.dtype) == (torch.float32, torch.float64)
     torch.testing.assert_close(m_n, exact[:, -1], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(m.double(), exact, atol=1e-5, rtol=1e-5)
@@ -175,7 +175,8 @@ def test_silence_leaves_nothing_denormal(name: str) -> None:
     torch.manual_seed(0)
     layer = SILENT[name]()
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
-    x = torch.cat([torch.randn(1, 50, 1), torch.zeros(1, 250, 1)], dim=1)
+    # Hidden states are flushed now and then: in between they may pass through such numbers.
+    x = torch.cat([torch.randn(1, 50, 1), torch.zeros(1, 450, 1)], dim=1)
     y, state = layer(x, **kwargs)
     assert not denormal(y[:, -50:], *state)
     stepped: Any = None

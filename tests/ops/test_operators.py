@@ -20,7 +20,7 @@ SCHEMAS = {
     "blocks": f"(bool kernels, {BLOCKS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "blocks_backward": "(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
     "bool kernels) -> Tensor[]",
-    "block_powers": "(Tensor Ad, Tensor Bd, SymInt channels, SymInt steps, Tensor like) "
+    "block_dynamics": "(Tensor Ad, Tensor Bd, SymInt channels, SymInt steps, Tensor like) "
     "-> (Tensor, Tensor)",
     "final": "(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor",
     "final_backward": "(Tensor dm, Tensor Ad, Tensor Bd, SymInt length, bool with_m_0) "

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmu.theory import apply_power, apply_powers, discretize, impulse_response, legt, orbit
+from lmu.theory import apply_power, apply_powers, discretize, impulse_response, krylov, legt
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def system():
 
 @given(length=st.integers(1, 300), columns=st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_orbit_is_repeated_multiplication(length, columns):
+def test_krylov_is_repeated_multiplication(length, columns):
     Ad, _ = discretize(*legt(5, 30.0))
     X = torch.randn(
         5, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(length)
@@ -21,7 +21,7 @@ def test_orbit_is_repeated_multiplication(length, columns):
     terms = [X]
     for _ in range(length - 1):
         terms.append(Ad @ terms[-1])
-    torch.testing.assert_close(orbit(Ad, X, length), torch.stack(terms, dim=1))
+    torch.testing.assert_close(krylov(Ad, X, length), torch.stack(terms, dim=1))
 
 
 @given(exponent=st.integers(0, 1000))
@@ -56,7 +56,7 @@ def test_gradients(length):
     Ad, Bd = discretize(*legt(3, 10.0))
     Ad.requires_grad_()
     X = torch.stack([Bd, Bd + 1], dim=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, x: orbit(a, x, length), (Ad, X))
+    assert torch.autograd.gradcheck(lambda a, x: krylov(a, x, length), (Ad, X))
     assert torch.autograd.gradcheck(lambda a, x: apply_power(a, x, length), (Ad, X))
 
 

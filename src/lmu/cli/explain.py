@@ -26,7 +26,7 @@ def explain(
     state: Annotated[bool, typer.Option(help="Start from a given state.")] = False,
 ) -> None:
     """Say how a memory of this size is evaluated, why, and what it costs."""
-    from lmu.ops import Work, choose, choose_lmu, choose_readout
+    from lmu.ops import Problem, explain_lmu, explain_memory, explain_readout
 
     sizes = {"length": length, "order": order, "--hidden-size": hidden_size,
              "--batch-size": batch_size, "--channels": channels}  # fmt: skip
@@ -34,12 +34,12 @@ def explain(
         if not 1 <= value <= _MOST[name]:
             bound = "least 1" if value < 1 else f"most {_MOST[name]:,}"
             raise typer.BadParameter(f"must be at {bound}, got {value}", param_hint=name)
-    work = Work(length, order, hidden_size, batch_size, channels)
+    work = Problem(length, order, hidden_size, batch_size, channels)
     choices = {
-        "LMUFFT, all outputs": choose_readout(work, initial_state=state),
-        "LMUFFT, last output": choose(work, all_states=False, initial_state=state),
-        "LMU": choose_lmu(work),
-        "LMU without feedback": choose_lmu(work, feedback=False),
+        "LMUFFT, all outputs": explain_readout(work, initial_state=state),
+        "LMUFFT, last output": explain_memory(work, all_states=False, initial_state=state),
+        "LMU": explain_lmu(work),
+        "LMU without feedback": explain_lmu(work, feedback=False),
     }
     table = Table("work", "method", "why", "GFLOP", "MiB")
     for what, choice in choices.items():

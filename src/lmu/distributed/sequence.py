@@ -13,9 +13,9 @@ from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
 from lmu.distributed.carry import WAYS, carry, hand_over
 from lmu.layers import LMU, Bidirectional, LegendreMemory, LMUCell, LMUStack
 from lmu.ops import System
-from lmu.ops._channels import channels
-from lmu.ops._precision import compute_dtype, no_autocast, widen
-from lmu.ops.chunked import chunk_states
+from lmu.ops._modes import compute_dtype, no_autocast, widen
+from lmu.ops.memory.chunked import chunk_states
+from lmu.ops.system import channels
 
 Module = TypeVar("Module", bound=nn.Module)
 

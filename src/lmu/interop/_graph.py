@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from lmu.interop._layers import Parts, take_apart
 from lmu.interop._loops import Loop
-from lmu.ops.chunked import chunk_operator
+from lmu.ops.memory.chunked import chunk_operator
 from lmu.theory import apply_power, impulse_response
 
 FORMS = ("step", "sequence")
@@ -131,7 +131,7 @@ class ChunkGraph(Graph):
     length is exact, and the last chunk ends where the input does.
 
     With chunks of L steps, ``m_{j+1} = Ad^L m_j + sum_k H[:, k] u_{jL+L-1-k}``, and the read-out of
-    a chunk is one product of ``[u; m_j]`` with :func:`lmu.ops.chunked.chunk_operator`.
+    a chunk is one product of ``[u; m_j]`` with :func:`lmu.ops.memory.chunked.chunk_operator`.
     """
 
     def __init__(self, parts: Parts, loop: Loop) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lmu import LMU, LMUFFT, __version__
 from lmu.layers._modules import is_hooked, is_simple, name_of
 from lmu.models import SequenceClassifier
-from lmu.ops._precision import compute_dtype, widen
+from lmu.ops._modes import compute_dtype, widen
 
 Activation = Callable[[Tensor], Tensor]
 _CELLS = (nn.RNNCell, nn.GRUCell)  # whose state is their output

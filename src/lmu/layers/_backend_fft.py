@@ -9,7 +9,7 @@ from torch import Tensor
 from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.state import State
-from lmu.ops._precision import compute_dtype, widen
+from lmu.ops._modes import compute_dtype, widen
 from lmu.ops._sum import STRETCH
 from lmu.theory.rounding import flush, flush_
 

@@ -10,9 +10,9 @@ from lmu.layers._modules import is_hooked
 from lmu.layers.lmu import LMU
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, block_length, lmu_step
-from lmu.ops._precision import widen
-from lmu.ops.lmu_forward import Slots
-from lmu.ops.lmu_operators import block_operators
+from lmu.ops._modes import widen
+from lmu.ops.lmu.block_matrices import block_matrices
+from lmu.ops.lmu.blocks_forward import BlockStates
 from lmu.theory.rounding import flush, flush_
 
 
@@ -36,14 +36,14 @@ class LMUBackend:
         dtype = weights.W_h.dtype
         steps = block_length(layer.hidden_size, layer.memory_channels)
         powers = layer._system().powers(layer.memory_channels, steps, dtype)
-        self.o = o = block_operators(weights, powers)
+        self.o = o = block_matrices(weights, powers)
         self.weights = LMUWeights(*(w.clone() for w in weights))
         self.dtype, self.out, self.n = dtype, layer._like().dtype, layer.hidden_size
         self.biased, self.c = layer._biased, layer.memory_channels
         self.length = steps = len(o.D) - 1
         W = o.W.expand(steps, -1, -1)
         self.R = torch.baddbmm(W, W, o.D[:-1]).flatten(0, 1).mT.contiguous()
-        self.slots = Slots(o.W, batch, steps, len(o.M), self.n, self.c)
+        self.slots = BlockStates(o.W, batch, steps, len(o.M), self.n, self.c)
         self.first, self.E = o.M[: self.n], o.D[-1].mT.contiguous()
         # Of the step before the block, or where the streams go step by step, of the last one.
         self.h, self.m = o.W.new_empty(batch, self.n), o.W.new_empty(batch, o.W.shape[1])

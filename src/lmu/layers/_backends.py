@@ -13,7 +13,7 @@ from lmu.layers._modules import unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import Begun, State, map_state
-from lmu.ops._precision import compute_dtype, widen
+from lmu.ops._modes import compute_dtype, widen
 from lmu.theory.rounding import narrow
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lmu.layers._foreign import adopt
 from lmu.layers.memory import LegendreMemory
 from lmu.ops import System
-from lmu.ops._autograd import is_batched, is_differentiated
+from lmu.ops._modes import is_batched, is_differentiated
 
 
 def _of_memory(name: str, text: str) -> Any:

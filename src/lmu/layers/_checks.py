@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lmu._arguments import LARGEST, shown
 from lmu.layers._activations import ACTIVATIONS
 from lmu.layers._hidden import RNN, size_of
-from lmu.ops._precision import compute_dtype, power_dtype
+from lmu.ops._modes import compute_dtype, power_dtype
 
 
 def check_size(name: str, value: int) -> int:

@@ -12,8 +12,7 @@ from lmu.layers._checks import check_device, check_dtype, check_flag, check_size
 from lmu.layers._foreign import compare_dynamics, translate
 from lmu.layers._systems import StateSpace, check_system
 from lmu.ops import System
-from lmu.ops._autograd import is_plain, is_transformed
-from lmu.ops._precision import compute_dtype, power_dtype
+from lmu.ops._modes import compute_dtype, is_plain, is_transformed, power_dtype
 from lmu.theory import discretize, discretize_theta, least_theta, legt
 
 # Thetas that memories of a kind were built with, to tell whether an ensemble may be of several.

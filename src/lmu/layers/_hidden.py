@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from lmu.layers._modules import is_hooked
 from lmu.layers._ragged import at_steps
 from lmu.layers.state import State, map_state
-from lmu.ops._autograd import is_transformed
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
-from lmu.ops._precision import is_autocast
+from lmu.ops._modes import is_autocast, is_transformed
 from lmu.ops.recurrence import recurrence
 
 RNN = "rnn"  # the name of the default cell, whose weights are the layer's own

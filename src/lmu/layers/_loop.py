@@ -11,7 +11,7 @@ from torch import Tensor
 from lmu.layers._hidden import Module, Tanh, freeze, output_of
 from lmu.layers.state import State
 from lmu.ops._loops import Carry, Slices, Stepped, in_stretches
-from lmu.ops._precision import no_autocast
+from lmu.ops._modes import no_autocast
 from lmu.ops._sum import Sum
 from lmu.theory.rounding import flush
 

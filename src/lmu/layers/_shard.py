@@ -4,7 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lmu.ops import System, final_state
+from lmu.ops import System
+from lmu.ops.memory.dispatch import run_final_state
 
 
 class Shard(Protocol):
@@ -36,7 +37,7 @@ class WholeSequence:
         self, u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None
     ) -> Tensor:
         """The last state."""
-        return final_state(u, system, m_0, likely)
+        return run_final_state(u, system, m_0, likely)
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The same."""

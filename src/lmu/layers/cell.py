@@ -30,7 +30,7 @@ from lmu.layers._stateful import Asked, activate
 from lmu.layers.memory import LegendreMemory
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, lmu_step
-from lmu.ops._precision import compute_dtype, memory_dtype, no_autocast
+from lmu.ops._modes import compute_dtype, memory_dtype, no_autocast
 from lmu.theory.rounding import flush
 
 Activation = Callable[[Tensor], Tensor]

@@ -20,18 +20,17 @@ from lmu.layers.memory import Lengths
 from lmu.layers.state import State
 from lmu.ops import (
     LMU_METHODS,
-    Choice,
-    Powers,
+    BlockDynamics,
+    MethodChoice,
+    Problem,
     System,
-    Work,
     block_length,
-    choose_lmu,
+    explain_lmu,
     final_state,
     lmu_sequence,
     memory,
 )
-from lmu.ops._autograd import is_transformed
-from lmu.ops._precision import compute_dtype, no_autocast, widen
+from lmu.ops._modes import compute_dtype, is_transformed, no_autocast, widen
 
 Sequences = Tensor | PackedSequence
 
@@ -309,23 +308,25 @@ class LMU(LMUCell):
         return self._step(x, state)
 
     @checked(length=whole(1), batch_size=whole(0))
-    def explain(self, length: int, batch_size: int = 1) -> Choice:
+    def explain(self, length: int, batch_size: int = 1) -> MethodChoice:
         """Say how sequences of so many steps would be run, why, and at what cost."""
         if self.method != "auto":
             work = self._work(length, batch_size)
-            cost = work.lmu_cost(self.method) if self._fast else None
-            return Choice(self.method, "asked for by name", cost)
+            cost = LMU_METHODS[self.method].cost(work) if self._fast else None
+            return MethodChoice(self.method, "asked for by name", cost)
         if not self._fast:
             if self._coupled:
                 reason = "the hidden cell, or what is fed back, goes step by step"
-                return Choice("loop", reason)
-            return Choice("parallel", "the memory is linear: all its states at once, then the cell")
+                return MethodChoice("loop", reason)
+            return MethodChoice(
+                "parallel", "the memory is linear: all its states at once, then the cell"
+            )
         transformed = is_transformed()
         work = self._work(length, batch_size)
-        return choose_lmu(work, feedback=self._coupled, transformed=transformed)
+        return explain_lmu(work, feedback=self._coupled, transformed=transformed)
 
-    def _work(self, length: int, batch_size: int) -> Work:
-        return Work(
+    def _work(self, length: int, batch_size: int) -> Problem:
+        return Problem(
             length,
             self.memory_size,
             self.hidden_size,
@@ -340,7 +341,7 @@ class LMU(LMUCell):
         text += "" if self.return_sequences else ", return_sequences=False"
         return text if self.method == "auto" else f"{text}, method={self.method!r}"
 
-    def _block_powers(self) -> Powers | None:
+    def _block_powers(self) -> BlockDynamics | None:
         """The powers of constant dynamics; None where they are made from the weights."""
         system = self._system()
         if not system.constant:

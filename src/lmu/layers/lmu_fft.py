@@ -29,9 +29,8 @@ from lmu.layers._ragged import Ragged, last_step, unpack
 from lmu.layers._sequences import in_pieces
 from lmu.layers._stateful import Asked, activate
 from lmu.layers.memory import LegendreMemory, Lengths
-from lmu.ops import READOUTS, Choice, Work, choose, choose_readout
-from lmu.ops._autograd import is_transformed
-from lmu.ops._precision import compute_dtype
+from lmu.ops import READOUT_METHODS, MethodChoice, Problem, explain_memory, explain_readout
+from lmu.ops._modes import compute_dtype, is_transformed
 from lmu.theory.rounding import narrow
 
 State = tuple[Tensor, Tensor]
@@ -176,8 +175,10 @@ class LMUFFT(MemoryLayer):
 
     @staticmethod
     def _checked_method(method: str, causal: bool) -> str:
-        if not isinstance(method, str) or method not in {"auto", *READOUTS}:
-            raise ValueError(f"method must be 'auto' or one of {list(READOUTS)}, got {method!r}")
+        if not isinstance(method, str) or method not in {"auto", *READOUT_METHODS}:
+            raise ValueError(
+                f"method must be 'auto' or one of {list(READOUT_METHODS)}, got {method!r}"
+            )
         if check_flag("causal", causal) and method not in {"auto", "chunked"}:
             raise ValueError(
                 f"method {method!r} lets inputs touch earlier outputs: with causal=True choose "
@@ -395,21 +396,25 @@ class LMUFFT(MemoryLayer):
         return self._outputs(u, x, m_0)
 
     def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
-        method = self._choose(x.shape[1], x.shape[0], m_0 is not None)
-        if is_hooked(self.memory):
-            m, m_n = self._call_memory(u, m_0)
-            return self._read_out(m, x), m_n
-        if not is_simple(self.W_h):
-            m, m_n = self.memory._states(u, m_0)
+        if called := self._called():
+            self._check_called(called)
+            hooked = is_hooked(self.memory)
+            m, m_n = self._call_memory(u, m_0) if hooked else self.memory._states(u, m_0)
             return self._read_out(m, x), m_n
         if not self.input_to_hidden:
             x = x[..., :0]
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
-        y, m_n = self.memory._readout(u, x, W_m, W_x, self.W_h.bias, m_0, method)
+        y, m_n = self.memory._readout(u, x, W_m, W_x, self.W_h.bias, m_0, self._method)
         return y.to(u.dtype), m_n
 
+    @property
+    def _method(self) -> str:
+        return "chunked" if self.causal else self.method
+
     @checked(length=whole(1), batch_size=whole(0), initial_state=flag)
-    def explain(self, length: int, batch_size: int = 1, *, initial_state: bool = False) -> Choice:
+    def explain(
+        self, length: int, batch_size: int = 1, *, initial_state: bool = False
+    ) -> MethodChoice:
         """Say how the outputs of so many steps would be computed, why, and at what cost.
 
         Args:
@@ -418,26 +423,23 @@ class LMUFFT(MemoryLayer):
             initial_state: Whether the call is given a state.
         """
         if not self.return_sequences:
-            work = self._work(length, batch_size)
-            return choose(work, all_states=False, initial_state=initial_state)
+            problem = self._problem(length, batch_size)
+            return explain_memory(problem, all_states=False, initial_state=initial_state)
         return self._choice(length, batch_size, initial_state)
 
-    def _choice(self, length: int, batch_size: int, initial_state: bool) -> Choice:
+    def _choice(self, length: int, batch_size: int, initial_state: bool) -> MethodChoice:
         """How the outputs of all steps are computed."""
-        work = self._work(length, batch_size)
+        problem = self._problem(length, batch_size)
+        method, reason = self.method, "asked for by name"
         if called := self._called():
-            if self.method not in {"auto", "states"}:
-                others = "'auto'" if self.causal else "'auto' or 'states'"
-                raise ValueError(
-                    f"method {self.method!r} reads weights, and {called} that must be called: "
-                    f"choose {others}"
-                )
-            return work.choice("states", f"{called}: it is called, which takes all states")
-        if self.method != "auto":
-            return work.choice(self.method, "asked for by name")
-        if self.causal:
-            return work.choice("chunked", "causal=True: no input touches an output before it")
-        return choose_readout(work, initial_state=initial_state, transformed=is_transformed())
+            self._check_called(called)
+            method, reason = "states", f"{called}: it is called, which takes all states"
+        elif method == "auto" and self.causal:
+            method, reason = "chunked", "causal=True: no input touches an output before it"
+        elif method == "auto":
+            transformed = is_transformed()
+            return explain_readout(problem, initial_state=initial_state, transformed=transformed)
+        return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem))
 
     def _called(self) -> str | None:
         """A part that must be called, so that all states are formed; None if there is none."""
@@ -445,19 +447,16 @@ class LMUFFT(MemoryLayer):
             return f"memory is a {name_of(self.memory)}"
         return None if is_simple(self.W_h) else f"W_h is a {name_of(self.W_h)}"
 
-    def _choose(self, length: int, batch: int, initial_state: bool) -> str:
-        if self._called() is None:
-            if self.method != "auto":
-                return self.method
-            # Whatever the length: a compiler had better not look at it.
-            if torch.compiler.is_compiling():
-                return "chunked"
-        elif self.method in {"auto", "states"}:
-            return "states"
-        return self._choice(length, batch, initial_state).method
+    def _check_called(self, called: str) -> None:
+        if self.method not in {"auto", "states"}:
+            others = "'auto'" if self.causal else "'auto' or 'states'"
+            raise ValueError(
+                f"method {self.method!r} reads weights, and {called} that must be called: "
+                f"choose {others}"
+            )
 
-    def _work(self, length: int, batch_size: int) -> Work:
-        return Work(
+    def _problem(self, length: int, batch_size: int) -> Problem:
+        return Problem(
             length=length,
             order=self.memory_size,
             rows=self.hidden_size,

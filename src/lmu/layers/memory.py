@@ -13,23 +13,15 @@ from lmu.layers._dynamics import Dynamics
 from lmu.layers._ragged import Ragged, align_right, unpack
 from lmu.layers._shard import WHOLE, Shard
 from lmu.layers._window import read_window
-from lmu.ops import (
-    METHODS,
-    Choice,
-    Work,
-    choose,
-    final_state,
-    memory,
-    memory_step,
-    readout,
-)
-from lmu.ops._autograd import is_transformed
-from lmu.ops._channels import channels as each_channel
-from lmu.ops._precision import compute_dtype, memory_dtype, no_autocast, widen
+from lmu.ops import MEMORY_METHODS, MethodChoice, Problem, explain_memory, memory_step
+from lmu.ops._modes import compute_dtype, is_transformed, memory_dtype, no_autocast, widen
+from lmu.ops.memory.dispatch import run_final_state, run_memory
+from lmu.ops.readout.dispatch import pick_readout, run_readout
+from lmu.ops.system import channels as each_channel
 from lmu.theory import apply_powers
 
 Lengths = Tensor | Sequence[int] | None
-STATES = tuple(name for name, method in METHODS.items() if method.all_states)
+STATES = tuple(name for name, method in MEMORY_METHODS.items() if method.all_states)
 
 
 class LegendreMemory(Dynamics):
@@ -54,8 +46,9 @@ class LegendreMemory(Dynamics):
             ``decoder(order, r)`` gives the weights (*r.shape, order) that read a state at the
             fractions r of ``theta``. Such as ``(*fourier(16, 100), fourier_basis)``, both of
             :mod:`lmu.theory`.
-        method: How the states of all steps are computed, a key of :data:`lmu.ops.METHODS` that
-            gives them all; ``"auto"`` chooses the fastest, see :meth:`explain`.
+        method: How the states of all steps are computed, a key of
+            :data:`lmu.ops.MEMORY_METHODS` that gives them all; ``"auto"`` chooses the fastest, see
+            :meth:`explain`.
         device: Device of the parameters.
         dtype: Dtype of the parameters, and of the input.
 
@@ -172,7 +165,7 @@ class LegendreMemory(Dynamics):
             W: (rows, channels * memory_size), channel after channel.
             m_0: Memory before the first step (batch, channels * memory_size); zeros if None.
             bias: (rows,); zeros if None.
-            method: A key of :data:`lmu.ops.READOUTS`, or ``"auto"``.
+            method: A key of :data:`lmu.ops.READOUT_METHODS`, or ``"auto"``.
 
         Returns:
             ``y`` (batch, time, rows), and the memory after the last step (batch, channels *
@@ -240,14 +233,19 @@ class LegendreMemory(Dynamics):
         return read_window(m, delays, self.theta, self.channels, self.memory_size, decoder)
 
     @checked(length=whole(1), batch_size=whole(0), initial_state=flag)
-    def explain(self, length: int, batch_size: int = 1, *, initial_state: bool = False) -> Choice:
+    def explain(
+        self, length: int, batch_size: int = 1, *, initial_state: bool = False
+    ) -> MethodChoice:
         """Say how the states of ``length`` steps would be computed, why, and at what cost."""
         device = self._anchor.device.type
-        work = Work(length, self.memory_size, 0, batch_size, self.channels, device)
+        problem = Problem(length, self.memory_size, 0, batch_size, self.channels, device)
         if self.method != "auto":
-            return work.choice(self.method, "asked for by name")
+            cost = MEMORY_METHODS[self.method].cost(problem)
+            return MethodChoice(self.method, "asked for by name", cost)
         transformed = is_transformed()
-        return choose(work, all_states=True, initial_state=initial_state, transformed=transformed)
+        return explain_memory(
+            problem, all_states=True, initial_state=initial_state, transformed=transformed
+        )
 
     # What follows is unchecked, for layers: states are (batch, channels, order).
 
@@ -256,7 +254,7 @@ class LegendreMemory(Dynamics):
         system = self._system(u.device)
         m_0 = self._shard.start(u, system, m_0)
         H = system.response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
-        return memory(u, widen(system.Ad), widen(system.Bd), m_0, method=self.method, H=H)
+        return run_memory(u, widen(system.Ad), widen(system.Bd), m_0, method=self.method, H=H)
 
     def _last(self, u: Tensor, m_0: Tensor | None, ragged: Ragged | None = None) -> Tensor:
         """The memory after the last step of each sequence; of a shard, after its last step."""
@@ -269,7 +267,7 @@ class LegendreMemory(Dynamics):
                 "to one length and drop lengths"
             )
         # Without input the memory stays at zero: all sequences may as well end together.
-        m_n = final_state(align_right(u, ragged.lengths), system, None, self.seq_len)
+        m_n = run_final_state(align_right(u, ragged.lengths), system, None, self.seq_len)
         if m_0 is None:
             return m_n
         each = each_channel(self.channels, widen(system.Ad), widen(system.Bd), None)
@@ -292,10 +290,12 @@ class LegendreMemory(Dynamics):
         """``W_m m_t + W_x x_t + bias`` at all steps, and the memory after the last."""
         system = self._system(u.device)
         m_0 = self._shard.start(u, system, m_0)
+        if method == "auto":
+            method = pick_readout(u, system.Bd, W_m.shape[0], m_0 is not None)
         H = None
         if method not in {"chunked", "triton"}:
             H = system.response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
-        return readout(
+        return run_readout(
             u, x, widen(system.Ad), widen(system.Bd), W_m, W_x, bias, m_0, method=method, H=H
         )
 

@@ -15,7 +15,7 @@ from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import Begun, State, map_state
-from lmu.ops._precision import compute_dtype, no_autocast
+from lmu.ops._modes import compute_dtype, no_autocast
 
 Rows = int | slice | Tensor | Sequence[int] | Sequence[bool]
 
@@ -28,7 +28,7 @@ class Stream:
     :class:`lmu.LMUFFT` once, here: call :meth:`refresh` after changing them. Where a weight is not
     simply there to be read (stacks, cells of yours, hooks, adapters) the modules are called, in
     evaluation mode, while yours stay in theirs. An :class:`lmu.LMU` advances its memory once in a
-    block of some ten steps (see :mod:`lmu.ops.lmu_blocks`). Dropout is off.
+    block of some ten steps (see :mod:`lmu.ops.lmu.blocks`). Dropout is off.
 
     Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
     the others stand still. That costs a gather and a scatter of their states; an :class:`lmu.LMU`

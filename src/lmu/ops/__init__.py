@@ -1,30 +1,55 @@
 """Pure functions that evaluate Legendre memories; every algorithm is one file."""
 
-from lmu.ops._channels import join_channels
-from lmu.ops.choice import Choice, Work
-from lmu.ops.lmu import LMU_METHODS, choose_lmu, lmu_sequence
-from lmu.ops.lmu_loop import LMUWeights, lmu_step
-from lmu.ops.lmu_operators import Powers, block_length, block_powers
-from lmu.ops.memory import METHODS, Method, choose, final_memory, final_state, memory
-from lmu.ops.readout import READOUTS, choose_readout, readout
-from lmu.ops.recurrent import memory_step
-from lmu.ops.system import System
+from lmu.ops.cost import Cost, MethodChoice, Problem
+from lmu.ops.lmu.block_matrices import BlockDynamics, block_dynamics, block_length
+from lmu.ops.lmu.dispatch import (
+    LMU_METHODS,
+    LMUMethod,
+    choose_lmu,
+    explain_lmu,
+    lmu_sequence,
+)
+from lmu.ops.lmu.loop import LMUWeights, lmu_step
+from lmu.ops.memory.dispatch import (
+    MEMORY_METHODS,
+    MemoryMethod,
+    choose_memory,
+    explain_memory,
+    final_memory,
+    final_state,
+    memory,
+)
+from lmu.ops.memory.recurrent import memory_step
+from lmu.ops.readout.dispatch import (
+    READOUT_METHODS,
+    ReadoutMethod,
+    choose_readout,
+    explain_readout,
+    readout,
+)
+from lmu.ops.system import System, join_channels
 
 __all__ = [
     "LMU_METHODS",
-    "METHODS",
-    "READOUTS",
-    "Choice",
+    "MEMORY_METHODS",
+    "READOUT_METHODS",
+    "BlockDynamics",
+    "Cost",
+    "LMUMethod",
     "LMUWeights",
-    "Method",
-    "Powers",
+    "MemoryMethod",
+    "MethodChoice",
+    "Problem",
+    "ReadoutMethod",
     "System",
-    "Work",
+    "block_dynamics",
     "block_length",
-    "block_powers",
-    "choose",
     "choose_lmu",
+    "choose_memory",
     "choose_readout",
+    "explain_lmu",
+    "explain_memory",
+    "explain_readout",
     "final_memory",
     "final_state",
     "join_channels",

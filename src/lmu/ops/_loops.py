@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lmu.ops._autograd import is_differentiated
+from lmu.ops._modes import is_differentiated
 from lmu.ops._sum import STRETCH
 
 Carry = tuple[Any, ...]

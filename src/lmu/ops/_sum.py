@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmu.ops._precision import power_dtype, widen
-from lmu.theory.rounding import flush
+from lmu.ops._modes import power_dtype, widen
+from lmu.theory.rounding import flush, narrow
 
 STRETCH = 64  # steps that add up in float32, and decay, by too little to matter
 FOLD = 8  # blocks of the nonlinear LMU, likewise
@@ -60,7 +60,7 @@ class Sum(NamedTuple):
 
     def end(self, dtype: torch.dtype) -> Tensor:
         """The memory."""
-        return self.delta if self.total is None else (self.total + self.delta).to(dtype)
+        return self.delta if self.total is None else narrow(self.total + self.delta, dtype)
 
 
 def _begin(total: Tensor, dtype: torch.dtype) -> Sum:

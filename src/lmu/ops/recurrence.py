@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmu.ops._autograd import (
+from lmu.ops._loops import Carry, Slices, Stepped, over_time
+from lmu.ops._modes import (
     differentiable_backward,
     is_batched,
     is_differentiated,
     is_exporting,
     is_transformed,
+    no_autocast,
 )
-from lmu.ops._loops import Carry, Slices, Stepped, over_time
-from lmu.ops._precision import no_autocast
 from lmu.theory.rounding import flush_
 
 OFTEN = 16  # steps, after each of which numbers that are about to become denormal are flushed

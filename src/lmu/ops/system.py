@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -11,10 +11,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lmu._arguments import dtype as dtype_rule
 from lmu._arguments import explained, flag, optional, tensor, whole
-from lmu.ops._autograd import is_exporting, is_plain, not_recorded
-from lmu.ops._channels import join_channels
-from lmu.ops._precision import widen
-from lmu.ops.lmu_operators import Powers, block_powers
+from lmu.ops._modes import is_exporting, is_plain, not_recorded, widen
+from lmu.ops.lmu.block_matrices import BlockDynamics, block_dynamics
 from lmu.theory import impulse_response
 from lmu.theory.rounding import narrow
 
@@ -24,6 +22,33 @@ Joined = tuple[Tensor, Tensor]
 Squares = list[Tensor]
 
 LARGEST_KEPT = 1 << 24  # numbers: a longer impulse response is computed where it is needed
+
+
+def channels(
+    number: int, Ad: Tensor, Bd: Tensor, H: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """``Ad``, ``Bd`` and ``H`` of each channel, whether it shares them or not."""
+    for c in range(number):
+        if Ad.ndim == 2:
+            yield Ad, Bd, H
+        else:
+            yield Ad[c], Bd[c], None if H is None else H[c]
+
+
+@explained(E=tensor(floating=True), Bd=tensor(floating=True), channels=whole(1))
+def join_channels(E: Tensor, Bd: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Several memories as one system, block by block.
+
+    Shapes: ``E`` (order, order) and ``Bd`` (order,), or with a first axis for the channels; returns
+    (channels * order, channels * order) and (channels * order, channels).
+    """
+    if channels == 1:
+        return E.reshape(E.shape[-2:]), Bd.reshape(-1, 1)
+    d = E.shape[-1]
+    eye = torch.eye(channels, dtype=E.dtype, device=E.device)
+    Es, Bs = E.expand(channels, d, d), Bd.expand(channels, d)
+    joined = (eye[:, None, :, None] * Es[:, :, None, :]).reshape(channels * d, channels * d)
+    return joined, (Bs[:, :, None] * eye[:, None, :]).reshape(channels * d, channels)
 
 
 class System:
@@ -93,16 +118,16 @@ class System:
         )
 
     @explained(channels=whole(1), steps=whole(1), dtype=dtype_rule)
-    def powers(self, channels: int, steps: int, dtype: torch.dtype) -> Powers:
+    def powers(self, channels: int, steps: int, dtype: torch.dtype) -> BlockDynamics:
         """The powers that a block of so many steps multiplies, all channels being one system."""
 
-        def make() -> Powers:
+        def make() -> BlockDynamics:
             E, Bd = join_channels(self.increment(), widen(self.Bd), channels)
-            return Powers(*(narrow(t, dtype) for t in block_powers(E, Bd, steps)))
+            return BlockDynamics(*(narrow(t, dtype) for t in block_dynamics(E, Bd, steps)))
 
         if self.constant and torch.compiler.is_compiling() and not is_exporting():
             like = torch.empty(0, dtype=dtype, device=self.Ad.device)
-            return Powers(*_kept_powers(self.Ad, self.Bd, channels, steps, like))
+            return BlockDynamics(*_kept_powers(self.Ad, self.Bd, channels, steps, like))
         return self._keep(("powers", channels, steps, dtype), make)
 
     def squares(self, bits: int) -> list[Tensor]:
@@ -188,7 +213,7 @@ def system_of(Ad: Tensor, Bd: Tensor | None = None) -> System:
     return System(Ad, Bd, constant=True)
 
 
-@torch.library.custom_op("lmu::block_powers", mutates_args=())
+@torch.library.custom_op("lmu::block_dynamics", mutates_args=())
 def _kept_powers(
     Ad: Tensor, Bd: Tensor, channels: int, steps: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from lmu.theory.discretize import DISCRETIZERS, discretize
 from lmu.theory.euler import noise_gain
-from lmu.theory.impulse import apply_power, apply_powers, impulse_response, orbit
+from lmu.theory.fourier import fourier, fourier_basis
+from lmu.theory.impulse import apply_power, apply_powers, impulse_response, krylov
 from lmu.theory.legendre import decode_window, legendre
 from lmu.theory.legt import legt
 from lmu.theory.theta import discretize_theta, least_theta
@@ -14,10 +15,12 @@ __all__ = [
     "decode_window",
     "discretize",
     "discretize_theta",
+    "fourier",
+    "fourier_basis",
     "impulse_response",
+    "krylov",
     "least_theta",
     "legendre",
     "legt",
     "noise_gain",
-    "orbit",
 ]

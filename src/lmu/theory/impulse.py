@@ -11,7 +11,7 @@ _count = whole(0)
 
 
 @checked(Ad=_matrix, X=_matrix, length=_count)
-def orbit(Ad: Tensor, X: Tensor, length: int) -> Tensor:
+def krylov(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     """The sequence ``X, Ad X, Ad^2 X, ...`` of ``length`` terms.
 
     From the first n terms the next n are ``Ad^n`` times them. Powers of ``Ad`` are formed in the
@@ -55,7 +55,7 @@ def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
     """
     if Ad.ndim == 3:
         return torch.stack([impulse_response(A, B, length) for A, B in zip(Ad, Bd, strict=True)])
-    return orbit(Ad, Bd[:, None], length).squeeze(2)
+    return krylov(Ad, Bd[:, None], length).squeeze(2)
 
 
 @explained(Ad=_matrix, X=_matrix, exponent=_count)

@@ -33,6 +33,17 @@ def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
 
     Source: Voelker et al., NeurIPS 2019, equations 1 and 2.
     """
+    length = check_window(order, theta)
+    i = torch.arange(int(order), dtype=torch.float64, device="cpu")
+    sign = 1 - 2 * (i % 2)  # (-1)^i
+    scale = (2 * i + 1) / length
+    upper = i[:, None] < i[None, :]
+    A = scale[:, None] * torch.where(upper, -1.0, -sign[:, None] * sign[None, :])
+    return A, scale * sign
+
+
+def check_window(order: int, theta: float) -> float:
+    """Return the length of a window, if order and length are those of one."""
     if isinstance(order, bool) or not isinstance(order, Integral):
         raise TypeError(f"order must be an int, got {order!r}")
     if order < 1:
@@ -48,9 +59,4 @@ def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
             f"theta must be a positive, finite number of time steps, got {shown(theta)}: "
             "give the length of the window that the memory should hold"
         )
-    i = torch.arange(int(order), dtype=torch.float64, device="cpu")
-    sign = 1 - 2 * (i % 2)  # (-1)^i
-    scale = (2 * i + 1) / length
-    upper = i[:, None] < i[None, :]
-    A = scale[:, None] * torch.where(upper, -1.0, -sign[:, None] * sign[None, :])
-    return A, scale * sign
+    return length

@@ -9,6 +9,6 @@ if find_spec("triton") is None:
         name="triton",
     )
 
-from lmu.ops.triton.slots import advance, retreat
+from lmu.ops.triton.block_states import advance, retreat
 
 __all__ = ["advance", "retreat"]

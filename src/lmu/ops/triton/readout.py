@@ -20,8 +20,8 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 TILE_M, TILE_R, TILE_K = 64, 64, 32  # chunks, hidden units, given numbers; powers of two
-PARTS = 32  # of the chunks, whose gradients of weights are summed apart, to fill a card
-# Two stages of loads ahead, not three: float64 then fits the shared memory of small cards too.
+PARTS = 32  # of the chunks, whose gradients of weights are summed apart, to fill a GPU
+# Two stages of loads ahead, not three: float64 then fits the shared memory of small GPUs too.
 OPTIONS: dict[str, Any] = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K}
 OPTIONS |= {"num_stages": 2, "enable_fp_fusion": True}
 
@@ -86,7 +86,7 @@ def compiled() -> bool:
     return isinstance(_forward, triton.runtime.JITFunction)
 
 
-# As in slots.py, no kernel calls what is a kernel of triton.language itself.
+# As in block_states.py, no kernel calls what is a kernel of triton.language itself.
 
 
 @triton.jit

@@ -1,0 +1,110 @@
+"""Sizes of a problem, the estimated cost of a method, and the choice of one.
+
+Each algorithm has its cost function in its own file, beside what it runs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import log2
+
+import torch
+
+from lmu._arguments import flag, instance, whole, word
+
+GEMM = 3e11  # FLOPs a second of matrix products, fitted on two cores; see docs/engine.md
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Arithmetic of a forward pass, and the memory it needs at the most beyond its arguments."""
+
+    flops: float
+    bytes: float  # of float32
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """The method that is chosen, the reason in words, and the cost where it is known."""
+
+    method: str
+    reason: str
+    cost: Cost | None = None
+
+
+_ONE, _NONE = whole(1), whole(0)
+_RULES = (
+    ("length", _ONE),
+    ("order", _ONE),
+    ("channels", _ONE),
+    ("rows", _NONE),
+    ("batch", _NONE),
+    ("device", word),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The sizes of a memory, or of hidden units that read it, over a sequence.
+
+    Attributes:
+        length: Time steps.
+        order: Of the memory.
+        rows: Hidden units; 0 if only states are needed.
+        batch: Sequences.
+        channels: Memories.
+        device: Its type, such as ``"cpu"``.
+    """
+
+    length: int
+    order: int
+    rows: int = 0
+    batch: int = 1
+    channels: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for name, rule in _RULES:
+            rule(name, getattr(self, name))
+
+
+CostFunction = Callable[[Problem], Cost]
+Seconds = Callable[[Problem], float]
+
+
+_problem = instance(Problem)
+
+
+def check_choice(problem: Problem, **flags: bool) -> None:
+    """Refuse arguments of a choice that are of the wrong type."""
+    _problem("problem", problem)
+    for name, value in flags.items():
+        flag(name, value)
+
+
+def compare(problem: Problem, estimates: Mapping[str, Seconds]) -> dict[str, float]:
+    """Estimated seconds of each method, forward and backward, the fastest first.
+
+    Only their ratios matter.
+    """
+    seconds = {name: estimate(problem) for name, estimate in estimates.items()}
+    return dict(sorted(seconds.items(), key=lambda item: item[1]))
+
+
+def explain_comparison(seconds: Mapping[str, float]) -> str:
+    """The reason for the first of some methods, in words."""
+    (_, best), (name, second), *_ = seconds.items()
+    if not best:  # of an empty batch
+        return f"as fast as by method {name!r}"
+    return f"about {second / best:.1f} times as fast as by method {name!r}"
+
+
+def out_of_cache(size: float, slower: float) -> float:
+    """Factor by which transforms of one sequence slow down with each doubling of its ``size``.
+
+    Args:
+        size: Bytes that one sequence takes.
+        slower: Slowdown of a doubling beyond a mebibyte.
+    """
+    return 1 + slower * max(0.0, log2(size / 2**20))

@@ -1,0 +1,1 @@
+"""The nonlinear LMU: a naive reference, the fast algorithms, and their table in `dispatch`."""

@@ -1,0 +1,200 @@
+r"""The nonlinear LMU in blocks of time: only the hidden recurrence goes step by step.
+
+The memory is linear, so within a block of L steps it need not be advanced. With ``m`` the state
+before the block, the argument of the tanh and the memory's input are, for step s = 0, 1, ...,
+
+    a_s = W_x x_s + W_h h_{s-1} + W_m Ad^{s+1} m + sum_{j<=s} W_m Ad^j Bd u_{s-j}
+    u_s = e_x x_s + e_h h_{s-1} + e_m Ad^s m + sum_{j<s} e_m Ad^j Bd u_{s-1-j}
+
+Inserting ``u_s`` into ``a_s`` leaves terms of the past alone. What all steps owe to x and m is one
+product a block; a step is one more, ``z_s += z_{s-1} M``, and a tanh in place, where a
+block state ``z_s`` is ``[h_s | u_s u_{s-1} ... | 0]``: M also moves the input history along. At the
+end of the block these give the next state, ``m + (Ad^L - I) m + sum_j Ad^j Bd u_{L-1-j}``.
+
+Backward runs the same way: ``z_{s-1} += z_s M^T`` on gradients of block states, and products over
+whole blocks for everything else. The d^2 FLOPs a step that advance the memory fall away, a step
+reads n^2 weights in place of n^2 + n d + d^2, and little else is left to call.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmu.ops._modes import differentiable_backward, is_batched, no_autocast, widen
+from lmu.ops.cost import Cost, Problem
+from lmu.ops.lmu.block_matrices import (
+    BlockDynamics,
+    BlockMatrices,
+    block_dynamics,
+    block_length,
+    block_matrices,
+)
+from lmu.ops.lmu.blocks_backward import backward
+from lmu.ops.lmu.blocks_forward import Saved, forward
+from lmu.ops.lmu.loop import LMUWeights
+from lmu.theory.rounding import flush, narrow
+
+
+def blocks(
+    x: Tensor,
+    h: Tensor,
+    m: Tensor,
+    weights: LMUWeights,
+    powers: BlockDynamics | None,
+    *,
+    kernels: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All hidden states (batch, time, hidden) and the last ``h`` and ``m``.
+
+    Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
+    first step. Without ``powers`` they are computed, differentiably, from the weights. With
+    ``kernels`` the steps of a block are one launch, see :mod:`lmu.ops.triton`.
+
+    Cost: 2 b T (n^2 + n d + d^2 / L) FLOPs with blocks of L steps, in T sequential steps, and 2 L n
+    d^2 once; b T n floats of memory; backward twice that arithmetic.
+    """
+    length, channels = x.shape[1], len(weights.e_x)
+    if powers is None:
+        steps = block_length(len(weights.W_m), channels)
+        wide = block_dynamics(widen(weights.E), widen(weights.Bd), steps)
+        powers = BlockDynamics(*(narrow(t, x.dtype) for t in wide))
+    if not torch.compiler.is_compiling() and length < len(powers.increments):
+        powers = BlockDynamics(powers.increments[: length + 1], powers.H[: length * channels])
+    operators = block_matrices(weights, powers)
+    run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
+    y, m_n, *_ = run(kernels, x, h, m, *operators)
+    return y, flush(y[:, -1].clone()), m_n
+
+
+def blocks_cost(problem: Problem) -> Cost:
+    """Cost of a sequence in blocks."""
+    b, T, d, n = problem.batch, problem.length, problem.channels * problem.order, problem.rows
+    steps = min(T, block_length(n, problem.channels))
+    width = n + steps * problem.channels
+    flops = 2.0 * b * T * (width**2 + n * d + d * d / steps) + 2.0 * steps * n * d * d
+    return Cost(flops, 4.0 * b * T * n + 4.0 * (2 * b + d) * steps * width)
+
+
+class BlockLMU(torch.autograd.Function):
+    """``(kernels, x, h_0, m_0, *operators) -> (y, m_n, history, memories, R)``."""
+
+    @staticmethod
+    def forward(kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor, *operators: Tensor):
+        """Shapes as in :func:`blocks` and :class:`Saved`."""
+        (y, *rest), m = forward(x, h_0, m_0, BlockMatrices(*operators), kernels)
+        return y, m, *rest
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what backward needs."""
+        y, _, *rest = output
+        ctx.kernels, *tensors = inputs
+        ctx.mark_non_differentiable(*rest)
+        ctx.save_for_backward(y, *rest, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of all arguments; those of the dynamics only where they are wanted."""
+        tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
+        saved, inputs = Saved(*tensors[:4]), tensors[4:]
+        needed = ctx.needs_input_grad[1:]
+        # A derivative of the gradients is wanted, or many gradients at once.
+        if torch.is_grad_enabled() or is_batched(dy, dm):
+            return None, *differentiable_backward(plain, inputs, (dy, dm), needed)
+        with no_autocast(dy.device):
+            x, h_0, _, *operators = inputs
+            o = BlockMatrices(*operators)
+            return None, *backward(x, h_0, saved, o, dy, dm, needed, ctx.kernels)
+
+
+def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, Tensor]:
+    """What :class:`BlockLMU` computes, by autograd."""
+    o = BlockMatrices(*operators)
+    n, steps, dtype = h.shape[1], len(o.D) - 1, m.dtype
+    channels = len(o.H) // steps
+    outputs, wide = [], widen(m)
+    for x_b in x.split(steps, dim=1):
+        size, m = x_b.shape[1], narrow(wide, x.dtype)
+        before = m @ o.W.mT + m @ o.D[:size].mT @ o.W.mT  # (steps, batch, width)
+        share = x_b @ o.X + before.transpose(0, 1)
+        state = torch.nn.functional.pad(h, (0, len(o.M) - n))
+        for base in share.unbind(1):
+            total = base + state @ o.M
+            h = torch.tanh(total[:, :n])
+            state = torch.cat([h, total[:, n:]], dim=1)
+            outputs.append(h)
+        held = size * channels
+        wide = wide + (m @ o.D[size].mT + state[:, n : n + held] @ o.H[:held])
+    return torch.stack(outputs, dim=1), wide.to(dtype)
+
+
+# torch.compile takes the sequence as one operator; traced, its loop would unroll.
+
+
+@torch.library.custom_op("lmu::blocks", mutates_args=())
+def _compiled(
+    kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
+    X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    saved, m = forward(x, h_0, m_0, BlockMatrices(X, M, W, D, H), kernels)
+    return saved.y, m, saved.history, saved.memories, saved.R
+
+
+@_compiled.register_fake
+def _(
+    kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
+    X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    (batch, length, _), (history, order) = x.shape, H.shape
+    steps = len(D) - 1
+    number = -(-length // steps)
+    return (
+        x.new_empty(batch, length, h_0.shape[1]),
+        torch.empty_like(m_0),
+        x.new_empty(number + 1, batch, history),
+        x.new_empty(number + 1, batch, order),
+        x.new_empty(steps, *W.shape),
+    )
+
+
+# PyTorch 2.6 infers no schema from Sequence[Tensor] and list[Tensor].
+@torch.library.custom_op(
+    "lmu::blocks_backward",
+    mutates_args=(),
+    schema="(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, bool kernels)"
+    " -> Tensor[]",
+)
+def _compiled_backward(
+    saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
+    needed: Sequence[bool], kernels: bool,
+) -> list[Tensor]:  # fmt: skip
+    x, h_0, _, *operators = inputs
+    grads = backward(x, h_0, Saved(*saved), BlockMatrices(*operators), dy, dm, needed, kernels)
+    return [x.new_empty(0) if grad is None else grad for grad in grads]
+
+
+@_compiled_backward.register_fake
+def _(
+    saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
+    needed: Sequence[bool], kernels: bool,
+) -> list[Tensor]:  # fmt: skip
+    grads = [torch.empty_like(t) for t in inputs]
+    return grads if needed[0] else [inputs[0].new_empty(0), *grads[1:]]
+
+
+def _backward_of_compiled(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
+    needed = ctx.needs_input_grad[1:]
+    grads = _compiled_backward(tensors[:4], tensors[4:], dy, dm, needed, ctx.kernels)
+    return None, *(g if need else None for g, need in zip(grads, needed, strict=True))
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    y, _, *rest = output
+    ctx.kernels, *tensors = inputs
+    ctx.save_for_backward(y, *rest, *tensors)
+
+
+_compiled.register_autograd(_backward_of_compiled, setup_context=_keep_for_backward)

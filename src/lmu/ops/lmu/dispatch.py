@@ -1,0 +1,151 @@
+"""The public entry to the nonlinear LMU: its methods, the choice of one, and the run of it."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmu._arguments import explained, flag, instance, tensor, word
+from lmu.ops._modes import is_exporting, is_transformed
+from lmu.ops.cost import CostFunction, MethodChoice, Problem, check_choice
+from lmu.ops.lmu.block_matrices import BlockDynamics
+from lmu.ops.lmu.blocks import blocks, blocks_cost
+from lmu.ops.lmu.loop import LMUWeights, loop, loop_cost
+from lmu.ops.lmu.parallel import parallel, parallel_cost
+
+
+class LMUMethod(NamedTuple):
+    """One algorithm."""
+
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    cost: CostFunction
+
+
+LMU_METHODS: dict[str, LMUMethod] = {
+    "loop": LMUMethod(loop, loop_cost),
+    "blocks": LMUMethod(blocks, blocks_cost),
+    "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost),
+    "parallel": LMUMethod(parallel, parallel_cost),
+}
+
+
+def choose_lmu(problem: Problem, *, feedback: bool = True, transformed: bool = False) -> str:
+    """Choose the method of a nonlinear LMU: a pure function, the same everywhere, and cached.
+
+    Args:
+        problem: Its sizes; ``rows`` are the hidden units.
+        feedback: Whether the hidden state is fed back into the memory, or several channels of it
+            are into each other.
+        transformed: Whether ``torch.func`` sees the call.
+    """
+    try:
+        return _decide(problem, feedback, transformed)[0]
+    except TypeError:  # of what cannot be looked up in a cache
+        check_choice(problem, feedback=feedback, transformed=transformed)
+        raise
+
+
+def explain_lmu(
+    problem: Problem, *, feedback: bool = True, transformed: bool = False
+) -> MethodChoice:
+    """The choice of :func:`choose_lmu` with its reason and cost."""
+    method = choose_lmu(problem, feedback=feedback, transformed=transformed)
+    reason = _decide(problem, feedback, transformed)[1]
+    return MethodChoice(method, reason, LMU_METHODS[method].cost(problem))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _decide(problem: Problem, feedback: bool, transformed: bool) -> tuple[str, str]:
+    """The method and the reason."""
+    check_choice(problem, feedback=feedback, transformed=transformed)
+    # Measured on a CPU: building a block's matrices takes as long as these many steps of the loop.
+    least = max(16, problem.channels * problem.order // 16)
+    if transformed:
+        return "loop", "torch.func transforms need plain operations"
+    if not feedback and problem.length > 1:
+        return "parallel", "nothing is fed back: the memory needs no steps, only h does"
+    if problem.length < least:
+        return "loop", f"fewer than {least} steps do not repay a block's matrices"
+    return "blocks", "in blocks of time only the hidden recurrence is sequential"
+
+
+@explained(
+    x=tensor("batch", "time", "input", floating=True),
+    h=tensor("batch", "hidden", floating=True),
+    m=tensor("batch", "order", floating=True),
+    weights=instance(LMUWeights),
+    method=word,
+    feedback=flag,
+)
+def lmu_sequence(
+    x: Tensor,
+    h: Tensor,
+    m: Tensor,
+    weights: LMUWeights,
+    *,
+    method: str = "auto",
+    feedback: bool = True,
+    powers: BlockDynamics | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The hidden states of a whole sequence of the nonlinear LMU.
+
+    Args:
+        x: Input (batch, time, input), of the dtype of all other arguments.
+        h: Hidden state before the first step (batch, hidden).
+        m: Memory before the first step (batch, channels * order).
+        weights: The layer's weights.
+        method: ``"blocks"``, with a hand-written backward pass; ``"loop"``, of plain operations; or
+            ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back; or
+            ``"triton"``: blocks whose steps are one kernel, on CUDA, by name only as yet.
+        feedback: Whether ``e_h`` may differ from zero, or ``e_m`` with several channels.
+        powers: Of the dynamics, to save ``"blocks"`` computing them where they are constant.
+
+    Returns:
+        Hidden states (batch, time, hidden), and the last ``(h, m)``.
+
+    Raises:
+        ValueError: The method is unknown, or ``"parallel"`` in spite of feedback.
+
+    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
+    """
+    if method != "auto" and (not isinstance(method, str) or method not in LMU_METHODS):
+        raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
+    if method == "parallel" and feedback:
+        raise ValueError(
+            "method 'parallel' cannot run: e_h feeds the hidden state back into the memory; "
+            "choose 'blocks', or build the layer with hidden_to_memory=False"
+        )
+    return run_lmu(x, h, m, weights, method=method, feedback=feedback, powers=powers)
+
+
+def run_lmu(
+    x: Tensor,
+    h: Tensor,
+    m: Tensor,
+    weights: LMUWeights,
+    *,
+    method: str = "auto",
+    feedback: bool = True,
+    powers: BlockDynamics | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """:func:`lmu_sequence` of arguments that have been checked."""
+    if method == "auto" and torch.compiler.is_compiling():
+        # Whatever the length, which the compiler should not look at.
+        method = "loop" if is_exporting() else "blocks" if feedback else "parallel"
+    elif method == "auto":
+        method = _decide(_problem_of(x, h, m, weights), feedback, is_transformed())[0]
+    y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers)
+    return y, (h, m)
+
+
+@lru_cache(maxsize=4096)
+def _problem(*sizes: int, device: str) -> Problem:
+    return Problem(*sizes, device=device)
+
+
+def _problem_of(x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights) -> Problem:
+    (batch, length, _), channels = x.shape, len(weights.e_x)
+    order, device = m.shape[1] // channels, x.device.type
+    return _problem(length, order, h.shape[1], batch, channels, device=device)

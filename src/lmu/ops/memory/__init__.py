@@ -1,0 +1,1 @@
+"""Linear memories: a naive reference, the fast algorithms, and their table in `dispatch`."""

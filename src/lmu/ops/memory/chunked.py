@@ -1,0 +1,185 @@
+"""Chunks of time: one matrix product inside them, a short recurrence from one to the next."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lmu.ops._modes import widen
+from lmu.ops.cost import GEMM, Cost, Problem
+from lmu.ops.memory.final import final
+from lmu.ops.recurrence import recurrence
+from lmu.theory import apply_power, apply_powers, impulse_response, krylov
+from lmu.theory.rounding import narrow
+
+COMPILED = 1 << 13  # the length that chunks are as long for where a compiler looks on
+LARGEST_OPERATOR = 1 << 22  # floats: what is read again and again should stay in the cache
+# Fitted to runs of all methods on two cores, forward and backward; see docs/engine.md.
+STEP = 2e-5  # seconds of the recurrence from one chunk to the next
+# Seconds of a result that is written, passed on and read again in chunks; the second where there
+# are so many that the system must hand out their memory page by page.
+PASS_ON = (4e-9, 7e-9)
+
+
+def chunk_length(length: int, order: int, rows: int) -> int:
+    """Steps per chunk: a power of two from 16 to 256, as long as the operator stays small.
+
+    Short chunks cost less arithmetic, (L + order) * rows per step, long ones fewer sequential
+    steps. And building the operator must not cost more than a sequence that uses it.
+    """
+    if torch.compiler.is_compiling():
+        length = COMPILED  # one graph for all lengths
+    largest = min(LARGEST_OPERATOR // rows, length)
+    steps = 16
+    while steps < 256 and (2 * steps + order) * 2 * steps <= largest:
+        steps *= 2
+    return min(length, steps)
+
+
+def chunk_operator(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
+    """The matrix that gives ``W m`` at all steps of a chunk from its input and the state before.
+
+    Row s < steps is the response to input s, ``W Ad^{t-s} Bd`` at the steps t >= s; row steps + i
+    is that to the i-th component of the state, ``W Ad^{t+1}``.
+
+    Shapes: ``W`` (rows, order), of the dtype of the result; returns (steps + order, steps * rows).
+    """
+    Ad, Bd = widen(Ad), widen(Bd)
+    K = narrow(impulse_response(Ad, Bd, steps), W.dtype).mT @ W.mT  # (steps, rows)
+    padded = torch.cat([K.new_zeros(steps - 1, len(W)), K])
+    t = torch.arange(steps, device=K.device)
+    delay = t - t[:, None]
+    forced = padded[delay + steps - 1]  # (steps, steps, rows); zero where the delay is negative
+    free = krylov(Ad.mT, Ad.mT.to(W.dtype) @ W.mT, steps)  # (order, steps, rows)
+    return torch.cat([forced, free]).flatten(1)
+
+
+def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
+    """The states before each chunk, ``m_{j+1} = Ad^L m_j + sum_k H[:, k] u_{jL+L-1-k}``.
+
+    The sums are float64: see :func:`lmu.ops.memory.recurrent.memory_step`.
+
+    Shapes: ``u`` (batch, chunks, steps), ``m_0`` (batch, order); returns (batch, chunks, order), in
+    the dtype for powers.
+    """
+    Ad, Bd, m_0 = widen(Ad), widen(Bd), widen(m_0)
+    steps = u.shape[2]
+    identity = torch.eye(len(Bd), dtype=Ad.dtype, device=Ad.device)
+    power = apply_power(Ad, identity, steps)
+    H = narrow(impulse_response(Ad, Bd, steps), u.dtype)
+    if torch.compiler.is_compiling():
+        # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
+        following = recurrence(widen(u.flip(2) @ H.mT), m_0, power, linear=True)
+        return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, :-1]
+    arriving = u[:, :-1].flip(2) @ H.mT
+    E = narrow(power - identity, u.dtype)
+    states = [m_0]
+    for v in arriving.unbind(1):
+        m = states[-1]
+        states.append(m + torch.addmm(v, narrow(m, u.dtype), E.mT))
+    return torch.stack(states, dim=1)
+
+
+def chunked_readout(
+    u: Tensor, Ad: Tensor, Bd: Tensor, W: Tensor, m_0: Tensor | None, z: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``W m_t`` at all steps and the last state, without writing all states down.
+
+    Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, whole
+    chunks of time, rows), of which the steps beyond the input mean nothing, and (batch, order) of
+    the dtype of ``m_0``. With ``z`` of the former shape the result is added to it, in place.
+
+    Cost: 2 b T (L + d) r FLOPs with chunks of L steps and r rows, besides 2 L d^2 r once; memory
+    b T r floats, and (L + d) L r for the operator.
+    """
+    batch, length = u.shape
+    order = len(Bd)
+    steps = chunk_length(length, order, len(W))
+    chunks = _number(length, steps)
+    padded = pad(u, (0, chunks * steps - length)).unflatten(1, (-1, steps))
+    start = u.new_zeros(batch, order) if m_0 is None else m_0
+    states = chunk_states(padded, Ad, Bd, start)
+    operator = chunk_operator(Ad, Bd, W, steps)
+    given = torch.cat([padded, narrow(states, u.dtype)], dim=2)
+    if z is None:
+        z = (given @ operator).unflatten(2, (steps, -1)).flatten(1, 2)
+    else:
+        z.view(batch * chunks, -1).addmm_(given.flatten(0, 1), operator)
+    return z, _last(padded, states, Ad, Bd, length).to(start.dtype)
+
+
+def _number(length: int, steps: int) -> int:
+    """Chunks of a sequence; where a compiler looks on one more, as it tells one from several."""
+    return -(-length // steps) + (1 if torch.compiler.is_compiling() else 0)
+
+
+def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
+    """The state (batch, order) after ``length`` steps, from what :func:`chunk_states` gives."""
+    steps = u.shape[2]
+    last = (length - 1) // steps
+    if not torch.compiler.is_compiling():
+        rest = u[:, last, : length - last * steps, None]
+        return final(rest, Ad, Bd, states[:, last, None], None).squeeze(1)
+    # The same with a mask, as the compiler must not look at the number of steps that are left.
+    Ad, Bd = widen(Ad), widen(Bd)
+    before = states.select(1, last)
+    left = length - last * steps
+    age = left - 1 - torch.arange(steps, device=u.device)
+    H = narrow(impulse_response(Ad, Bd, steps), u.dtype)[:, age.clamp(min=0)]
+    given = torch.where(age >= 0, u.select(1, last), u.new_zeros(())) @ H.mT
+    exponents = torch.full((u.shape[0],), left, device=u.device)
+    return given + apply_powers(Ad, before.mT, exponents, steps).mT
+
+
+def chunked_final(
+    u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
+) -> Tensor:
+    """Only the last state, from that before the last chunk; the number of chunks may be symbolic.
+
+    Shapes and arguments as :func:`chunked`; returns (batch, channels, order).
+
+    Cost: 2 b c T d FLOPs, besides 2 L d^2 + 2 d^3 log2(L) once with chunks of L = 64 steps.
+    """
+    del H
+    (batch, length, number), order = u.shape, len(Bd)
+    steps = 64
+    chunks = _number(length, steps)
+    padded = pad(u.mT.flatten(0, 1), (0, chunks * steps - length)).unflatten(1, (-1, steps))
+    start = u.new_zeros(batch * number, order) if m_0 is None else m_0.flatten(0, 1)
+    m = _last(padded, chunk_states(padded, Ad, Bd, start), Ad, Bd, length)
+    return m.to(start.dtype).unflatten(0, (-1, number))
+
+
+def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
+    """All memory states, chunk by chunk.
+
+    Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
+    channels, order); returns (batch, time, channels, order). ``H`` is not used.
+
+    Cost: 2 b c T (L + d) d FLOPs with chunks of L steps; memory b c T d floats.
+    """
+    del H
+    channels = u.shape[2]
+    identity = torch.eye(len(Bd), dtype=u.dtype, device=u.device)
+    start = None if m_0 is None else m_0.flatten(0, 1)
+    m, _ = chunked_readout(u.mT.flatten(0, 1), Ad, Bd, identity, start)
+    return m[:, : u.shape[1]].unflatten(0, (-1, channels)).transpose(1, 2)
+
+
+def chunked_cost(problem: Problem) -> Cost:
+    """Cost of all states in chunks."""
+    T, d = problem.length, problem.order
+    values, steps = problem.batch * T * problem.channels * d, chunk_length(T, d, d)
+    flops = 2.0 * values * (steps + d) + 2.0 * steps * d**3
+    return Cost(flops, 4.0 * values + 4.0 * (steps + d) * steps * d)
+
+
+def chunked_seconds(problem: Problem) -> float:
+    """Estimated seconds of all states, forward and backward; only ratios matter."""
+    return seconds_of_chunks(problem, chunked_cost(problem).flops, problem.order)
+
+
+def seconds_of_chunks(problem: Problem, flops: float, rows: int) -> float:
+    """Estimated seconds of ``rows`` results a step, forward and backward."""
+    values = problem.batch * problem.length * rows
+    chunks = problem.length / chunk_length(problem.length, problem.order, rows)
+    return 3 * flops / GEMM + values * PASS_ON[4 * values > 2**24] + STEP * chunks

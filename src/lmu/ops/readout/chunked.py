@@ -1,0 +1,68 @@
+"""The read-out in chunks of time: one matrix product per chunk, states only between them."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lmu.ops._modes import is_transformed
+from lmu.ops.cost import Cost, Problem
+from lmu.ops.memory.chunked import chunk_length, chunked_readout, seconds_of_chunks
+from lmu.ops.system import channels
+
+
+def chunks_readout(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None, H: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One matrix product per chunk of time, a short recurrence between chunks.
+
+    Cost: 2 b T c (L + d) r FLOPs with chunks of L steps; memory b T r floats.
+    """
+    del H
+    z, m_n = channels_readout(u, Ad, Bd, W_m, m_0)
+    length = x.shape[1]
+    x1 = pad(x, (0, 1, 0, z.shape[1] - length), value=1.0)
+    W1 = torch.cat([W_x, bias[:, None]], dim=1)
+    if is_transformed():
+        return torch.relu(z + x1 @ W1.mT)[:, :length], m_n
+    # In place: what comes before needs none of it for backward.
+    z.flatten(0, 1).addmm_(x1.flatten(0, 1), W1.mT).relu_()
+    return z[:, :length], m_n
+
+
+def channels_readout(
+    u: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, m_0: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The chunked read-out summed over channels, and the last states (batch, channels, order)."""
+    z, last = None, []
+    each = zip(W_m.split(Bd.shape[-1], dim=1), channels(u.shape[2], Ad, Bd, None), strict=True)
+    for c, (W, (A, B, _)) in enumerate(each):
+        start = None if m_0 is None else m_0[:, c]
+        if is_transformed() and z is not None:
+            part, m_n = chunked_readout(u[..., c], A, B, W, start)
+            z = z + part
+        else:
+            z, m_n = chunked_readout(u[..., c], A, B, W, start, z)
+        last.append(m_n)
+    assert z is not None
+    return z, torch.stack(last, dim=1)
+
+
+def chunks_readout_cost(problem: Problem) -> Cost:
+    """Cost of the hidden units at all steps in chunks."""
+    return cost_of_chunks(problem, chunk_length(problem.length, problem.order, problem.rows))
+
+
+def cost_of_chunks(problem: Problem, inputs: float) -> Cost:
+    """Cost of chunks where an output is a sum over so many ``inputs``, and the states before."""
+    b, T, c, d, r = (
+        problem.batch, problem.length, problem.channels, problem.order, problem.rows
+    )  # fmt: skip
+    steps = chunk_length(T, d, r)
+    flops = 2.0 * b * T * c * (inputs + d) * r + 2.0 * c * steps * d * d * r
+    return Cost(flops, 4.0 * b * T * r + 4.0 * c * (steps + d) * steps * r)
+
+
+def chunks_readout_seconds(problem: Problem) -> float:
+    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
+    return seconds_of_chunks(problem, chunks_readout_cost(problem).flops, problem.rows)

@@ -1,0 +1,186 @@
+"""The public entry to read-outs of a linear memory: their methods, the choice and the run."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lmu._arguments import explained, optional, word
+from lmu._arguments import tensor as tensor_rule
+from lmu.ops._checks import check_memory, check_readout
+from lmu.ops._modes import compute_dtype, is_transformed, no_autocast
+from lmu.ops.cost import (
+    CostFunction,
+    MethodChoice,
+    Problem,
+    Seconds,
+    check_choice,
+    compare,
+    explain_comparison,
+)
+from lmu.ops.memory.dispatch import problem_of
+from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_seconds
+from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_seconds
+from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
+from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
+
+# (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
+Run = Callable[..., tuple[Tensor, Tensor]]
+
+
+class ReadoutMethod(NamedTuple):
+    """One algorithm."""
+
+    run: Run
+    cost: CostFunction
+    seconds: Seconds | None = None  # of those that are compared by time
+
+
+READOUT_METHODS: dict[str, ReadoutMethod] = {
+    "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
+    "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
+    "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
+    "triton": ReadoutMethod(kernels_readout, kernels_readout_cost),  # by name only, as yet
+}
+
+
+def choose_readout(
+    problem: Problem, *, initial_state: bool = False, transformed: bool = False
+) -> str:
+    """Choose the method of a read-out: a pure function, the same everywhere, and cached.
+
+    Args:
+        problem: Its sizes.
+        initial_state: Whether the memory starts from a state.
+        transformed: Whether a compiler or ``torch.func`` sees the call.
+    """
+    try:
+        return _decide(problem, initial_state, transformed)[0]
+    except TypeError:  # of what cannot be looked up in a cache
+        check_choice(problem, initial_state=initial_state, transformed=transformed)
+        raise
+
+
+def explain_readout(
+    problem: Problem, *, initial_state: bool = False, transformed: bool = False
+) -> MethodChoice:
+    """The choice of :func:`choose_readout` with its reason and cost."""
+    method = choose_readout(problem, initial_state=initial_state, transformed=transformed)
+    reason = _decide(problem, initial_state, transformed)[1]
+    if not reason:
+        reason = f"all outputs: {explain_comparison(_seconds(problem))}"
+    return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _decide(problem: Problem, initial_state: bool, transformed: bool) -> tuple[str, str]:
+    """The method and the reason, which is empty where times decide."""
+    check_choice(problem, initial_state=initial_state, transformed=transformed)
+    if problem.length == 1:
+        return "states", "a single step has no time to share"
+    if initial_state:
+        return "chunked", "an initial state is one more row of a chunk's product"
+    if transformed:
+        return "chunked", "compilers and torch.func see plain products in it"
+    return next(iter(_seconds(problem))), ""
+
+
+def _seconds(problem: Problem) -> dict[str, float]:
+    return compare(problem, {k: m.seconds for k, m in READOUT_METHODS.items() if m.seconds})
+
+
+_tensor = tensor_rule(floating=True)
+
+
+@explained(
+    u=_tensor,
+    x=_tensor,
+    Ad=_tensor,
+    Bd=_tensor,
+    W_m=_tensor,
+    W_x=_tensor,
+    bias=_tensor,
+    m_0=optional(_tensor),
+    method=word,
+    H=optional(_tensor),
+)
+def readout(
+    u: Tensor,
+    x: Tensor,
+    Ad: Tensor,
+    Bd: Tensor,
+    W_m: Tensor,
+    W_x: Tensor,
+    bias: Tensor,
+    m_0: Tensor | None = None,
+    *,
+    method: str = "auto",
+    H: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Hidden units ``relu(W_m m_t + W_x x_t + b)`` of the memory ``m_t = Ad m_{t-1} + Bd u_t``.
+
+    The read-out is linear before the relu, so that the memory's states need not be formed. All in
+    the dtype of ``u`` but at least float32, also under autocast. Differentiable in every argument.
+
+    Args:
+        u: Encoded input (batch, time, channels).
+        x: Input (batch, time, input).
+        Ad: (order, order), of the precision of ``u`` or better.
+        Bd: (order,), of the dtype of ``Ad``.
+        W_m: (hidden, channels * order), channel after channel.
+        W_x: (hidden, input).
+        bias: (hidden,).
+        m_0: Memory before the first step (batch, channels, order); zeros if None.
+        method: ``"auto"``, or a key of :data:`READOUT_METHODS`.
+        H: The impulse response (order, at least time), to save computing it.
+
+    Returns:
+        Hidden units (batch, time, hidden) and the last memory state (batch, channels, order).
+
+    Raises:
+        TypeError: An argument is not floating, or dtypes are mixed.
+        ValueError: A rank, size or device does not fit; the method is unknown.
+
+    Source: Chilkuri & Eliasmith, ICML 2021, equations 19, 20 and 26.
+    """
+    check_memory(u, Ad, Bd, m_0, H)
+    check_readout(u, x, Bd, W_m, W_x, bias)
+    if method != "auto" and (not isinstance(method, str) or method not in READOUT_METHODS):
+        raise ValueError(f"method must be 'auto' or one of {list(READOUT_METHODS)}, got {method!r}")
+    return run_readout(u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H)
+
+
+def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
+    """The method for an input (batch, time, channels) and a number of hidden units."""
+    if torch.compiler.is_compiling():
+        return "chunked"  # whatever the length, which the compiler should not look at
+    return _decide(problem_of(u, Bd, rows), initial_state, is_transformed())[0]
+
+
+def run_readout(
+    u: Tensor,
+    x: Tensor,
+    Ad: Tensor,
+    Bd: Tensor,
+    W_m: Tensor,
+    W_x: Tensor,
+    bias: Tensor,
+    m_0: Tensor | None = None,
+    *,
+    method: str = "auto",
+    H: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`readout` of arguments that have been checked."""
+    if method == "auto":
+        method = pick_readout(u, Bd, W_m.shape[0], m_0 is not None)
+    run, dtype = READOUT_METHODS[method].run, compute_dtype(u.dtype)
+    with no_autocast(u.device):
+        u, x, W_m, W_x, bias = (t.to(dtype) for t in (u, x, W_m, W_x, bias))
+        if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
+            u, x = (pad(t, (0, 0, 0, 0, 0, 1)) for t in (u, x))
+            y, m_n = run(u, x, Ad, Bd, W_m, W_x, bias, None, H)
+            return y[:0], m_n[:0]
+        return run(u, x, Ad, Bd, W_m, W_x, bias, m_0, H)

@@ -1,0 +1,46 @@
+"""The read-out of all memory states, which are formed first."""
+
+import torch
+from torch import Tensor
+
+from lmu.ops._modes import is_transformed
+from lmu.ops.cost import GEMM, Cost, Problem
+from lmu.ops.memory.dispatch import run_memory
+from lmu.ops.memory.fft import fft_cost, fft_seconds
+from lmu.ops.memory.recurrent import recurrent_cost
+
+# Seconds of a result that is written and read again; the second where there are so many that the
+# system must hand out their memory page by page. Fitted on two cores, see docs/engine.md.
+WRITE = (2e-9, 5e-9)
+
+
+def states_readout(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None, H: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """All memory states first, then the read-out: as the equations say.
+
+    Cost: that of the memory, and 2 b T c d r FLOPs; memory b T c d floats, several times over.
+    """
+    m, m_n = run_memory(u, Ad, Bd, m_0, H=H)
+    if is_transformed():
+        return torch.relu(m.flatten(2) @ W_m.mT + x @ W_x.mT + bias), m_n
+    # In place: what comes before needs none of it for backward.
+    z = torch.addmm(bias, x.flatten(0, 1), W_x.mT)
+    z.addmm_(m.flatten(2).flatten(0, 1), W_m.mT).relu_()
+    return z.unflatten(0, x.shape[:2]), m_n
+
+
+def states_readout_cost(problem: Problem) -> Cost:
+    """Cost of the hidden units at all steps from all states."""
+    p, values = problem, problem.batch * problem.length * problem.rows
+    states = recurrent_cost(p) if p.length == 1 else fft_cost(p)
+    flops = states.flops + 2.0 * values * p.channels * p.order
+    return Cost(flops, states.bytes + 8.0 * values)
+
+
+def states_readout_seconds(problem: Problem) -> float:
+    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
+    values = problem.batch * problem.length * problem.rows
+    products = 6.0 * values * problem.channels * problem.order / GEMM
+    return fft_seconds(problem) + products + values * WRITE[4 * values > 2**25]
