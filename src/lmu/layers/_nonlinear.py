@@ -22,14 +22,14 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._hidden import TANH, Module, Tanh, is_recurrent
+from lmu.layers._hidden import TANH, CellAdapter, is_recurrent
 from lmu.layers._legendre import LegendreModule, initialize
-from lmu.layers._loop import Memory, run_steps
 from lmu.layers._modules import reset_modules
 from lmu.layers._stateful import Asked, activate
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, lmu_step
 from lmu.ops._modes import compute_dtype, memory_dtype, no_autocast
+from lmu.ops.lmu.loop import DefaultCell, Memory, run_steps
 from lmu.theory.rounding import flush
 
 Activation = Callable[[Tensor], Tensor]
@@ -234,12 +234,12 @@ class NonlinearLMU(LegendreModule):
     def _biased(self) -> bool:
         return self.memory_bias or self.hidden_bias
 
-    def _cell(self) -> Tanh | Module:
+    def _cell(self) -> DefaultCell | CellAdapter:
         """The hidden cell of the general recurrence."""
         if isinstance(self.hidden_cell, str):
             weights = self._weights(ones=True)
-            return Tanh(weights.W_x, weights.W_h, weights.W_m)
-        return Module(
+            return DefaultCell(weights.W_x, weights.W_h, weights.W_m)
+        return CellAdapter(
             self.hidden_cell,
             self._recurrent,
             self.input_to_hidden,
@@ -301,7 +301,7 @@ class NonlinearLMU(LegendreModule):
         # An activation that works in place must not write to the caller's input.
         u = u.clone() if u is x and self.encoder_activation is not None else u
         n = self.hidden_size
-        if isinstance(cell, Module):
+        if isinstance(cell, CellAdapter):
             return run_steps(u, x, h, m, memory, cell, n, alive, record=record)
         x = F.pad(x, (0, 1), value=1.0)
         y, h, m = run_steps(u, x, h, m, memory, cell, n, alive, record=record)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu._arguments import checked, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import check_flag, check_sequence, check_sequences
-from lmu.layers._hidden import TANH, Module, last_alive, output_of
+from lmu.layers._hidden import TANH, CellAdapter
 from lmu.layers._modules import is_hooked
 from lmu.layers._nonlinear import Activation, HiddenCell, NonlinearLMU
 from lmu.layers._ragged import Ragged, align_left, align_right, unpack
@@ -30,6 +30,7 @@ from lmu.ops import (
     memory,
 )
 from lmu.ops._modes import compute_dtype, is_transformed, no_autocast, widen
+from lmu.ops._states import last_valid, output_of
 
 Sequences = Tensor | PackedSequence
 Lengths = Tensor | Sequence[int] | None
@@ -306,11 +307,11 @@ class LMU(NonlinearLMU):
         if self._coupled or self.method == "loop":
             return self._loop(x, h, m, alive)
         dtype, cell = self._like().dtype, self._cell()
-        last = not every and isinstance(cell, Module) and not cell.recurrent
+        last = not every and isinstance(cell, CellAdapter) and not cell.recurrent
         last = last and alive is None
         states, m_n = self._linear_memory(x, None if from_zero else m, last)
-        m = m_n if alive is None else last_alive(states, alive, m).to(m.dtype)
-        if isinstance(cell, Module):
+        m = m_n if alive is None else last_valid(states, alive, m).to(m.dtype)
+        if isinstance(cell, CellAdapter):
             y, h = cell.sequence(states, x[:, -1:] if last else x, h, alive)
             return y, h, m
         with no_autocast(x.device):

@@ -1,24 +1,27 @@
 """The LMU whose hidden state is not fed back into the memory: only h is sequential."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lmu.ops._modes import widen
 from lmu.ops.cost import Cost, Problem
-from lmu.ops.lmu.loop import LMUWeights
+from lmu.ops.lmu.naive import LMUWeights
 from lmu.ops.memory.chunked import chunk_length, chunked_readout
 from lmu.ops.recurrence import recurrence
 
 
 def parallel(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: object = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: object = None,
+    activation: str | Callable[[Tensor], Tensor] = "tanh",
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, for ``e_h = 0``.
 
     The memory is then linear in the input, ``m_t = (Ad + Bd e_m) m_{t-1} + Bd e_x x_t``, and its
-    share of the tanh's argument is evaluated for all steps at once, in chunks. Several channels
-    must not feed each other: for them ``e_m`` is not read.
+    share of the activation's argument is evaluated for all steps at once, in chunks. Several
+    channels must not feed each other: for them ``e_m`` is not read.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
     first step. ``powers`` are not used.
@@ -29,7 +32,7 @@ def parallel(
     w = weights
     a, m_n = _memory(F.linear(x, w.e_x), m, w)
     a = a[:, : x.shape[1]] + F.linear(x, w.W_x)
-    y = recurrence(a, h, w.W_h)
+    y = recurrence(a, h, w.W_h, activation)
     return y, y[:, -1].clone(), m_n
 
 
