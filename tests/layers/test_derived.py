@@ -186,9 +186,7 @@ def test_a_matrix_of_the_users_is_what_all_paths_compute_with(name, how):
     again = copy.deepcopy(layer).float().double()
     torch.testing.assert_close(again.memory.Ad, layer.memory.Ad, rtol=0, atol=0)
     if name == "LMUFFT-last":
-        m = memory(torch.relu(layer.W_u(x)), layer.memory.Ad, layer.memory.Bd, method="naive")[
-            1
-        ]
+        m = memory(torch.relu(layer.W_u(x)), layer.memory.Ad, layer.memory.Bd, method="naive")[1]
         torch.testing.assert_close(layer(x, return_state=True)[1][1], m.flatten(1))
 
 

@@ -17,18 +17,19 @@ BLOCKS = "Tensor x, Tensor h_0, Tensor m_0, Tensor X, Tensor M, Tensor W, Tensor
 CHUNKS = "Tensor given, Tensor R, Tensor x1, Tensor W1"
 LINE = "Tensor Ad, Tensor steps, str group, str way"
 SCHEMAS = {
-    "blocks": f"(bool kernels, {BLOCKS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "blocks": f"(bool kernels, str activation, {BLOCKS}) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
     "blocks_backward": "(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
-    "bool kernels) -> Tensor[]",
+    "bool kernels, str activation) -> Tensor[]",
     "block_dynamics": "(Tensor Ad, Tensor Bd, SymInt channels, SymInt steps, Tensor like) "
     "-> (Tensor, Tensor)",
     "final": "(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor",
     "final_backward": "(Tensor dm, Tensor Ad, Tensor Bd, SymInt length, bool with_m_0) "
     "-> (Tensor, Tensor)",
-    "recurrence": "(Tensor a, Tensor h, Tensor W, bool linear) -> Tensor",
-    "recurrence_backward": "(Tensor dy, Tensor y, Tensor W, bool linear) -> Tensor",
-    "readout_chunks": f"({CHUNKS}) -> Tensor",
-    "readout_chunks_backward": f"(Tensor dy, Tensor y, {CHUNKS}) "
+    "recurrence": "(Tensor a, Tensor h, Tensor W, str activation) -> Tensor",
+    "recurrence_backward": "(Tensor dy, Tensor y, Tensor W, str activation) -> Tensor",
+    "readout_chunks": f"({CHUNKS}, bool relu) -> Tensor",
+    "readout_chunks_backward": f"(Tensor dy, Tensor y, {CHUNKS}, bool relu) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
     "agree": "(Tensor like, SymInt steps, str group) -> Tensor",
     "from_last": "(Tensor value, str group) -> Tensor",

@@ -4,11 +4,12 @@ from types import BuiltinFunctionType
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.state import State
+from lmu.ops._activations import activation_of
 from lmu.ops._modes import compute_dtype, widen
 from lmu.ops._sum import STRETCH
 from lmu.theory.rounding import flush, flush_
@@ -25,7 +26,7 @@ class FFTBackend:
     @staticmethod
     def fits(layer: object) -> TypeGuard[LMUFFT]:
         """True if all weights can be read, and none is a module's that must be called."""
-        if not isinstance(layer, LMUFFT) or is_hooked(layer):
+        if not isinstance(layer, LMUFFT) or is_hooked(layer) or layer.memory._own_hooks:
             return False
         return is_simple(layer.W_h) and (layer.W_u is None or is_simple(layer.W_u))
 
@@ -40,6 +41,9 @@ class FFTBackend:
         self.encode = encode = layer.encoder_activation
         if encode is not None and not isinstance(encode, BuiltinFunctionType):
             self.encode = torch.no_grad()(encode)  # it may have parameters
+        self.activate = activation_of(layer.hidden_activation).in_place
+        if isinstance(layer.hidden_activation, nn.Module):
+            self.activate = torch.no_grad()(layer.hidden_activation)
         self.W_u = self.b_u = None
         if layer.W_u is not None:
             u = layer.W_u
@@ -75,7 +79,7 @@ class FFTBackend:
         torch.add(self.base, self.delta, out=self.m)
         if self.x.shape[1]:
             self.x.copy_(x)
-        self.h = torch.mm(self.all, self.W).relu_()
+        self.h = self.activate(torch.mm(self.all, self.W))
         self.age += 1
         if self.age == STRETCH:
             self._fold()
@@ -92,7 +96,7 @@ class FFTBackend:
         m.copy_(flush(total.to(self.dtype)))
         if columns.shape[1]:
             columns.copy_(x)
-        h = torch.mm(now, self.W).relu_()
+        h = self.activate(torch.mm(now, self.W))
         for part, new in ((self.total, total), (self.base, m), (self.all, now), (self.h, h)):
             part.index_copy_(0, rows, new)
         return h.to(self.out)

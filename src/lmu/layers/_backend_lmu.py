@@ -1,4 +1,4 @@
-"""A stream of the nonlinear LMU: slots are prepared for the steps of a block at once."""
+"""A stream of the nonlinear LMU: block states are prepared for all steps of a block at once."""
 
 from typing import TypeGuard
 
@@ -9,27 +9,34 @@ from torch.nn.functional import linear, pad
 from lmu.layers._modules import is_hooked
 from lmu.layers.lmu import LMU
 from lmu.layers.state import State
-from lmu.ops import LMUWeights, block_length, lmu_step
+from lmu.ops import LMUWeights, block_length
+from lmu.ops._activations import ACTIVATIONS, is_fused
 from lmu.ops._modes import widen
 from lmu.ops.lmu.block_matrices import block_matrices
 from lmu.ops.lmu.blocks_forward import BlockStates
+from lmu.ops.lmu.loop import run_lmu_step
 from lmu.theory.rounding import flush, flush_
 
 
 class LMUBackend:
-    """The nonlinear LMU in blocks: slots are prepared for some steps at once.
+    """The nonlinear LMU in blocks: what the memory adds to a block's steps is computed at once.
 
-    All streams are at the same step of a block, ``at``, from 0 to its length. Where some of them
-    step alone, the block ends there, and all go step by step, until so many steps in a row are of
-    all streams as a block has: ``at`` counts them down, and at its length + 1 a block begins again.
+    All streams share a block; ``at`` of its ``length`` steps are done. A step of only some streams
+    ends the block, and ``at`` is None: then all step by the equations themselves. A block begins
+    again when ``waiting`` more steps were of all streams, as many as a block has: it would not pay
+    for fewer.
     """
+
+    at: int | None
+    waiting: int
 
     @staticmethod
     def fits(layer: object) -> TypeGuard[LMU]:
         """True for the published recurrence, all of whose weights can be read."""
-        if not isinstance(layer, LMU) or is_hooked(layer):
+        if not isinstance(layer, LMU) or is_hooked(layer) or layer.memory._own_hooks:
             return False
-        return isinstance(layer.hidden_cell, str) and layer._linear_encoder
+        own = isinstance(layer.hidden_cell, str) and is_fused(layer.hidden_activation)
+        return own and layer._linear_encoder
 
     def __init__(self, layer: LMU, batch: int) -> None:
         weights = layer._weights(ones=layer._biased)
@@ -38,16 +45,18 @@ class LMUBackend:
         powers = layer._system().powers(layer.memory_channels, steps, dtype)
         self.o = o = block_matrices(weights, powers)
         self.weights = LMUWeights(*(w.clone() for w in weights))
+        self.activation = layer.hidden_activation
+        self.activate = ACTIVATIONS[layer.hidden_activation].in_place
         self.dtype, self.out, self.n = dtype, layer._like().dtype, layer.hidden_size
         self.biased, self.c = layer._biased, layer.memory_channels
         self.length = steps = len(o.D) - 1
         W = o.W.expand(steps, -1, -1)
         self.R = torch.baddbmm(W, W, o.D[:-1]).flatten(0, 1).mT.contiguous()
-        self.slots = BlockStates(o.W, batch, steps, len(o.M), self.n, self.c)
+        self.states = BlockStates(o.W, batch, steps, len(o.M), self.n, self.c)
         self.first, self.E = o.M[: self.n], o.D[-1].mT.contiguous()
-        # Of the step before the block, or where the streams go step by step, of the last one.
+        # Before the block, or without one after the last step.
         self.h, self.m = o.W.new_empty(batch, self.n), o.W.new_empty(batch, o.W.shape[1])
-        self.total = widen(self.m)  # of which m is what is multiplied
+        self.total = widen(self.m)  # the memory in float64, of which m is the narrow copy
         self.layer, self.batch = layer, batch
         self.start(None)
 
@@ -55,67 +64,67 @@ class LMUBackend:
         h, m = self.layer._checked_state(self.batch, state)
         self.h.copy_(h)
         self.total = widen(m).clone()
-        self._read()
-        self._open()
+        self._narrow()
+        self._begin_block()
 
-    def _read(self) -> None:
+    def _narrow(self) -> None:
         flush_(self.m.copy_(self.total))
         flush_(self.h)
 
-    def _open(self) -> None:
-        self.before, self.M, self.at = self.h, self.first, 0
-        torch.mm(self.m, self.R, out=self.slots.long)
+    def _begin_block(self) -> None:
+        self.before, self.M, self.at, self.waiting = self.h, self.first, 0, 0
+        torch.mm(self.m, self.R, out=self.states.long)
+
+    def _end_block(self) -> None:
+        """Bring ``h`` and ``m`` up to the last step, and step by the equations from there."""
+        h, self.total = self._now()
+        if h is not self.h:
+            self.h.copy_(h)
+        self._narrow()
+        self.before, self.at = self.h, None
 
     def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        s, at = self.slots, self.at
         x = x if x.dtype == self.dtype else x.to(self.dtype)
         if rows is not None:
-            if at <= self.length:
-                self._close()
-            self.at = 2 * self.length
+            self._end_block()
+            self.waiting = self.length - 1
             return self._step(x, rows)
-        if at >= self.length:
-            if at > self.length + 1:
-                self.at = at - 1
-                return self._step(x, None)
-            self._close()
-            self._open()
+        if self.waiting:
+            self.waiting -= 1
+            return self._step(x, None)
+        at = self.at
+        if at is None or at == self.length:
+            self._end_block()
+            self._begin_block()
             at = 0
-        slot = s.steps[at]
-        slot.addmm_(pad(x, (0, 1), value=1.0) if self.biased else x, self.o.X)
-        slot.addmm_(self.before, self.M)
-        h = s.hidden[at].tanh_()
-        self.before, self.M, self.at = slot, self.o.M, at + 1
+        state = self.states.steps[at]
+        state.addmm_(pad(x, (0, 1), value=1.0) if self.biased else x, self.o.X)
+        state.addmm_(self.before, self.M)
+        h = self.activate(self.states.hidden[at])
+        self.before, self.M, self.at = state, self.o.M, at + 1
         return h.clone() if self.dtype == self.out else h.to(self.out)
 
-    def _close(self) -> None:
-        """End the block, whole or not, if there is one."""
-        h, self.total = self._now()
-        if self.at <= self.length:
-            self.h.copy_(h)
-        self._read()
-        self.before, self.at = self.h, self.length + 1
-
     def _now(self) -> tuple[Tensor, Tensor]:
-        """The hidden state and the memory of the last step."""
-        total, at = self.total, self.at
-        if 0 < at <= self.length:
-            held = at * self.c
-            E = self.E if at == self.length else self.o.D[at].mT
-            increment = torch.mm(self.m, E)
-            increment.addmm_(self.before[:, self.n : self.n + held], self.o.H[:held])
-            total = total + increment
-        return self.before[:, : self.n], total
+        """The hidden state and the memory after the last step."""
+        at = self.at
+        if not at:
+            return self.h, self.total
+        E = self.E if at == self.length else self.o.D[at].mT
+        increment = torch.mm(self.m, E)
+        inputs = at * self.c
+        increment.addmm_(self.before[:, self.n : self.n + inputs], self.o.H[:inputs])
+        return self.before[:, : self.n], self.total + increment
 
     def _step(self, x: Tensor, rows: Tensor | None) -> Tensor:
         w = self.weights
         x = pad(x, (0, 1), value=1.0) if self.biased else x
-        given = linear(x, w.e_x), linear(x, w.W_x)
+        shares = linear(x, w.e_x), linear(x, w.W_x)
         if rows is None:
-            h, self.total = lmu_step(*given, self.h, self.total, w)
+            h, self.total = run_lmu_step(*shares, self.h, self.total, w, self.activation)
             self.h.copy_(flush_(h))
         else:
-            h, total = lmu_step(*given, self.h[rows], self.total[rows], w)
+            before = self.h[rows], self.total[rows]
+            h, total = run_lmu_step(*shares, *before, w, self.activation)
             self.h.index_copy_(0, rows, flush_(h))
             self.total.index_copy_(0, rows, total)
         return h.to(self.out)
@@ -125,5 +134,5 @@ class LMUBackend:
         return h.to(self.out, copy=True), flush(total.to(self.dtype))
 
     def reset(self, rows: Tensor) -> None:
-        for part in (self.slots.all, self.before, self.m, self.total):
+        for part in (self.states.all, self.before, self.h, self.m, self.total):
             part[rows] = 0

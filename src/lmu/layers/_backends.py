@@ -8,12 +8,12 @@ from torch import Tensor
 
 from lmu._arguments import shown
 from lmu.layers._base import MemoryLayer
-from lmu.layers._hidden import output_of
 from lmu.layers._modules import unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import Begun, State, map_state
 from lmu.ops._modes import compute_dtype, widen
+from lmu.ops._states import output_of
 from lmu.theory.rounding import narrow
 
 

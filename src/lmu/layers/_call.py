@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lmu.layers._checks import check_size
-from lmu.layers._hidden import output_of
 from lmu.layers._modules import unwrap
 from lmu.layers.state import State
+from lmu.ops._states import output_of
 
 
 def call(

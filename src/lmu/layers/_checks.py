@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lmu._arguments import LARGEST, shown
-from lmu.layers._activations import ACTIVATIONS
 from lmu.layers._hidden import RNN, size_of
+from lmu.ops._activations import ACTIVATIONS, activation_of, check_activation
 from lmu.ops._modes import compute_dtype, power_dtype
 
 
@@ -74,25 +74,11 @@ def check_parts(cell: nn.Module, like: Tensor) -> None:
             )
 
 
-def check_activation(value: Any) -> Any:
+def check_encoder_activation(value: Any) -> Any:
     """Return an encoder's activation as a function, or None for none."""
     if value is None:
         return None
-    value = check_hidden_activation(value, "encoder_activation")
-    return ACTIVATIONS[value] if isinstance(value, str) else value
-
-
-def check_hidden_activation(value: Any, name: str = "hidden_activation") -> Any:
-    """Return an activation if it is a name or a function."""
-    if isinstance(value, str):
-        if value not in ACTIVATIONS:
-            raise ValueError(f"{name} must be one of {list(ACTIVATIONS)}, got {value!r}")
-    elif not callable(value):
-        raise TypeError(
-            f"{name} must be a function such as torch.tanh or one of {list(ACTIVATIONS)}, "
-            f"got {value!r}"
-        )
-    return value
+    return activation_of(check_activation(value, "encoder_activation")).function
 
 
 def check_cell_state(

@@ -129,6 +129,11 @@ class Dynamics(nn.Module):
         return theta
 
     @property
+    def _own_hooks(self) -> bool:
+        """True if a call of this module does more than its ``forward``."""
+        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+
+    @property
     def _sharded(self) -> bool:
         """True if a process holds only its part of ``log_theta``."""
         return hasattr(self.log_theta, "full_tensor")

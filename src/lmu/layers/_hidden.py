@@ -4,47 +4,17 @@ import inspect
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu.layers._modules import is_hooked
-from lmu.layers._ragged import at_steps
-from lmu.layers.state import State, map_state
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._modes import is_autocast, is_transformed
-from lmu.ops.recurrence import recurrence
+from lmu.ops._states import State, freeze, last_valid, map_state, output_of
 
 RNN = "rnn"  # the name of the default cell, whose weights are the layer's own
 
 
-class Tanh(NamedTuple):
-    """``h_t = tanh(W_x x_t + W_h h_{t-1} + W_m m_t)``, a bias being a column of ``W_x``."""
-
-    W_x: Tensor
-    W_h: Tensor
-    W_m: Tensor
-
-    def start(self, u: Tensor, h: State) -> State:
-        """The state before the first step, if there is one."""
-        return h
-
-    def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
-        """Output and state of one step, from the memory, the input and the state before."""
-        h = torch.addmm(self._given(m, x), h, self.W_h.mT).tanh()
-        return h, h
-
-    def sequence(
-        self, m: Tensor, x: Tensor, h: State, alive: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """As :meth:`Module.sequence`."""
-        y = recurrence(self._given(m, x), h, self.W_h)
-        return y, last_alive(y, alive, h)
-
-    def _given(self, m: Tensor, x: Tensor) -> Tensor:
-        return F.linear(m, self.W_m) + F.linear(x, self.W_x)
-
-
-class Module(NamedTuple):
+class CellAdapter(NamedTuple):
     """A module of the user's, or None, that reads ``[m_t; x_t]`` or ``m_t`` alone."""
 
     cell: nn.Module | None
@@ -52,6 +22,10 @@ class Module(NamedTuple):
     reads_input: bool
     hidden_size: int
     dtype: torch.dtype
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The input itself."""
+        return x
 
     def start(self, u: Tensor, state: State) -> State:
         """The state before the first step; None if only the cell knows it."""
@@ -71,36 +45,36 @@ class Module(NamedTuple):
         return y, y
 
     def sequence(
-        self, m: Tensor, x: Tensor, state: State, alive: Tensor | None = None
+        self, m: Tensor, x: Tensor, state: State, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Outputs of all steps and the last state, where the memory is known beforehand.
 
-        Where ``alive`` (batch, time, 1) is False there is padding: outputs mean nothing there, and
+        Where ``mask`` (batch, time, 1) is False there is padding: outputs mean nothing there, and
         the state is that before it.
         """
         z = self._join(m, x)
         if self.recurrent:
-            return self._recurrence(z, state, alive)
-        y = self._checked(z if self.cell is None else self._all_steps(z, alive))
-        return y, last_alive(y, alive, state)
+            return self._recurrence(z, state, mask)
+        y = self._checked(z if self.cell is None else self._all_steps(z, mask))
+        return y, last_valid(y, mask, state)
 
-    def _all_steps(self, z: Tensor, alive: Tensor | None) -> Tensor:
+    def _all_steps(self, z: Tensor, mask: Tensor | None) -> Tensor:
         # Flat, so that a normalization sees features last, as it does step by step; and one over
         # the batch must not see padding.
-        if alive is None or not _mixes_rows(self.cell):
+        if mask is None or not _mixes_rows(self.cell):
             return self._call(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        found = self._call(z[alive.squeeze(2)])
-        return found.new_zeros(*z.shape[:2], found.shape[-1]).masked_scatter(alive, found)
+        found = self._call(z[mask.squeeze(2)])
+        return found.new_zeros(*z.shape[:2], found.shape[-1]).masked_scatter(mask, found)
 
-    def _recurrence(self, z: Tensor, state: State, alive: Tensor | None) -> tuple[Tensor, State]:
+    def _recurrence(self, z: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         state = _start(self.cell, z, state)
-        if alive is None and _has_kernel(self.cell, z):
+        if mask is None and _has_kernel(self.cell, z):
             return _run_kernel(self.cell, z, state)
-        xs = (z,) if alive is None else (z, alive)
+        xs = (z,) if mask is None else (z, mask)
 
         def step(carry: Carry, slices: Slices) -> Stepped:
-            z_t, *alive_t = slices
-            after = freeze(self._kept(self._call(z_t, carry[0])), carry[0], *alive_t)
+            z_t, *mask_t = slices
+            after = freeze(self._kept(self._call(z_t, carry[0])), carry[0], *mask_t)
             return (after,), self._checked(output_of(after))
 
         (state,), y = over_time(step, (state,), xs)
@@ -124,32 +98,6 @@ class Module(NamedTuple):
 
     def _kept(self, state: State) -> State:
         return map_state(lambda s: s.to(self.dtype) if s.is_floating_point() else s, state)
-
-
-def last_alive(y: Tensor, alive: Tensor | None, before: Tensor | None = None) -> Tensor:
-    """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size).
-
-    Of a sequence without a step it is what was there ``before``, or zero.
-    """
-    if alive is None:
-        return y[:, -1].clone()
-    steps = alive.sum(1, keepdim=True)
-    last = at_steps(y, (steps - 1).clamp(min=0).squeeze(2)).squeeze(1)
-    start = last.new_zeros(()) if before is None else before.to(last.dtype)
-    return torch.where(steps.squeeze(2) > 0, last, start)
-
-
-def freeze(state: State, before: State, alive: Tensor | None = None) -> State:
-    """The new state where a step is no padding (batch, 1), and the one before where it is."""
-    if alive is None:
-        return state
-    if before is None:
-        before = map_state(torch.zeros_like, state)
-
-    def choose(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(alive.view(-1, *[1] * (new.ndim - 1)), new, old)
-
-    return map_state(choose, state, before)
 
 
 def is_recurrent(cell: nn.Module | None) -> bool:
@@ -178,11 +126,6 @@ def is_recurrent(cell: nn.Module | None) -> bool:
         )
     second = arguments[1].default if len(arguments) > 1 else 0
     return second is None or second is inspect.Parameter.empty
-
-
-def output_of(state: State) -> Tensor:
-    """The hidden units in a cell's state: the state, or the first of several tensors."""
-    return output_of(state[0]) if isinstance(state, (tuple, list)) else state
 
 
 def size_of(cell: nn.Module | None, memory: int) -> int | None:

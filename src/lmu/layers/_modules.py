@@ -62,6 +62,15 @@ def name_of(module: Any) -> str:
     return f"{name} with hooks" if isinstance(module, nn.Module) and is_hooked(module) else name
 
 
+def name_of_function(function: Any) -> str:
+    """An activation's name, for ``extra_repr``."""
+    return (
+        repr(function)
+        if isinstance(function, str)
+        else getattr(function, "__name__", type(function).__name__)
+    )
+
+
 def reset_modules(*parts: object) -> None:
     """Draw the parameters of modules anew, where they and what they hold say how."""
     for part in parts:

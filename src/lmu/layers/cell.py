@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmu.layers._activations import describe_function
 from lmu.layers._base import MemoryLayer, initialize
 from lmu.layers._checks import (
-    check_activation,
     check_cell_state,
+    check_encoder_activation,
     check_flag,
-    check_hidden_activation,
     check_hidden_cell,
     check_input,
     check_pair,
@@ -23,14 +21,15 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._hidden import RNN, Module, Tanh, is_recurrent
-from lmu.layers._loop import Memory, run_steps
-from lmu.layers._modules import reset_modules
+from lmu.layers._hidden import RNN, CellAdapter, is_recurrent
+from lmu.layers._modules import name_of_function, reset_modules
 from lmu.layers._stateful import Asked, activate
 from lmu.layers.memory import LegendreMemory
 from lmu.layers.state import State
-from lmu.ops import LMUWeights, lmu_step
+from lmu.ops import LMUWeights
+from lmu.ops._activations import check_activation
 from lmu.ops._modes import compute_dtype, memory_dtype, no_autocast
+from lmu.ops.lmu.loop import DefaultCell, Memory, run_lmu_step, run_steps
 from lmu.theory.rounding import flush
 
 Activation = Callable[[Tensor], Tensor]
@@ -154,13 +153,13 @@ class LMUCell(MemoryLayer):
         self.encode_input = check_flag("encode_input", encode_input)
         self.memory_bias = check_flag("memory_bias", memory_bias)
         self.hidden_bias = check_flag("hidden_bias", hidden_bias)
-        self.encoder_activation = check_activation(encoder_activation)
+        self.encoder_activation = check_encoder_activation(encoder_activation)
         self.dropout = check_probability("dropout", dropout)
         self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
         read = self._state_size + input_size * input_to_hidden
         self.hidden_size = check_hidden_cell(hidden_cell, hidden_size, read)
         self.hidden_cell = hidden_cell
-        self.hidden_activation = check_hidden_activation(hidden_activation)
+        self.hidden_activation = check_activation(hidden_activation, "hidden_activation")
         self._recurrent = isinstance(hidden_cell, nn.Module) and is_recurrent(hidden_cell)
         self._asked = Asked(memory_channels), Asked(read)
         self.initializers = initializers
@@ -216,7 +215,7 @@ class LMUCell(MemoryLayer):
 
         Biases start at zero. A module as hidden cell draws its own; ``initializers`` come last.
         """
-        reset_modules(self.hidden_cell, self.encoder_activation)
+        reset_modules(self.hidden_cell, self.encoder_activation, self.hidden_activation)
         self._reset_own_parameters()
 
     def _reset_own_parameters(self) -> None:
@@ -243,9 +242,9 @@ class LMUCell(MemoryLayer):
         for name in ("dropout", "recurrent_dropout"):
             text += f", {name}={getattr(self, name)}" if getattr(self, name) else ""
         if self.encoder_activation is not None:
-            text += f", encoder_activation={describe_function(self.encoder_activation)}"
+            text += f", encoder_activation={name_of_function(self.encoder_activation)}"
         if self.hidden_activation != "tanh":
-            text += f", hidden_activation={describe_function(self.hidden_activation)}"
+            text += f", hidden_activation={name_of_function(self.hidden_activation)}"
         return text + (", hidden_cell=None" if self.hidden_cell is None else "")
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Any, Tensor]:
@@ -267,6 +266,15 @@ class LMUCell(MemoryLayer):
             ValueError: A shape or device does not fit.
         """
         return self._step(x, state)[1]
+
+    def _prepare(self, x: Any) -> None:
+        super()._prepare(x)
+        if self.memory._own_hooks:
+            raise ValueError(
+                "a hook of the memory is never called: this layer advances the memory together "
+                "with its hidden units. Register it with the layer, or use "
+                "torch.nn.utils.parametrize for weights that are computed"
+            )
 
     def _like(self) -> Tensor:
         for parameter in (self.W_m, self.e_x, self.e_h, self.e_m):
@@ -328,12 +336,12 @@ class LMUCell(MemoryLayer):
     def _biased(self) -> bool:
         return self.memory_bias or self.hidden_bias
 
-    def _cell(self) -> Tanh | Module:
+    def _cell(self) -> DefaultCell | CellAdapter:
         """The hidden cell of the general recurrence."""
         if isinstance(self.hidden_cell, str):
             weights = self._weights(ones=True)
-            return Tanh(weights.W_x, weights.W_h, weights.W_m)
-        return Module(
+            return DefaultCell(weights.W_x, weights.W_h, weights.W_m, self.hidden_activation)
+        return CellAdapter(
             self.hidden_cell,
             self._recurrent,
             self.input_to_hidden,
@@ -369,7 +377,14 @@ class LMUCell(MemoryLayer):
             weights = self._weights(ones=self._biased)
             with no_autocast(x.device):
                 x = F.pad(x, (0, 1), value=1.0) if self._biased else x
-                h, m = lmu_step(F.linear(x, weights.e_x), F.linear(x, weights.W_x), h, m, weights)
+                h, m = run_lmu_step(
+                    F.linear(x, weights.e_x),
+                    F.linear(x, weights.W_x),
+                    h,
+                    m,
+                    weights,
+                    self.hidden_activation,
+                )
             m = flush(m)
             y = h = flush(h).to(self._like().dtype)
         return y.clone(), (h, m)  # writing to the output must not change the state
@@ -379,7 +394,7 @@ class LMUCell(MemoryLayer):
         x: Tensor,
         h: State,
         m: Tensor,
-        alive: Tensor | None = None,
+        mask: Tensor | None = None,
         *,
         record: bool = False,
     ) -> tuple[Tensor, State, Tensor]:
@@ -395,10 +410,10 @@ class LMUCell(MemoryLayer):
         # An activation that works in place must not write to the caller's input.
         u = u.clone() if u is x and self.encoder_activation is not None else u
         n = self.hidden_size
-        if isinstance(cell, Module):
-            return run_steps(u, x, h, m, memory, cell, n, alive, record=record)
+        if isinstance(cell, CellAdapter):
+            return run_steps(u, x, h, m, memory, cell, n, mask, record=record)
         x = F.pad(x, (0, 1), value=1.0)
-        y, h, m = run_steps(u, x, h, m, memory, cell, n, alive, record=record)
+        y, h, m = run_steps(u, x, h, m, memory, cell, n, mask, record=record)
         return y if record else y.to(like.dtype), h.to(like.dtype), m
 
     def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:

@@ -11,26 +11,19 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu._arguments import checked, whole
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import check_flag, check_sequence, check_sequences
-from lmu.layers._hidden import Module, last_alive, output_of
+from lmu.layers._hidden import CellAdapter
 from lmu.layers._modules import is_hooked
 from lmu.layers._ragged import Ragged, align_left, align_right, unpack
 from lmu.layers._sequences import in_pieces
 from lmu.layers.cell import LMUCell
 from lmu.layers.memory import Lengths
 from lmu.layers.state import State
-from lmu.ops import (
-    LMU_METHODS,
-    BlockDynamics,
-    MethodChoice,
-    Problem,
-    System,
-    block_length,
-    explain_lmu,
-    final_state,
-    lmu_sequence,
-    memory,
-)
+from lmu.ops import LMU_METHODS, BlockDynamics, MethodChoice, Problem, System, block_length
+from lmu.ops._activations import ZERO_AT_ZERO
 from lmu.ops._modes import compute_dtype, is_transformed, no_autocast, widen
+from lmu.ops._states import output_of
+from lmu.ops.lmu.dispatch import check_lmu_method, explain_lmu, run_lmu
+from lmu.ops.lmu.parallel import run_parallel
 
 Sequences = Tensor | PackedSequence
 
@@ -84,12 +77,13 @@ class LMU(LMUCell):
                 "an encoder_activation or recurrent_dropout also memory_to_memory=False: what is "
                 "fed back goes step by step"
             )
-        general = not self._fast or self.recurrent_dropout
-        if method in {"blocks", "triton"} and general:
-            raise ValueError(
-                f"method {method!r} runs the default hidden cell without encoder_activation and "
-                "recurrent_dropout: choose 'auto', 'loop' or 'parallel'"
-            )
+        if method in {"blocks", "triton"}:
+            if not self._fast or self.recurrent_dropout:
+                raise ValueError(
+                    f"method {method!r} runs the default hidden cell without encoder_activation "
+                    "and recurrent_dropout: choose 'auto', 'loop' or 'parallel'"
+                )
+            check_lmu_method(method, feedback=True, activation=self.hidden_activation)
         return method
 
     def forward(
@@ -171,26 +165,26 @@ class LMU(LMUCell):
 
     def _run_ragged(self, ragged: Ragged, state: State) -> tuple[Tensor, tuple[State, Tensor]]:
         """Outputs, zero in padding, and the state of each sequence at its end."""
-        x, steps, alive = ragged.x, ragged.lengths, ragged.inside
-        if state is None and self._fast:
+        x, steps, mask = ragged.x, ragged.lengths, ragged.inside
+        if state is None and self._fast and self.hidden_activation in ZERO_AT_ZERO:
             # Without input the state stays at zero: sequences may as well all end together.
-            ones = align_right(alive.to(x.dtype), steps)
+            ones = align_right(mask.to(x.dtype), steps)
             y, after = self._run_whole(align_right(x, steps), None, ones)
             return align_left(y, steps), after
         if self.method in {"blocks", "triton"}:
             raise ValueError(
-                f"method {self.method!r} cannot go on from a state with sequences of several "
-                "lengths: choose 'auto' or 'loop'"
+                f"method {self.method!r} cannot go on from a state, or with an activation that is "
+                "not zero at zero, over sequences of several lengths: choose 'auto' or 'loop'"
             )
         h, m = self._checked_state(x.shape[0], state)
         x = x.to(compute_dtype(self._like().dtype))
-        y, h, m = self._run_general(x, h, m, state is None, alive)
-        return torch.where(alive, y, y.new_zeros(())), (h, m)
+        y, h, m = self._run_general(x, h, m, state is None, mask)
+        return torch.where(mask, y, y.new_zeros(())), (h, m)
 
     def _run_whole(
         self, x: Tensor, state: State, ones: Tensor | None = None, *, every: bool = True
     ) -> tuple[Tensor, tuple[State, Tensor]]:
-        """Run over sequences of one length; ``ones`` (batch, time, 1) says where biases apply."""
+        """Run over sequences of one length; biases apply where ``ones`` (batch, time, 1) is 1."""
         h, m = self._checked_state(x.shape[0], state)
         dtype = self._like().dtype
         x = x.to(compute_dtype(dtype))
@@ -201,14 +195,15 @@ class LMU(LMUCell):
         with no_autocast(x.device):
             if self._biased:
                 x = torch.cat([x, torch.ones_like(x[..., :1]) if ones is None else ones.to(x)], 2)
-            output, (h, m) = lmu_sequence(
+            output, (h, m) = run_lmu(
                 x,
                 h,
                 m,
                 weights,
                 method=self.method,
                 feedback=self._coupled,
-                powers=self._block_powers() if self._coupled else None,
+                powers=self._block_dynamics() if self._coupled else None,
+                activation=self.hidden_activation,
             )
         return output.to(dtype), (h.to(dtype), m)
 
@@ -218,45 +213,29 @@ class LMU(LMUCell):
         h: State,
         m: Tensor,
         from_zero: bool,
-        alive: Tensor | None = None,
+        mask: Tensor | None = None,
         *,
         every: bool = True,
     ) -> tuple[Tensor, State, Tensor]:
-        """Any hidden cell or encoder: the memory at once where it can be, or step by step.
+        """Any hidden cell or encoder: all of the memory and then the cell, or step by step.
 
-        Where ``alive`` (batch, time, 1) is False there is padding, see :func:`run_steps`.
+        Steps that are padding are False in ``mask`` (batch, time, 1).
         """
         if self._coupled or self.method == "loop":
-            return self._loop(x, h, m, alive)
-        dtype, cell = self._like().dtype, self._cell()
-        last = not every and isinstance(cell, Module) and not cell.recurrent
-        last = last and alive is None
-        states, m_n = self._linear_memory(x, None if from_zero else m, last)
-        m = m_n if alive is None else last_alive(states, alive, m).to(m.dtype)
-        if isinstance(cell, Module):
-            y, h = cell.sequence(states, x[:, -1:] if last else x, h, alive)
-            return y, h, m
-        with no_autocast(x.device):
-            y, h = cell.sequence(states, F.pad(x, (0, 1), value=1.0), h, alive)
-        return y.to(dtype), h.to(dtype), m
-
-    def _linear_memory(self, x: Tensor, m: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-        """All states (batch, time, order) or the ``last`` (batch, 1, order), and the last again."""
-        c, d = self.memory_channels, self.memory_size
-        system = self._system()
+            return self._loop(x, h, m, mask)
+        cell, system = self._cell(), self._system()
         with no_autocast(x.device):
             u = self._activate(self._encode(x), x)
             if self.e_m is not None:  # of a single channel
-                Bd = widen(system.Bd).reshape(d)
-                Ad = widen(system.Ad).reshape(d, d) + Bd[:, None] * widen(self.e_m)
+                Bd = widen(system.Bd).reshape(-1)
+                Ad = widen(system.Ad).reshape(len(Bd), -1) + Bd[:, None] * widen(self.e_m)
                 system = System(Ad, Bd, constant=False)
-            m = None if m is None else m.unflatten(1, (c, d))
-            if last:
-                m_n = final_state(u, system, m).flatten(1)
-                return m_n.unsqueeze(1), m_n
-            H = system.response(x.shape[1], u.dtype)
-            states, m_n = memory(u, widen(system.Ad), widen(system.Bd), m, H=H)
-        return states.flatten(2), m_n.flatten(1)
+        m_0 = None if from_zero else m
+        if isinstance(cell, CellAdapter):
+            last = not (every or cell.recurrent) and mask is None
+            return run_parallel(u, x, h, m_0, system, cell, mask, last=last)
+        y, h, m = run_parallel(u, F.pad(x, (0, 1), value=1.0), h, m_0, system, cell, mask)
+        return y.to(self._like().dtype), h.to(self._like().dtype), m
 
     def record(
         self, x: Sequences, state: State = None, *, lengths: Lengths = None
@@ -281,10 +260,10 @@ class LMU(LMUCell):
         h, m = self._checked_state(signal.shape[0], state)
         signal = F.dropout(signal, self.dropout, self.training) if self.dropout else signal
         signal = signal.to(compute_dtype(self._like().dtype))
-        alive = None if ragged is None else ragged.inside
-        everything, h, m = self._loop(signal, h, m, alive, record=True)
-        if alive is not None:
-            everything = torch.where(alive, everything, everything.new_zeros(()))
+        mask = None if ragged is None else ragged.inside
+        everything, h, m = self._loop(signal, h, m, mask, record=True)
+        if mask is not None:
+            everything = torch.where(mask, everything, everything.new_zeros(()))
         sizes = self.hidden_size, self._state_size, self.memory_channels
         y, states, u = everything.split(sizes, dim=2)
         return Record(y.to(self._like().dtype), states, u), (h, m)
@@ -309,24 +288,8 @@ class LMU(LMUCell):
 
     @checked(length=whole(1), batch_size=whole(0))
     def explain(self, length: int, batch_size: int = 1) -> MethodChoice:
-        """Say how sequences of so many steps would be run, why, and at what cost."""
-        if self.method != "auto":
-            work = self._work(length, batch_size)
-            cost = LMU_METHODS[self.method].cost(work) if self._fast else None
-            return MethodChoice(self.method, "asked for by name", cost)
-        if not self._fast:
-            if self._coupled:
-                reason = "the hidden cell, or what is fed back, goes step by step"
-                return MethodChoice("loop", reason)
-            return MethodChoice(
-                "parallel", "the memory is linear: all its states at once, then the cell"
-            )
-        transformed = is_transformed()
-        work = self._work(length, batch_size)
-        return explain_lmu(work, feedback=self._coupled, transformed=transformed)
-
-    def _work(self, length: int, batch_size: int) -> Problem:
-        return Problem(
+        """Say how sequences of ``length`` steps would be run, why, and at what cost."""
+        problem = Problem(
             length,
             self.memory_size,
             self.hidden_size,
@@ -334,15 +297,29 @@ class LMU(LMUCell):
             self.memory_channels,
             self._like().device.type,
         )
+        if self.method != "auto":
+            cost = LMU_METHODS[self.method].cost(problem) if self._fast else None
+            return MethodChoice(self.method, "asked for by name", cost)
+        if not self._fast:
+            if self._coupled:
+                return MethodChoice("loop", "the cell, or what is fed back, goes step by step")
+            reason = "the memory is linear: all its states at once, then the cell"
+            return MethodChoice("parallel", reason)
+        return explain_lmu(
+            problem,
+            feedback=self._coupled,
+            transformed=is_transformed(),
+            activation=self.hidden_activation,
+        )
 
     def extra_repr(self) -> str:
-        """The arguments that the layer was built with, without what has its default value."""
+        """The arguments that differ from their defaults, but for those of the memory."""
         text = super().extra_repr()
         text += "" if self.return_sequences else ", return_sequences=False"
         return text if self.method == "auto" else f"{text}, method={self.method!r}"
 
-    def _block_powers(self) -> BlockDynamics | None:
-        """The powers of constant dynamics; None where they are made from the weights."""
+    def _block_dynamics(self) -> BlockDynamics | None:
+        """Those of constant dynamics; None where they are made from the weights."""
         system = self._system()
         if not system.constant:
             return None

@@ -9,13 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lmu._arguments import checked, flag, whole
-from lmu.layers._activations import apply_activation, describe_function
 from lmu.layers._base import MemoryLayer, initialize
 from lmu.layers._call import step_by_call
 from lmu.layers._checks import (
-    check_activation,
+    check_encoder_activation,
     check_flag,
-    check_hidden_activation,
     check_input,
     check_pair,
     check_probability,
@@ -24,12 +22,13 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._modules import is_hooked, is_simple, name_of, reset_modules
+from lmu.layers._modules import is_hooked, is_simple, name_of, name_of_function, reset_modules
 from lmu.layers._ragged import Ragged, last_step, unpack
 from lmu.layers._sequences import in_pieces
 from lmu.layers._stateful import Asked, activate
 from lmu.layers.memory import LegendreMemory, Lengths
 from lmu.ops import READOUT_METHODS, MethodChoice, Problem, explain_memory, explain_readout
+from lmu.ops._activations import apply_rows, check_activation
 from lmu.ops._modes import compute_dtype, is_transformed
 from lmu.theory.rounding import narrow
 
@@ -157,9 +156,9 @@ class LMUFFT(MemoryLayer):
             )
         if encoder_activation == "auto":
             encoder_activation = torch.relu if encode_input else None
-        self.encoder_activation = check_activation(encoder_activation)
-        self.hidden_activation = check_hidden_activation(hidden_activation)
-        self._asked = Asked(memory_channels)
+        self.encoder_activation = check_encoder_activation(encoder_activation)
+        self.hidden_activation = check_activation(hidden_activation, "hidden_activation")
+        self._asked = Asked(memory_channels), Asked(hidden_size)
         self._refuse_state()
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
@@ -193,7 +192,7 @@ class LMUFFT(MemoryLayer):
         inputs such as pixels, which are not negative. So each row of ``W_u`` is given the sign with
         which its weights sum to a positive number, and ``b_u`` is made positive.
         """
-        reset_modules(self.encoder_activation)
+        reset_modules(self.encoder_activation, self.hidden_activation)
         if self.W_u is not None:
             self.W_u.reset_parameters()
             with torch.no_grad():
@@ -213,9 +212,9 @@ class LMUFFT(MemoryLayer):
         text += f", method={self.method!r}" if self.method != "auto" else ""
         text += ", causal=True" if self.causal else ""
         if self.encoder_activation is not torch.relu:
-            text += f", encoder_activation={describe_function(self.encoder_activation)}"
+            text += f", encoder_activation={name_of_function(self.encoder_activation)}"
         if self.hidden_activation != "relu":
-            text += f", hidden_activation={describe_function(self.hidden_activation)}"
+            text += f", hidden_activation={name_of_function(self.hidden_activation)}"
         return text + (f", dropout={self.dropout}" if self.dropout else "")
 
     @overload
@@ -335,11 +334,13 @@ class LMUFFT(MemoryLayer):
         return activate(self.encoder_activation, u.clone() if u is x else u)
 
     def _refuse_state(self) -> None:
-        if self._asked(self.encoder_activation):
-            raise ValueError(
-                "encoder_activation has a state, which must see one step after another: use "
-                "LMU(hidden_to_memory=False, encoder_activation=...)"
-            )
+        for i, name in enumerate(("encoder_activation", "hidden_activation")):
+            function = getattr(self, name)
+            if not isinstance(function, str) and self._asked[i](function):
+                raise ValueError(
+                    f"{name} has a state, which must see one step after another: use "
+                    f"LMU(hidden_to_memory=False, {name}=...)"
+                )
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Advance one time step, for streams: the same numbers as over the whole sequence.
@@ -357,7 +358,7 @@ class LMUFFT(MemoryLayer):
         """
         self._prepare(x)
         check_input(x, ("batch",), self.input_size, self._like())
-        if is_hooked(self) or is_hooked(self.memory):
+        if is_hooked(self) or self.memory._own_hooks:
             return step_by_call(self, x, state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         u = self._encode(x)
@@ -368,7 +369,7 @@ class LMUFFT(MemoryLayer):
 
     def _last_memory(self, u: Tensor, m_0: Tensor | None, ragged: Ragged | None) -> Tensor:
         """The last memory state (batch, channels, order); with ``causal`` NaN after a bad input."""
-        if is_hooked(self.memory):
+        if self.memory._own_hooks:
             lengths = None if ragged is None else ragged.lengths
             m_n = self._call_memory(u, m_0, lengths)[1]
         else:
@@ -398,13 +399,15 @@ class LMUFFT(MemoryLayer):
     def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         if called := self._called():
             self._check_called(called)
-            hooked = is_hooked(self.memory)
+            hooked = self.memory._own_hooks
             m, m_n = self._call_memory(u, m_0) if hooked else self.memory._states(u, m_0)
             return self._read_out(m, x), m_n
         if not self.input_to_hidden:
             x = x[..., :0]
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
-        y, m_n = self.memory._readout(u, x, W_m, W_x, self.W_h.bias, m_0, self._method)
+        y, m_n = self.memory._readout(
+            u, x, W_m, W_x, self.W_h.bias, m_0, self._method, self.hidden_activation
+        )
         return y.to(u.dtype), m_n
 
     @property
@@ -443,7 +446,7 @@ class LMUFFT(MemoryLayer):
 
     def _called(self) -> str | None:
         """A part that must be called, so that all states are formed; None if there is none."""
-        if is_hooked(self.memory):
+        if self.memory._own_hooks:
             return f"memory is a {name_of(self.memory)}"
         return None if is_simple(self.W_h) else f"W_h is a {name_of(self.W_h)}"
 
@@ -469,7 +472,7 @@ class LMUFFT(MemoryLayer):
         """Hidden units, from the memory (..., channels, order) and the input (..., input)."""
         m = narrow(m.flatten(-2), x.dtype)
         z = self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m)
-        return apply_activation(self.hidden_activation, z)
+        return apply_rows(self.hidden_activation, z)
 
     def _checked_state(self, batch: int, state: State | None) -> Started:
         """``h`` and ``m`` (batch, channels, order), in the dtype that they are computed in."""

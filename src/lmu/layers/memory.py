@@ -1,6 +1,6 @@
 """The Legendre memory as a module: a signal in, the coefficients of its window out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from lmu.ops.readout.dispatch import pick_readout, run_readout
 from lmu.ops.system import channels as each_channel
 from lmu.theory import apply_powers
 
+Activation = str | Callable[[Tensor], Tensor]
 Lengths = Tensor | Sequence[int] | None
 STATES = tuple(name for name, method in MEMORY_METHODS.items() if method.all_states)
 
@@ -156,15 +157,17 @@ class LegendreMemory(Dynamics):
         m_0: Tensor | None = None,
         *,
         bias: Tensor | None = None,
+        activation: Activation = "identity",
         method: str = "auto",
     ) -> tuple[Tensor, Tensor]:
-        r"""Read the memory at all steps without forming its states: :math:`y_t = W m_t + b`.
+        r"""Read the memory at all steps without forming its states: :math:`y_t = f(W m_t + b)`.
 
         Args:
             u: Signals (batch, time, channels).
             W: (rows, channels * memory_size), channel after channel.
             m_0: Memory before the first step (batch, channels * memory_size); zeros if None.
             bias: (rows,); zeros if None.
+            activation: f, a name such as ``"relu"`` or a function.
             method: A key of :data:`lmu.ops.READOUT_METHODS`, or ``"auto"``.
 
         Returns:
@@ -177,7 +180,7 @@ class LegendreMemory(Dynamics):
         """
         signal, m_0, _ = self._checked(u, m_0, None)
         bias = W.new_zeros(W.shape[:1]) if bias is None else bias
-        y, m_n = self._readout(signal, signal[..., :0], W, W[:, :0], bias, m_0, method)
+        y, m_n = self._readout(signal, signal[..., :0], W, W[:, :0], bias, m_0, method, activation)
         return y, self._shard.last(m_n)[0].flatten(1)
 
     @explained(u=tensor(floating=True))
@@ -286,8 +289,9 @@ class LegendreMemory(Dynamics):
         bias: Tensor,
         m_0: Tensor | None,
         method: str,
+        activation: Activation = "identity",
     ) -> tuple[Tensor, Tensor]:
-        """``W_m m_t + W_x x_t + bias`` at all steps, and the memory after the last."""
+        """``f(W_m m_t + W_x x_t + bias)`` at all steps, and the memory after the last."""
         system = self._system(u.device)
         m_0 = self._shard.start(u, system, m_0)
         if method == "auto":
@@ -295,8 +299,9 @@ class LegendreMemory(Dynamics):
         H = None
         if method not in {"chunked", "triton"}:
             H = system.response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
+        Ad, Bd = widen(system.Ad), widen(system.Bd)
         return run_readout(
-            u, x, widen(system.Ad), widen(system.Bd), W_m, W_x, bias, m_0, method=method, H=H
+            u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation=activation
         )
 
     def _step(self, u: Tensor, m: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
 """States of layers: a tensor, or a tuple of states."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
 from lmu._arguments import shown
-
-State = Any  # a Tensor, or a tuple of states; the alias cannot name itself
+from lmu.ops._states import State, map_state
 
 
 class Begun(tuple):
@@ -31,14 +30,6 @@ class Begun(tuple):
 
 # For what goes through states by PyTorch's trees, to which a subclass would be a leaf.
 register_pytree_node(Begun, lambda state: (list(state), state.new), Begun)
-
-
-def map_state(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply a function to each tensor of a state, or to those of several alike; None stays None."""
-    first = states[0]
-    if isinstance(first, (tuple, list)):
-        return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
-    return None if first is None else function(*states)
 
 
 def detach_state(state: State) -> State:

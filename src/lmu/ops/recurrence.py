@@ -1,10 +1,13 @@
 """A recurrence whose inputs are all known beforehand: only the state is sequential."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmu.ops._activations import ACTIVATIONS, activation_of, is_fused
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._modes import (
     differentiable_backward,
@@ -19,83 +22,91 @@ from lmu.theory.rounding import flush_
 OFTEN = 16  # steps, after each of which numbers that are about to become denormal are flushed
 
 
-def recurrence(a: Tensor, h: Tensor, W: Tensor, *, linear: bool = False) -> Tensor:
-    """``y_t = tanh(a_t + W y_{t-1})`` from ``y_{-1} = h``, or without the tanh if ``linear``.
+def recurrence(
+    a: Tensor, h: Tensor, W: Tensor, activation: str | Callable[[Tensor], Tensor] = "tanh"
+) -> Tensor:
+    """``y_t = f(a_t + W y_{t-1})`` from ``y_{-1} = h``.
 
     Shapes: ``a`` (batch, time, size), ``h`` (batch, size), ``W`` (size, size); returns (batch,
-    time, size).
+    time, size). ``activation`` is f, a name of :data:`lmu.ops._activations.ACTIVATIONS` or a
+    function; by a hand-written backward pass where the gradient of f follows from its output.
 
-    Cost: 2 b T n^2 FLOPs in T sequential steps, one product and one tanh each.
+    Cost: 2 b T n^2 FLOPs in T sequential steps, one product and one f each.
     """
+    if not is_fused(activation):
+        return plain(a, h, W, activation)[0]
     if torch.compiler.is_compiling() and not (is_differentiated() or is_exporting()):
-        return _compiled(a, h, W, linear)
-    if linear or is_transformed():
-        return plain(a, h, W, linear)[0]
-    return Recurrence.apply(a, h, W)
+        return _compiled(a, h, W, activation)
+    if is_transformed():
+        return plain(a, h, W, activation)[0]
+    return Recurrence.apply(a, h, W, activation)
 
 
-def plain(a: Tensor, h: Tensor, W: Tensor, linear: bool = False) -> tuple[Tensor]:
-    """What :class:`Recurrence` computes, by autograd."""
+def plain(
+    a: Tensor, h: Tensor, W: Tensor, activation: str | Callable[[Tensor], Tensor]
+) -> tuple[Tensor]:
+    """The result of :class:`Recurrence` by autograd."""
+    function = activation_of(activation).function
 
     def step(carry: Carry, slices: Slices) -> Stepped:
-        z = torch.addmm(slices[0], carry[0], W.mT)
-        y = z if linear else torch.tanh(z)
+        y = function(torch.addmm(slices[0], carry[0], W.mT))
         return (y,), y
 
     return (over_time(step, (h,), (a,))[1],)
 
 
 class Recurrence(torch.autograd.Function):
-    """``(a, h_0, W) -> y``."""
+    """``(a, h_0, W, activation) -> y``."""
 
     @staticmethod
-    def forward(a: Tensor, h_0: Tensor, W: Tensor) -> Tensor:
-        """One product and one tanh a step, in place."""
-        return _forward(a, h_0, W)
+    def forward(a: Tensor, h_0: Tensor, W: Tensor, activation: str) -> Tensor:
+        """One product and one activation a step, in place."""
+        return _forward(a, h_0, W, activation)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the output and what the gradients of the weights need."""
-        ctx.save_for_backward(output, *inputs)
+        *tensors, ctx.activation = inputs
+        ctx.save_for_backward(output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         """Gradients of all arguments; that of ``W`` is one product over all steps."""
         dy = grad_outputs[0]
         y, *inputs = ctx.saved_tensors
-        # A derivative of the gradients is wanted, or many gradients at once.
+        # A derivative of the gradients is needed, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(dy):
-            return differentiable_backward(plain, inputs, (dy,), ctx.needs_input_grad)
+            run = partial(plain, activation=ctx.activation)
+            return *differentiable_backward(run, inputs, (dy,), ctx.needs_input_grad[:3]), None
         _, h_0, W = inputs
         with no_autocast(dy.device):
-            return _gradients(_backward(dy, y, W), y, h_0, W)
+            return *_gradients(_backward(dy, y, W, ctx.activation), y, h_0, W), None
 
 
-def _forward(a: Tensor, h: Tensor, W: Tensor, linear: bool = False) -> Tensor:
+def _forward(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
+    activate = ACTIVATIONS[activation].in_place
     y = a.clone(memory_format=torch.contiguous_format)
     with torch.inference_mode():  # the same kernels, called with less ado
-        # Products with rows of W err less, which adds up where no tanh forgets; else speed counts.
-        to_h = W.mT if linear else W.mT.contiguous()
+        # Products with rows of W err less, which adds up where nothing forgets; else speed counts.
+        to_h = W.mT if activation == "identity" else W.mT.contiguous()
         for i, y_t in enumerate(y.unbind(1), start=1):
-            h = y_t.addmm_(h, to_h)
-            if not linear:
-                h.tanh_()
+            h = activate(y_t.addmm_(h, to_h))
             if i % OFTEN == 0:
                 flush_(h)
     return y
 
 
-def _backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool = False) -> Tensor:
+def _backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
     """The gradient of ``a``."""
     da = dy.clone(memory_format=torch.contiguous_format)
+    differentiate: Any = ACTIVATIONS[activation].backward
     with torch.inference_mode():
         g = None
         steps = zip(da.unbind(1)[::-1], y.unbind(1)[::-1], strict=True)
         for i, (g_t, y_t) in enumerate(steps, start=1):
             if g is not None:
                 g_t.addmm_(g, W)
-            if not linear:
-                torch.ops.aten.tanh_backward.grad_input(g_t, y_t, grad_input=g_t)
+            differentiate(g_t, y_t, g_t)
             g = g_t
             if i % OFTEN == 0:
                 flush_(g)
@@ -112,33 +123,33 @@ def _gradients(da: Tensor, y: Tensor, h_0: Tensor, W: Tensor) -> tuple[Tensor, T
 
 
 @torch.library.custom_op("lmu::recurrence", mutates_args=())
-def _compiled(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
-    return _forward(a, h, W, linear)
+def _compiled(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
+    return _forward(a, h, W, activation)
 
 
 @torch.library.custom_op("lmu::recurrence_backward", mutates_args=())
-def _compiled_backward(dy: Tensor, y: Tensor, W: Tensor, linear: bool) -> Tensor:
-    return _backward(dy, y, W, linear)
+def _compiled_backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
+    return _backward(dy, y, W, activation)
 
 
 @_compiled.register_fake
-def _(a: Tensor, h: Tensor, W: Tensor, linear: bool) -> Tensor:
+def _(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
     return torch.empty_like(a, memory_format=torch.contiguous_format)
 
 
 @_compiled_backward.register_fake
-def _(dy: Tensor, y: Tensor, W: Tensor, linear: bool) -> Tensor:
+def _(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
     return torch.empty_like(dy, memory_format=torch.contiguous_format)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, h, W, ctx.linear = inputs
+    _, h, W, ctx.activation = inputs
     ctx.save_for_backward(output, h, W)
 
 
 def _backward_of_compiled(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     y, h, W = ctx.saved_tensors
-    return *_gradients(_compiled_backward(dy, y, W, ctx.linear), y, h, W), None
+    return *_gradients(_compiled_backward(dy, y, W, ctx.activation), y, h, W), None
 
 
 _compiled.register_autograd(_backward_of_compiled, setup_context=_keep_for_backward)

@@ -127,7 +127,7 @@ class System:
 
         if self.constant and torch.compiler.is_compiling() and not is_exporting():
             like = torch.empty(0, dtype=dtype, device=self.Ad.device)
-            return BlockDynamics(*_kept_powers(self.Ad, self.Bd, channels, steps, like))
+            return BlockDynamics(*_kept_dynamics(self.Ad, self.Bd, channels, steps, like))
         return self._keep(("powers", channels, steps, dtype), make)
 
     def squares(self, bits: int) -> list[Tensor]:
@@ -214,7 +214,7 @@ def system_of(Ad: Tensor, Bd: Tensor | None = None) -> System:
 
 
 @torch.library.custom_op("lmu::block_dynamics", mutates_args=())
-def _kept_powers(
+def _kept_dynamics(
     Ad: Tensor, Bd: Tensor, channels: int, steps: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Copies, as an operator's results must be its own."""
@@ -222,7 +222,7 @@ def _kept_powers(
     return increments.clone(), H.clone()
 
 
-@_kept_powers.register_fake
+@_kept_dynamics.register_fake
 def _(Ad: Tensor, Bd: Tensor, channels: int, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
     order = channels * Bd.shape[-1]
     return like.new_empty(steps + 1, order, order), like.new_empty(steps * channels, order)

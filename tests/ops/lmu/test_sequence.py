@@ -247,7 +247,7 @@ def test_blocks_are_a_valid_operator(wanted):
     given = [x, h, m, *block_matrices(w, powers)]
     for t in {"x": given[:1], "weights": given[3:], "all": given}[wanted]:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, *given))
+    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, "tanh", *given))
 
 
 def test_powers_keep_the_digits_of_increments():
@@ -290,7 +290,7 @@ x, h, m, w = t.arguments(2, 30, 2, 5, 4, dtype=torch.float32)
 given = [x, h, m, *t.block_matrices(w, t.block_dynamics(w.E, w.Bd, 8))]
 for tensor in given:
     tensor.requires_grad_()
-torch.library.opcheck(torch.ops.lmu.blocks.default, (True, *given))
+torch.library.opcheck(torch.ops.lmu.blocks.default, (True, "tanh", *given))
 """
 
 

@@ -80,7 +80,7 @@ g = torch.Generator().manual_seed(0)
 draw = lambda *s: torch.randn(s, generator=g, dtype=torch.float64).requires_grad_()
 steps, order = 5, 3
 given, R = draw(4, 2, steps + order), draw(2, 2 * steps - 1 + order * steps, 6)
-opcheck(readout_chunks, (given, R, draw(4, steps, 2), draw(2, 6)))
+opcheck(readout_chunks, (given, R, draw(4, steps, 2), draw(2, 6), True))
 
 small = t.arguments(2, 9, 1, 1, 3, 4, with_m_0=False)
 small["u"].requires_grad_()
@@ -145,11 +145,12 @@ def test_they_compile_for_a_card_that_is_not_here():
     for name in ("_forward", "_given", "_states", "_kernel", "_input", "_weights"):
         function = getattr(kernels, name)
         types = {
-            argument: "constexpr" if argument in tiles
+            argument: "constexpr" if argument in (*tiles, "RELU")
             else "*fp32" if argument in tensors else "i32"
             for argument in function.arg_names
         }  # fmt: skip
-        constants = {(function.arg_names.index(tile),): getattr(kernels, tile) for tile in tiles}
+        values = {tile: getattr(kernels, tile) for tile in tiles} | {"RELU": True}
+        constants = {(function.arg_names.index(n),): value for n, value in values.items()}
         if "constexprs" not in inspect.signature(ASTSource).parameters:
             pytest.skip("triton before 3.3 is asked in other words")
         source = ASTSource(fn=function, signature=types, constexprs=constants)

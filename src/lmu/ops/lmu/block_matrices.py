@@ -1,4 +1,4 @@
-"""What a block of the nonlinear LMU multiplies, built from its weights."""
+"""Matrices that a block of the nonlinear LMU multiplies, built from its weights."""
 
 from typing import NamedTuple
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import checked, tensor, whole
-from lmu.ops.lmu.loop import LMUWeights
+from lmu.ops.lmu.naive import LMUWeights
 
 
 class BlockDynamics(NamedTuple):
-    """What a block needs of the memory's dynamics; constant unless these are learned."""
+    """Powers of the memory's dynamics for a block; constant unless these are learned."""
 
     increments: Tensor  # (steps + 1, order, order), Ad^j - I
     H: Tensor  # (steps * channels, order), Ad^j Bd: a row for each column of Bd, step after step
 
 
 class BlockMatrices(NamedTuple):
-    """What a block multiplies; see :func:`block_matrices`."""
+    """Matrices of a block; see :func:`block_matrices`."""
 
     X: Tensor  # (input, width): from the input to a block state
     M: Tensor  # (width, width): from a block state to the next
@@ -55,7 +55,7 @@ def block_dynamics(E: Tensor, Bd: Tensor, steps: int) -> BlockDynamics:
 
 
 def block_matrices(weights: LMUWeights, powers: BlockDynamics) -> BlockMatrices:
-    """Build the operators, differentiably."""
+    """Build the matrices of a block, differentiably."""
     w = weights
     n, k, d = w.W_m.shape[0], w.W_x.shape[1], w.W_m.shape[1]
     D, H = powers

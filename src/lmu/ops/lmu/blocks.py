@@ -1,13 +1,13 @@
 r"""The nonlinear LMU in blocks of time: only the hidden recurrence goes step by step.
 
 The memory is linear, so within a block of L steps it need not be advanced. With ``m`` the state
-before the block, the argument of the tanh and the memory's input are, for step s = 0, 1, ...,
+before the block, the argument of the activation f and the memory's input are, at step s = 0, 1, ...
 
     a_s = W_x x_s + W_h h_{s-1} + W_m Ad^{s+1} m + sum_{j<=s} W_m Ad^j Bd u_{s-j}
     u_s = e_x x_s + e_h h_{s-1} + e_m Ad^s m + sum_{j<s} e_m Ad^j Bd u_{s-1-j}
 
 Inserting ``u_s`` into ``a_s`` leaves terms of the past alone. What all steps owe to x and m is one
-product a block; a step is one more, ``z_s += z_{s-1} M``, and a tanh in place, where a
+product a block; a step is one more, ``z_s += z_{s-1} M``, and f in place, where a
 block state ``z_s`` is ``[h_s | u_s u_{s-1} ... | 0]``: M also moves the input history along. At the
 end of the block these give the next state, ``m + (Ad^L - I) m + sum_j Ad^j Bd u_{L-1-j}``.
 
@@ -17,11 +17,13 @@ reads n^2 weights in place of n^2 + n d + d^2, and little else is left to call.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmu.ops._activations import activation_of
 from lmu.ops._modes import differentiable_backward, is_batched, no_autocast, widen
 from lmu.ops.cost import Cost, Problem
 from lmu.ops.lmu.block_matrices import (
@@ -33,7 +35,7 @@ from lmu.ops.lmu.block_matrices import (
 )
 from lmu.ops.lmu.blocks_backward import backward
 from lmu.ops.lmu.blocks_forward import Saved, forward
-from lmu.ops.lmu.loop import LMUWeights
+from lmu.ops.lmu.naive import LMUWeights
 from lmu.theory.rounding import flush, narrow
 
 
@@ -42,7 +44,8 @@ def blocks(
     h: Tensor,
     m: Tensor,
     weights: LMUWeights,
-    powers: BlockDynamics | None,
+    powers: BlockDynamics | None = None,
+    activation: str = "tanh",
     *,
     kernels: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,9 +65,9 @@ def blocks(
         powers = BlockDynamics(*(narrow(t, x.dtype) for t in wide))
     if not torch.compiler.is_compiling() and length < len(powers.increments):
         powers = BlockDynamics(powers.increments[: length + 1], powers.H[: length * channels])
-    operators = block_matrices(weights, powers)
+    matrices = block_matrices(weights, powers)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
-    y, m_n, *_ = run(kernels, x, h, m, *operators)
+    y, m_n, *_ = run(kernels, activation, x, h, m, *matrices)
     return y, flush(y[:, -1].clone()), m_n
 
 
@@ -78,19 +81,21 @@ def blocks_cost(problem: Problem) -> Cost:
 
 
 class BlockLMU(torch.autograd.Function):
-    """``(kernels, x, h_0, m_0, *operators) -> (y, m_n, history, memories, R)``."""
+    """``(kernels, activation, x, h_0, m_0, *matrices) -> (y, m_n, history, memories, R)``."""
 
     @staticmethod
-    def forward(kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor, *operators: Tensor):
+    def forward(
+        kernels: bool, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor, *matrices: Tensor
+    ):
         """Shapes as in :func:`blocks` and :class:`Saved`."""
-        (y, *rest), m = forward(x, h_0, m_0, BlockMatrices(*operators), kernels)
+        (y, *rest), m = forward(x, h_0, m_0, BlockMatrices(*matrices), activation, kernels)
         return y, m, *rest
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what backward needs."""
         y, _, *rest = output
-        ctx.kernels, *tensors = inputs
+        ctx.kernels, ctx.activation, *tensors = inputs
         ctx.mark_non_differentiable(*rest)
         ctx.save_for_backward(y, *rest, *tensors)
 
@@ -99,19 +104,22 @@ class BlockLMU(torch.autograd.Function):
         """Gradients of all arguments; those of the dynamics only where they are wanted."""
         tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
         saved, inputs = Saved(*tensors[:4]), tensors[4:]
-        needed = ctx.needs_input_grad[1:]
-        # A derivative of the gradients is wanted, or many gradients at once.
+        needed = ctx.needs_input_grad[2:]
+        # A derivative of the gradients is needed, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(dy, dm):
-            return None, *differentiable_backward(plain, inputs, (dy, dm), needed)
+            run = partial(plain, ctx.activation)
+            return None, None, *differentiable_backward(run, inputs, (dy, dm), needed)
         with no_autocast(dy.device):
-            x, h_0, _, *operators = inputs
-            o = BlockMatrices(*operators)
-            return None, *backward(x, h_0, saved, o, dy, dm, needed, ctx.kernels)
+            x, h_0, _, *matrices = inputs
+            o, how = BlockMatrices(*matrices), (ctx.activation, ctx.kernels)
+            return None, None, *backward(x, h_0, saved, o, dy, dm, needed, *how)
 
 
-def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, Tensor]:
-    """What :class:`BlockLMU` computes, by autograd."""
-    o = BlockMatrices(*operators)
+def plain(
+    activation: str, x: Tensor, h: Tensor, m: Tensor, *matrices: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The result of :class:`BlockLMU` by autograd."""
+    o, function = BlockMatrices(*matrices), activation_of(activation).function
     n, steps, dtype = h.shape[1], len(o.D) - 1, m.dtype
     channels = len(o.H) // steps
     outputs, wide = [], widen(m)
@@ -122,7 +130,7 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
         state = torch.nn.functional.pad(h, (0, len(o.M) - n))
         for base in share.unbind(1):
             total = base + state @ o.M
-            h = torch.tanh(total[:, :n])
+            h = function(total[:, :n])
             state = torch.cat([h, total[:, n:]], dim=1)
             outputs.append(h)
         held = size * channels
@@ -135,16 +143,16 @@ def plain(x: Tensor, h: Tensor, m: Tensor, *operators: Tensor) -> tuple[Tensor, 
 
 @torch.library.custom_op("lmu::blocks", mutates_args=())
 def _compiled(
-    kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
+    kernels: bool, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor,
     X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    saved, m = forward(x, h_0, m_0, BlockMatrices(X, M, W, D, H), kernels)
+    saved, m = forward(x, h_0, m_0, BlockMatrices(X, M, W, D, H), activation, kernels)
     return saved.y, m, saved.history, saved.memories, saved.R
 
 
 @_compiled.register_fake
 def _(
-    kernels: bool, x: Tensor, h_0: Tensor, m_0: Tensor,
+    kernels: bool, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor,
     X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     (batch, length, _), (history, order) = x.shape, H.shape
@@ -163,22 +171,23 @@ def _(
 @torch.library.custom_op(
     "lmu::blocks_backward",
     mutates_args=(),
-    schema="(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, bool kernels)"
-    " -> Tensor[]",
+    schema="(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
+    "bool kernels, str activation) -> Tensor[]",
 )
 def _compiled_backward(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
-    needed: Sequence[bool], kernels: bool,
+    needed: Sequence[bool], kernels: bool, activation: str,
 ) -> list[Tensor]:  # fmt: skip
-    x, h_0, _, *operators = inputs
-    grads = backward(x, h_0, Saved(*saved), BlockMatrices(*operators), dy, dm, needed, kernels)
+    x, h_0, _, *matrices = inputs
+    o = BlockMatrices(*matrices)
+    grads = backward(x, h_0, Saved(*saved), o, dy, dm, needed, activation, kernels)
     return [x.new_empty(0) if grad is None else grad for grad in grads]
 
 
 @_compiled_backward.register_fake
 def _(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
-    needed: Sequence[bool], kernels: bool,
+    needed: Sequence[bool], kernels: bool, activation: str,
 ) -> list[Tensor]:  # fmt: skip
     grads = [torch.empty_like(t) for t in inputs]
     return grads if needed[0] else [inputs[0].new_empty(0), *grads[1:]]
@@ -186,14 +195,14 @@ def _(
 
 def _backward_of_compiled(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
     tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
-    needed = ctx.needs_input_grad[1:]
-    grads = _compiled_backward(tensors[:4], tensors[4:], dy, dm, needed, ctx.kernels)
-    return None, *(g if need else None for g, need in zip(grads, needed, strict=True))
+    needed, how = ctx.needs_input_grad[2:], (ctx.kernels, ctx.activation)
+    grads = _compiled_backward(tensors[:4], tensors[4:], dy, dm, needed, *how)
+    return None, None, *(g if need else None for g, need in zip(grads, needed, strict=True))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     y, _, *rest = output
-    ctx.kernels, *tensors = inputs
+    ctx.kernels, ctx.activation, *tensors = inputs
     ctx.save_for_backward(y, *rest, *tensors)
 
 

@@ -1,10 +1,12 @@
 """Backward of the nonlinear LMU in blocks of time; see :mod:`lmu.ops.lmu.blocks`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import widen
 from lmu.ops._sum import FOLD
 from lmu.ops.lmu.block_matrices import BlockMatrices
@@ -16,10 +18,10 @@ ROWS = 64  # rows that products over several blocks want at least
 
 def backward(
     x: Tensor, h_0: Tensor, saved: Saved, o: BlockMatrices, dy: Tensor, dm: Tensor,
-    needed: Sequence[bool], kernels: bool = False,
+    needed: Sequence[bool], activation: str, kernels: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of ``x``, ``h_0``, ``m_0`` and the operators."""
-    back = _Backward(x, h_0, saved, o, dy, dm, needed, kernels)
+    """Gradients of ``x``, ``h_0``, ``m_0`` and the matrices."""
+    back = _Backward(x, h_0, saved, o, dy, dm, needed, activation, kernels)
     batch, length, steps = x.shape[0], x.shape[1], len(o.D) - 1
     whole, rest = divmod(length, steps)
     group = max(1, min(whole, ROWS // batch))
@@ -43,7 +45,7 @@ class _Workspace:
         self.states = BlockStates(x, batch, steps, width, h.shape[1], channels)
         self.slope = torch.empty_like(self.states.outputs, memory_format=torch.contiguous_format)
         self.slopes = self.slope.unbind(1)
-        self.grads = self.states.all[None]  # of the arguments of tanh and of u, in each state
+        self.grads = self.states.all[None]  # of the arguments of f and of u, in each state
         if blocks > 1:
             self.grads = x.new_empty(blocks, batch, steps, width)
         self.before = x.new_zeros(blocks, batch, steps, width)  # the block states before these
@@ -54,9 +56,10 @@ class _Backward:
 
     def __init__(
         self, x: Tensor, h_0: Tensor, saved: Saved, o: BlockMatrices, dy: Tensor, dm: Tensor,
-        needed: Sequence[bool], kernels: bool,
+        needed: Sequence[bool], activation: str, kernels: bool,
     ) -> None:  # fmt: skip
         self.kernels = kernels
+        self.slope: Any = ACTIVATIONS[activation].slope
         self.x, self.h_0, self.saved, self.o, self.dy = x, h_0, saved, o, dy
         # As in lmu.ops._sum.
         self.total, self.base = widen(dm), narrow(dm, x.dtype)
@@ -98,7 +101,7 @@ class _Backward:
         dm = self.dm
         torch.mm(dm, o.H[:held].mT, out=s.history)
         s.hidden[-1].add_(self.dh)
-        torch.addcmul(self.one, saved.y[:, inside], saved.y[:, inside], value=-1, out=space.slope)
+        self.slope(self.one, saved.y[:, inside], space.slope)
         if self.kernels:
             from lmu.ops.triton import retreat
 

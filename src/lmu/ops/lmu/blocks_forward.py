@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import widen
 from lmu.ops._sum import FOLD
 from lmu.ops.lmu.block_matrices import BlockMatrices
@@ -27,7 +28,7 @@ class BlockStates:
 
 
 class Saved(NamedTuple):
-    """What backward needs of forward, besides the arguments."""
+    """Tensors that backward needs of forward, besides the arguments."""
 
     y: Tensor  # (batch, time, hidden)
     history: Tensor  # (blocks + 1, batch, steps * channels): u, that of a block newest first
@@ -42,11 +43,14 @@ class Ran(NamedTuple):
     m: Tensor  # (batch, order), the last memory, of the dtype of the first
 
 
-def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: BlockMatrices, kernels: bool = False) -> Ran:
+def forward(
+    x: Tensor, h_0: Tensor, m_0: Tensor, o: BlockMatrices, activation: str, kernels: bool
+) -> Ran:
     """All hidden states, and what backward needs; shapes as in :mod:`lmu.ops.lmu.blocks`.
 
     The memory's increments are added up in float64: see :func:`lmu.ops.memory_step`.
     """
+    activate = ACTIVATIONS[activation].in_place
     (batch, length, k), n = x.shape, h_0.shape[1]
     steps, width = len(o.D) - 1, len(o.M)
     c = len(o.H) // steps
@@ -83,10 +87,10 @@ def forward(x: Tensor, h_0: Tensor, m_0: Tensor, o: BlockMatrices, kernels: bool
                 advance(s.all, h, M, n)
             else:
                 state = s.steps[0].addmm_(h, first)
-                s.hidden[0].tanh_()
+                activate(s.hidden[0])
                 for following, h_t in zip(s.steps[1:], s.hidden[1:], strict=True):
                     state = following.addmm_(state, M)
-                    h_t.tanh_()
+                    activate(h_t)
             h = s.hidden[-1]
             y_b.copy_(s.outputs)
             past[:, : size * c].copy_(s.history)

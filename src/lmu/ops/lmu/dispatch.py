@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import explained, flag, instance, tensor, word
+from lmu.ops._activations import ACTIVATIONS, Function, check_activation, is_fused
 from lmu.ops._modes import is_exporting, is_transformed
 from lmu.ops.cost import CostFunction, MethodChoice, Problem, check_choice
 from lmu.ops.lmu.block_matrices import BlockDynamics
 from lmu.ops.lmu.blocks import blocks, blocks_cost
-from lmu.ops.lmu.loop import LMUWeights, loop, loop_cost
+from lmu.ops.lmu.loop import loop, loop_cost
+from lmu.ops.lmu.naive import LMUWeights
 from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 
@@ -21,17 +23,25 @@ class LMUMethod(NamedTuple):
 
     run: Callable[..., tuple[Tensor, Tensor, Tensor]]
     cost: CostFunction
+    activations: tuple[str, ...] | None = None  # those that it runs; None for all
 
 
+FUSED = tuple(name for name in ACTIVATIONS if is_fused(name))
 LMU_METHODS: dict[str, LMUMethod] = {
     "loop": LMUMethod(loop, loop_cost),
-    "blocks": LMUMethod(blocks, blocks_cost),
-    "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost),
+    "blocks": LMUMethod(blocks, blocks_cost, FUSED),
+    "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost, ("tanh",)),
     "parallel": LMUMethod(parallel, parallel_cost),
 }
 
 
-def choose_lmu(problem: Problem, *, feedback: bool = True, transformed: bool = False) -> str:
+def choose_lmu(
+    problem: Problem,
+    *,
+    feedback: bool = True,
+    transformed: bool = False,
+    activation: str | Function = "tanh",
+) -> str:
     """Choose the method of a nonlinear LMU: a pure function, the same everywhere, and cached.
 
     Args:
@@ -39,25 +49,31 @@ def choose_lmu(problem: Problem, *, feedback: bool = True, transformed: bool = F
         feedback: Whether the hidden state is fed back into the memory, or several channels of it
             are into each other.
         transformed: Whether ``torch.func`` sees the call.
+        activation: Of the hidden units.
     """
+    fused = is_fused(check_activation(activation))
     try:
-        return _decide(problem, feedback, transformed)[0]
+        return _decide(problem, feedback, transformed, fused)[0]
     except TypeError:  # of what cannot be looked up in a cache
         check_choice(problem, feedback=feedback, transformed=transformed)
         raise
 
 
 def explain_lmu(
-    problem: Problem, *, feedback: bool = True, transformed: bool = False
+    problem: Problem,
+    *,
+    feedback: bool = True,
+    transformed: bool = False,
+    activation: str | Function = "tanh",
 ) -> MethodChoice:
     """The choice of :func:`choose_lmu` with its reason and cost."""
-    method = choose_lmu(problem, feedback=feedback, transformed=transformed)
-    reason = _decide(problem, feedback, transformed)[1]
+    method = choose_lmu(problem, feedback=feedback, transformed=transformed, activation=activation)
+    reason = _decide(problem, feedback, transformed, is_fused(activation))[1]
     return MethodChoice(method, reason, LMU_METHODS[method].cost(problem))
 
 
 @lru_cache(maxsize=4096, typed=True)
-def _decide(problem: Problem, feedback: bool, transformed: bool) -> tuple[str, str]:
+def _decide(problem: Problem, feedback: bool, transformed: bool, fused: bool) -> tuple[str, str]:
     """The method and the reason."""
     check_choice(problem, feedback=feedback, transformed=transformed)
     # Measured on a CPU: building a block's matrices takes as long as these many steps of the loop.
@@ -68,7 +84,29 @@ def _decide(problem: Problem, feedback: bool, transformed: bool) -> tuple[str, s
         return "parallel", "nothing is fed back: the memory needs no steps, only h does"
     if problem.length < least:
         return "loop", f"fewer than {least} steps do not repay a block's matrices"
+    if not fused:
+        return "loop", f"blocks of time run the activations {', '.join(FUSED)}"
     return "blocks", "in blocks of time only the hidden recurrence is sequential"
+
+
+def check_lmu_method(method: str, *, feedback: bool, activation: str | Function) -> None:
+    """Refuse a method that is unknown, or cannot run this recurrence; ``"auto"`` always can."""
+    if method == "auto":
+        return
+    if not isinstance(method, str) or method not in LMU_METHODS:
+        raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
+    if method == "parallel" and feedback:
+        raise ValueError(
+            "method 'parallel' cannot run: e_h feeds the hidden state back into the memory; "
+            "choose 'blocks', or build the layer with hidden_to_memory=False"
+        )
+    activations = LMU_METHODS[method].activations
+    if activations is not None and activation not in activations:
+        name = activation if isinstance(activation, str) else "a function"
+        raise ValueError(
+            f"method {method!r} runs the activations {', '.join(activations)}, got {name}: choose "
+            "one of them, or method 'auto'"
+        )
 
 
 @explained(
@@ -88,8 +126,12 @@ def lmu_sequence(
     method: str = "auto",
     feedback: bool = True,
     powers: BlockDynamics | None = None,
+    activation: str | Function = "tanh",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The hidden states of a whole sequence of the nonlinear LMU.
+
+    ``u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` and
+    ``h_t = f(W_x x_t + W_h h_{t-1} + W_m m_t)``.
 
     Args:
         x: Input (batch, time, input), of the dtype of all other arguments.
@@ -98,26 +140,27 @@ def lmu_sequence(
         weights: The layer's weights.
         method: ``"blocks"``, with a hand-written backward pass; ``"loop"``, of plain operations; or
             ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back; or
-            ``"triton"``: blocks whose steps are one kernel, on CUDA, by name only as yet.
+            ``"triton"``: blocks whose steps are one kernel with tanh, on CUDA, by name only as yet.
         feedback: Whether ``e_h`` may differ from zero, or ``e_m`` with several channels.
         powers: Of the dynamics, to save ``"blocks"`` computing them where they are constant.
+        activation: Of the hidden units: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``,
+            which every method but ``"triton"`` runs; ``"gelu"`` or a function, which go step by
+            step by autograd.
 
     Returns:
         Hidden states (batch, time, hidden), and the last ``(h, m)``.
 
     Raises:
-        ValueError: The method is unknown, or ``"parallel"`` in spite of feedback.
+        ValueError: The method is unknown, ``"parallel"`` in spite of feedback, or one that
+            does not run the activation.
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
-    if method != "auto" and (not isinstance(method, str) or method not in LMU_METHODS):
-        raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
-    if method == "parallel" and feedback:
-        raise ValueError(
-            "method 'parallel' cannot run: e_h feeds the hidden state back into the memory; "
-            "choose 'blocks', or build the layer with hidden_to_memory=False"
-        )
-    return run_lmu(x, h, m, weights, method=method, feedback=feedback, powers=powers)
+    check_lmu_method(method, feedback=feedback, activation=check_activation(activation))
+    return run_lmu(
+        x, h, m, weights,
+        method=method, feedback=feedback, powers=powers, activation=activation,
+    )  # fmt: skip
 
 
 def run_lmu(
@@ -129,14 +172,19 @@ def run_lmu(
     method: str = "auto",
     feedback: bool = True,
     powers: BlockDynamics | None = None,
+    activation: str | Function = "tanh",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """:func:`lmu_sequence` of arguments that have been checked."""
     if method == "auto" and torch.compiler.is_compiling():
         # Whatever the length, which the compiler should not look at.
-        method = "loop" if is_exporting() else "blocks" if feedback else "parallel"
+        in_blocks = is_fused(activation) and not is_exporting()
+        method = "blocks" if in_blocks else "loop"
+        if not feedback and not is_exporting():
+            method = "parallel"
     elif method == "auto":
-        method = _decide(_problem_of(x, h, m, weights), feedback, is_transformed())[0]
-    y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers)
+        problem = _problem_of(x, h, m, weights)
+        method = _decide(problem, feedback, is_transformed(), is_fused(activation))[0]
+    y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers, activation)
     return y, (h, m)
 
 

@@ -1,71 +1,165 @@
-"""The nonlinear Legendre Memory Unit: one step, and the plain loop that defines what is right."""
+"""The nonlinear LMU with any encoder and hidden cell, one step after another, by autograd."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lmu._arguments import explained, instance, tensor
+from lmu.ops._activations import activation_of, check_activation
 from lmu.ops._loops import Carry, Slices, Stepped, in_stretches
+from lmu.ops._modes import no_autocast
+from lmu.ops._states import State, freeze, last_valid, output_of
 from lmu.ops._sum import Sum
 from lmu.ops.cost import Cost, Problem
+from lmu.ops.lmu.naive import LMUWeights
+from lmu.ops.recurrence import recurrence
 from lmu.theory.rounding import flush
 
+Function = Callable[[Tensor], Tensor]
+Masks = tuple[Tensor | None, Tensor | None]  # of h and of m
 
-class LMUWeights(NamedTuple):
-    """Everything that multiplies a signal in the LMU; all of one dtype and on one device.
 
-    Several memory channels are one system of ``order = channels * memory_size`` states: ``E`` has a
-    block on its diagonal for each channel, ``Bd`` a column.
-    """
+class Memory(NamedTuple):
+    """A memory that reads states of the step before; all of the dtype that it is computed in."""
 
-    e_x: Tensor  # (channels, input)
-    e_h: Tensor  # (channels, hidden)
-    e_m: Tensor  # (channels, order)
-    W_x: Tensor  # (hidden, input)
-    W_h: Tensor  # (hidden, hidden)
-    W_m: Tensor  # (hidden, order)
-    E: Tensor  # (order, order), Ad - I: see lmu_step
+    E: Tensor  # (order, order), Ad - I of all channels as one system
     Bd: Tensor  # (order, channels)
+    e_h: Tensor | None  # (channels, hidden)
+    e_m: Tensor | None  # (channels, order)
+    activation: Function | None = None  # of its input
+    dropout: float = 0.0  # probability that a state is dropped where it is fed back
+
+    def masks(self, h: Tensor, m: Tensor) -> Masks:
+        """What multiplies ``h`` and ``m`` where they are fed back, the same at all steps."""
+        if not self.dropout:
+            return None, None
+        ones = (torch.ones_like(s, dtype=self.E.dtype) for s in (h, m))
+        keep_h, keep_m = (F.dropout(one, self.dropout) for one in ones)
+        return keep_h, keep_m
+
+    def step(self, u: Tensor, h: Tensor, m: Sum, keep: Masks = (None, None)) -> tuple[Tensor, Sum]:
+        """The input (batch, channels), from the share of x in it, and the next state."""
+        if self.e_h is not None:
+            u = torch.addmm(u, _feed(h, keep[0], u.dtype), self.e_h.mT)
+        if self.e_m is not None:
+            u = torch.addmm(u, _feed(m.m, keep[1], u.dtype), self.e_m.mT)
+        u = u if self.activation is None else self.activation(u)
+        return u, m.advance(u, self.E, self.Bd)
 
 
-_row = tensor("batch", "features", floating=True)
+def _feed(state: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    state = state if state.dtype == dtype else state.to(dtype)
+    return state if mask is None else state * mask
 
 
-@explained(u_x=_row, h_x=_row, h=_row, m=_row, weights=instance(LMUWeights))
-def lmu_step(
-    u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights
-) -> tuple[Tensor, Tensor]:
-    """One step, from the input's share of the two sums and the state before it.
+class Cell(Protocol):
+    """A hidden cell, which reads the memory."""
 
-    ``u_t = u_x + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = Ad m_{t-1} + Bd u_t`` and
-    ``h_t = tanh(h_x + W_h h_{t-1} + W_m m_t)``, where ``u_x = e_x x_t`` and ``h_x = W_x x_t``.
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the steps read of the input (batch, time, input), for all of them at once."""
+        ...
 
-    The memory is advanced by its increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad -
-    I``, and ``m`` may be float64 for that: see :func:`lmu.ops.memory_step`.
+    def start(self, u: Tensor, h: State) -> State:
+        """The state before the first step; None if only the cell knows it."""
+        ...
 
-    Shapes: ``u_x`` (batch, channels), ``h_x`` (batch, hidden), ``h`` (batch, hidden), ``m`` (batch,
-    order); returns the new ``h`` and ``m``.
+    def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
+        """Output and state, from the memory, a slice of :meth:`inputs` and the state before."""
+        ...
 
-    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
+
+class DefaultCell(NamedTuple):
+    """``h_t = f(W_x x_t + W_h h_{t-1} + W_m m_t)``, a bias being a column of ``W_x``."""
+
+    W_x: Tensor
+    W_h: Tensor
+    W_m: Tensor
+    activation: str | Function = "tanh"
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The share of ``x`` in the argument of the activation."""
+        return F.linear(x, self.W_x)
+
+    def start(self, u: Tensor, h: State) -> State:
+        """The state before the first step, if there is one."""
+        return h
+
+    def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
+        """Output and state of one step, from the memory, the share of x and the state before."""
+        z = torch.addmm(torch.addmm(x, h, self.W_h.mT), m, self.W_m.mT)
+        h = activation_of(self.activation).function(z)
+        return h, h
+
+    def run(self, a: Tensor, h: State, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """Outputs of all steps and the last state, from the shares of x and m in each step.
+
+        Steps that are padding are False in ``mask`` (batch, time, 1): outputs mean nothing there,
+        and the state is that before it.
+        """
+        y = recurrence(a, h, self.W_h, self.activation)
+        return y, last_valid(y, mask, h)
+
+
+def run_steps(
+    u: Tensor,
+    x: Tensor,
+    h: State,
+    m: Tensor,
+    memory: Memory,
+    cell: Cell,
+    hidden: int,
+    mask: Tensor | None = None,
+    *,
+    record: bool = False,
+) -> tuple[Tensor, State, Tensor]:
+    """Outputs of all steps (batch, time, hidden), and the last state of the cell and the memory.
+
+    Only the memory, and the default cell, are kept from autocast.
+
+    Shapes: ``u`` (batch, time, channels), the share of x in the memory's input; ``x`` (batch, time,
+    input); ``h`` the cell's state or None; ``m`` (batch, order). Steps that are padding are False
+    in ``mask`` (batch, time, 1): outputs mean nothing there, and states stay as they are. With
+    ``record`` an output is ``[y_t | m_t | u_t]``, in the dtype of the memory.
+
+    Cost: 2 b T (d^2 + n^2 + n d) FLOPs in T sequential steps with the default cell.
     """
-    w = weights
-    h, after = step_of_sum(u_x, h_x, h, Sum.start(m, w.E.dtype, 1), w)
-    return h, after.end(m.dtype)
+    default = isinstance(cell, DefaultCell)
+    h = cell.start(u, h)
+    before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
+    keep = memory.masks(before, m)
 
+    def step(carry: Carry, slices: Slices) -> Stepped:
+        (before, h, m), (u_t, x_t, *mask_t) = carry, slices
+        with nullcontext() if default else no_autocast(u.device):
+            u_t, after = memory.step(u_t, before, Sum.unpack(m, u.dtype), keep)
+            read, m_n = after.m, freeze(after.pack(), m, *mask_t)
+        y, h_n = cell.step(read, x_t, h)
+        output = torch.cat([y.to(read), read, u_t], dim=1) if record else y
+        return (y, freeze(h_n, h, *mask_t), m_n), output
 
-def step_of_sum(u_x: Tensor, h_x: Tensor, h: Tensor, m: Sum, w: LMUWeights) -> tuple[Tensor, Sum]:
-    """:func:`lmu_step` of a memory in a loop."""
-    u = torch.addmm(torch.addmm(u_x, h, w.e_h.mT), m.m, w.e_m.mT)
-    m = m.advance(u, w.E, w.Bd)
-    return torch.tanh(torch.addmm(torch.addmm(h_x, h, w.W_h.mT), m.m, w.W_m.mT)), m
+    def mend(carry: Carry) -> Carry:
+        before, h, m = carry
+        if default:  # the state of another cell is its own
+            before = h = flush(h)
+        return before, h, Sum.unpack(m, u.dtype).fold().pack()
+
+    with no_autocast(u.device) if default else nullcontext():
+        given = cell.inputs(x)
+        xs = (u, given) if mask is None else (u, given, mask)
+        start = before, h, Sum.start(m, u.dtype, u.shape[1]).pack()
+        (_, h, after), y = in_stretches(step, start, xs, mend)
+        return y, h, Sum.unpack(after, u.dtype).end(m.dtype)
 
 
 def loop(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: object = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, by autograd.
+    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: Any = None,
+    activation: str | Function = "tanh",
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, step by step.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
     first step. ``powers`` are not used.
@@ -73,24 +167,60 @@ def loop(
     Cost: 2 b T (d^2 + n^2 + n d) FLOPs in T sequential steps.
     """
     del powers
-    u_x, h_x = F.linear(x, weights.e_x), F.linear(x, weights.W_x)
-    dtype = weights.E.dtype
-
-    def step(carry: Carry, slices: Slices) -> Stepped:
-        (u_t, h_t), (h, m) = slices, carry
-        h, after = step_of_sum(u_t, h_t, h, Sum.unpack(m, dtype), weights)
-        return (h, after.pack()), h
-
-    def mend(carry: Carry) -> Carry:
-        h, m = carry
-        return flush(h), Sum.unpack(m, dtype).fold().pack()
-
-    start = h, Sum.start(m, dtype, x.shape[1]).pack()
-    (h, after), y = in_stretches(step, start, (u_x, h_x), mend)
-    return y, h, Sum.unpack(after, dtype).end(m.dtype)
+    memory, cell = _parts(weights, activation)
+    return run_steps(F.linear(x, weights.e_x), x, h, m, memory, cell, h.shape[1])
 
 
 def loop_cost(problem: Problem) -> Cost:
     """Cost of a sequence step by step."""
     b, T, d, n = problem.batch, problem.length, problem.channels * problem.order, problem.rows
     return Cost(2.0 * b * T * (n * n + n * d + d * d), 4.0 * b * T * n + 4.0 * b * T * (n + d))
+
+
+def _parts(w: LMUWeights, activation: str | Function) -> tuple[Memory, DefaultCell]:
+    return Memory(w.E, w.Bd, w.e_h, w.e_m), DefaultCell(w.W_x, w.W_h, w.W_m, activation)
+
+
+_row = tensor("batch", "features", floating=True)
+
+
+@explained(u_x=_row, h_x=_row, h=_row, m=_row, weights=instance(LMUWeights))
+def lmu_step(
+    u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights,
+    activation: str | Function = "tanh",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One step, from the share of the input in the two sums and the state before it.
+
+    ``u_t = u_x + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = Ad m_{t-1} + Bd u_t`` and
+    ``h_t = f(h_x + W_h h_{t-1} + W_m m_t)``, where ``u_x = e_x x_t`` and ``h_x = W_x x_t``.
+
+    The memory is advanced by its increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad -
+    I``, and ``m`` may be float64 for that: see :func:`lmu.ops.memory_step`.
+
+    Args:
+        u_x: (batch, channels).
+        h_x: (batch, hidden).
+        h: Hidden state before the step (batch, hidden).
+        m: Memory before the step (batch, order).
+        weights: The layer's weights.
+        activation: f, ``"tanh"``, ``"relu"``, ``"sigmoid"``, ``"identity"``, ``"gelu"``, or a
+            function.
+
+    Returns:
+        The new ``h`` and ``m``.
+
+    Cost: 2 b (d^2 + n^2 + n d) FLOPs.
+
+    Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
+    """
+    return run_lmu_step(u_x, h_x, h, m, weights, check_activation(activation))
+
+
+def run_lmu_step(
+    u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights,
+    activation: str | Function = "tanh",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """:func:`lmu_step` of arguments that have been checked."""
+    memory, cell = _parts(weights, activation)
+    _, after = memory.step(u_x, h, Sum.start(m, weights.E.dtype, 1))
+    return cell.step(after.m, h_x, h)[0], after.end(m.dtype)

@@ -68,7 +68,7 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
     H = narrow(impulse_response(Ad, Bd, steps), u.dtype)
     if torch.compiler.is_compiling():
         # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
-        following = recurrence(widen(u.flip(2) @ H.mT), m_0, power, linear=True)
+        following = recurrence(widen(u.flip(2) @ H.mT), m_0, power, "identity")
         return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, :-1]
     arriving = u[:, :-1].flip(2) @ H.mT
     E = narrow(power - identity, u.dtype)

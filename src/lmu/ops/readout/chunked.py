@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import is_transformed
 from lmu.ops.cost import Cost, Problem
 from lmu.ops.memory.chunked import chunk_length, chunked_readout, seconds_of_chunks
@@ -12,7 +13,7 @@ from lmu.ops.system import channels
 
 def chunks_readout(
     u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
-    m_0: Tensor | None, H: Tensor | None,
+    m_0: Tensor | None, H: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One matrix product per chunk of time, a short recurrence between chunks.
 
@@ -24,10 +25,10 @@ def chunks_readout(
     x1 = pad(x, (0, 1, 0, z.shape[1] - length), value=1.0)
     W1 = torch.cat([W_x, bias[:, None]], dim=1)
     if is_transformed():
-        return torch.relu(z + x1 @ W1.mT)[:, :length], m_n
+        return ACTIVATIONS[activation].function(z + x1 @ W1.mT)[:, :length], m_n
     # In place: what comes before needs none of it for backward.
-    z.flatten(0, 1).addmm_(x1.flatten(0, 1), W1.mT).relu_()
-    return z[:, :length], m_n
+    z.flatten(0, 1).addmm_(x1.flatten(0, 1), W1.mT)
+    return ACTIVATIONS[activation].in_place(z)[:, :length], m_n
 
 
 def channels_readout(

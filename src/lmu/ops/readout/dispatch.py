@@ -10,6 +10,13 @@ from torch.nn.functional import pad
 
 from lmu._arguments import explained, optional, word
 from lmu._arguments import tensor as tensor_rule
+from lmu.ops._activations import (
+    ACTIVATIONS,
+    Function,
+    apply_rows,
+    check_activation,
+    is_fused,
+)
 from lmu.ops._checks import check_memory, check_readout
 from lmu.ops._modes import compute_dtype, is_transformed, no_autocast
 from lmu.ops.cost import (
@@ -27,8 +34,12 @@ from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_secon
 from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
-# (u, x, Ad, Bd, W_m, W_x, bias, m_0, H) -> hidden units of all steps and the last memory state.
+# (u, x, Ad, Bd, W_m, W_x, bias, m_0, H, activation) -> hidden units of all steps and the last
+# memory state.
 Run = Callable[..., tuple[Tensor, Tensor]]
+
+
+FUSED = tuple(name for name in ACTIVATIONS if is_fused(name))
 
 
 class ReadoutMethod(NamedTuple):
@@ -37,13 +48,17 @@ class ReadoutMethod(NamedTuple):
     run: Run
     cost: CostFunction
     seconds: Seconds | None = None  # of those that are compared by time
+    activations: tuple[str, ...] = FUSED  # those that it applies itself
 
 
 READOUT_METHODS: dict[str, ReadoutMethod] = {
     "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
     "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
     "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
-    "triton": ReadoutMethod(kernels_readout, kernels_readout_cost),  # by name only, as yet
+    # By name only, as yet.
+    "triton": ReadoutMethod(
+        kernels_readout, kernels_readout_cost, activations=("relu", "identity")
+    ),
 }
 
 
@@ -119,11 +134,13 @@ def readout(
     *,
     method: str = "auto",
     H: Tensor | None = None,
+    activation: str | Function = "relu",
 ) -> tuple[Tensor, Tensor]:
-    """Hidden units ``relu(W_m m_t + W_x x_t + b)`` of the memory ``m_t = Ad m_{t-1} + Bd u_t``.
+    """Hidden units ``f(W_m m_t + W_x x_t + b)`` of the memory ``m_t = Ad m_{t-1} + Bd u_t``.
 
-    The read-out is linear before the relu, so that the memory's states need not be formed. All in
-    the dtype of ``u`` but at least float32, also under autocast. Differentiable in every argument.
+    The read-out is linear before the activation f, so that the memory's states need not be formed.
+    All in the dtype of ``u`` but at least float32, also under autocast. Differentiable in every
+    argument.
 
     Args:
         u: Encoded input (batch, time, channels).
@@ -136,6 +153,9 @@ def readout(
         m_0: Memory before the first step (batch, channels, order); zeros if None.
         method: ``"auto"``, or a key of :data:`READOUT_METHODS`.
         H: The impulse response (order, at least time), to save computing it.
+        activation: f: ``"relu"``, ``"tanh"``, ``"sigmoid"`` or ``"identity"``, which are fused with
+            what comes before; ``"gelu"``; or a function of all units (batch, time, hidden), which
+            must treat each step alike.
 
     Returns:
         Hidden units (batch, time, hidden) and the last memory state (batch, channels, order).
@@ -150,7 +170,8 @@ def readout(
     check_readout(u, x, Bd, W_m, W_x, bias)
     if method != "auto" and (not isinstance(method, str) or method not in READOUT_METHODS):
         raise ValueError(f"method must be 'auto' or one of {list(READOUT_METHODS)}, got {method!r}")
-    return run_readout(u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H)
+    check_activation(activation)
+    return run_readout(u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation=activation)
 
 
 def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
@@ -172,15 +193,22 @@ def run_readout(
     *,
     method: str = "auto",
     H: Tensor | None = None,
+    activation: str | Function = "relu",
 ) -> tuple[Tensor, Tensor]:
     """:func:`readout` of arguments that have been checked."""
     if method == "auto":
         method = pick_readout(u, Bd, W_m.shape[0], m_0 is not None)
-    run, dtype = READOUT_METHODS[method].run, compute_dtype(u.dtype)
+    run, _, _, fused = READOUT_METHODS[method]
+    if activation not in fused:
+        z, m_n = run_readout(
+            u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation="identity"
+        )
+        return apply_rows(activation, z), m_n
+    dtype = compute_dtype(u.dtype)
     with no_autocast(u.device):
         u, x, W_m, W_x, bias = (t.to(dtype) for t in (u, x, W_m, W_x, bias))
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             u, x = (pad(t, (0, 0, 0, 0, 0, 1)) for t in (u, x))
-            y, m_n = run(u, x, Ad, Bd, W_m, W_x, bias, None, H)
+            y, m_n = run(u, x, Ad, Bd, W_m, W_x, bias, None, H, activation)
             return y[:0], m_n[:0]
-        return run(u, x, Ad, Bd, W_m, W_x, bias, m_0, H)
+        return run(u, x, Ad, Bd, W_m, W_x, bias, m_0, H, activation)

@@ -6,7 +6,7 @@ them; a single piece would need twice the length of the sequence. The sums over 
 are matrix products, one for each frequency.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import log2
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import (
     differentiable_backward,
     is_batched,
@@ -35,7 +36,7 @@ CUT = 3e-10  # seconds of a unit of a plan's weight, for each row; fitted, see d
 
 def fft_readout(
     u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
-    m_0: Tensor | None, H: Tensor | None,
+    m_0: Tensor | None, H: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Convolve the input with ``W_m H``, which has a row for each hidden unit, by FFT.
 
@@ -48,11 +49,11 @@ def fft_readout(
     K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[..., :length]  # (channels, rows, time)
     m_n = run_method("final", u, Ad, Bd, m_0, H)
     if m_0 is None and not is_transformed():
-        return FFTReadout.apply(u.mT, K, x, W_x, bias)[0], m_n
+        return FFTReadout.apply(u.mT, K, x, W_x, bias, activation)[0], m_n
     z = convolve(u.mT, K) + x @ W_x.mT + bias
     if m_0 is not None:
         z = z + channels_readout(torch.zeros_like(u), Ad, Bd, W_m, m_0)[0][:, :length]
-    return torch.relu(z), m_n
+    return ACTIVATIONS[activation].function(z), m_n
 
 
 class Plan(NamedTuple):
@@ -85,16 +86,18 @@ def convolve(u: Tensor, K: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, n)[..., : u.shape[2]].mT
 
 
-def plain(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """What :class:`FFTReadout` computes, by autograd."""
-    return (torch.relu(convolve(u, K) + x @ W_x.mT + bias),)
+def plain(
+    u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, activation: str
+) -> tuple[Tensor]:
+    """The result of :class:`FFTReadout` by autograd."""
+    return (ACTIVATIONS[activation].function(convolve(u, K) + x @ W_x.mT + bias),)
 
 
 class FFTReadout(torch.autograd.Function):
-    """``(u, K, x, W_x, bias) -> y``: ``y_t = relu(sum_k K[:, k] u_{t-k} + W_x x_t + bias)``."""
+    """``(u, K, x, W_x, bias, f) -> y``, ``y_t = f(sum_k K[:, k] u_{t-k} + W_x x_t + bias)``."""
 
     @staticmethod
-    def forward(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor):
+    def forward(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, activation: str):
         """Give ``y`` (batch, time, rows) and the spectra of ``u`` and ``K``.
 
         Shapes: ``u`` (batch, channels, time), ``K`` (channels, rows, time), ``x`` (batch, time,
@@ -102,25 +105,28 @@ class FFTReadout(torch.autograd.Function):
         """
         p = plan(u.shape[2])
         U, KF = _spectra(u, K, p)
-        return _forward(U, KF, x, W_x, bias, p), U, KF
+        return _forward(U, KF, x, W_x, bias, p, activation), U, KF
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep the output, the spectra and the arguments."""
         y, U, KF = output
         ctx.mark_non_differentiable(U, KF)
-        ctx.save_for_backward(y, U, KF, *inputs)
+        *tensors, ctx.activation = inputs
+        ctx.save_for_backward(y, U, KF, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         """Gradients of all arguments."""
         dy = grad_outputs[0]
         y, U, KF, *inputs = ctx.saved_tensors
-        # A derivative of the gradients is wanted, or many gradients at once.
+        needed, activation = ctx.needs_input_grad[:5], ctx.activation
+        # A derivative of the gradients is needed, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(dy):
-            return differentiable_backward(plain, inputs, (dy,), ctx.needs_input_grad)
+            run = partial(plain, activation=activation)
+            return *differentiable_backward(run, inputs, (dy,), needed), None
         with no_autocast(dy.device):
-            return _backward(dy, y, U, KF, inputs[2], inputs[3], ctx.needs_input_grad[2])
+            return *_backward(dy, y, U, KF, inputs[2], inputs[3], needed[2], activation), None
 
 
 def _spectra(u: Tensor, K: Tensor, p: Plan) -> tuple[Tensor, Tensor]:
@@ -160,46 +166,58 @@ def _transpose(source: Tensor, target: Tensor) -> None:
         b.copy_(a.mT)
 
 
-def _forward(U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, p: Plan) -> Tensor:
+def _forward(
+    U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, p: Plan, activation: str
+) -> Tensor:
     (batch, length, _), rows = x.shape, W_x.shape[0]
     y = x.new_empty(batch, length, rows)
+    activate: Any = ACTIVATIONS[activation].into
     x1, W1 = _with_ones(x), torch.cat([W_x, bias[:, None]], dim=1).mT
     group, some = _groups(batch, 2 * len(U) * rows, x.device)
     with torch.inference_mode():  # the same kernels, called with less ado
         spectra = U.new_empty(len(U), group, rows)
-        before_relu = y.new_empty(some, length, rows)
+        before = y.new_empty(some, length, rows)  # what the activation is applied to
         for i in range(0, batch, group):
             S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
             torch.bmm(U[:, i : i + group], KF, out=S)
             for j in range(0, S.shape[1], some):
                 z = torch.fft.irfft(S[:, j : j + some].permute(1, 2, 0).contiguous(), p.n)
                 part = slice(i + j, i + j + len(z))
-                a = before_relu[: len(z)]
+                a = before[: len(z)]
                 _transpose(z[..., :length], a)
                 a.flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1)
-                torch.clamp_min(a, 0, out=y[part])
+                activate(a, y[part])
     return y
 
 
 def _back_to_spectra(
-    dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, dx: Tensor | None, p: Plan
+    dy: Tensor,
+    y: Tensor,
+    U: Tensor,
+    KF: Tensor,
+    x: Tensor,
+    W_x: Tensor,
+    dx: Tensor | None,
+    p: Plan,
+    activation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of both spectra and of ``[W_x, bias]``; fills ``dx``. Its buffers end with it."""
     (batch, length, rows), k = y.shape, x.shape[2]
+    differentiate: Any = ACTIVATIONS[activation].backward
     dU, dKF = torch.empty_like(U), torch.zeros_like(KF)  # conjugates, as the products give them
     dW1 = W_x.new_zeros(k + 1, rows)
     group, some = _groups(batch, 2 * len(U) * rows, y.device)
     with torch.inference_mode():
         x1 = _with_ones(x)
         spectra = U.new_empty(len(U), group, rows)
-        before_relu = y.new_empty(some, length, rows)
+        before = y.new_empty(some, length, rows)
         signals = y.new_zeros(some, rows, p.n)  # what lies beyond the sequence stays zero
         for i in range(0, batch, group):
             S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
             for j in range(0, S.shape[1], some):
                 part = slice(i + j, i + min(j + some, S.shape[1]))
-                g = before_relu[: part.stop - part.start]
-                torch.ops.aten.threshold_backward.grad_input(dy[part], y[part], 0, grad_input=g)
+                g = before[: part.stop - part.start]
+                differentiate(dy[part], y[part], g)
                 flat = g.flatten(0, 1)
                 dW1.addmm_(x1[part].flatten(0, 1).mT, flat)
                 if dx is not None:
@@ -213,11 +231,12 @@ def _back_to_spectra(
 
 
 def _backward(
-    dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool
-) -> tuple[Tensor | None, ...]:
+    dy: Tensor, y: Tensor, U: Tensor, KF: Tensor, x: Tensor, W_x: Tensor, needs_x: bool,
+    activation: str,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     length, k, p = y.shape[1], x.shape[2], plan(y.shape[1])
     dx = torch.empty_like(x) if needs_x else None
-    dU, dKF, dW1 = _back_to_spectra(dy, y, U, KF, x, W_x, dx, p)
+    dU, dKF, dW1 = _back_to_spectra(dy, y, U, KF, x, W_x, dx, p, activation)
     du = torch.fft.irfft(dU.permute(1, 2, 0).conj().contiguous(), p.n)[..., : p.steps]
     du = du.unflatten(1, (-1, p.pieces)).flatten(2)[..., :length]
     of_pieces = torch.fft.irfft(dKF.permute(1, 2, 0).conj().contiguous(), p.n)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import is_transformed
 from lmu.ops.cost import GEMM, Cost, Problem
 from lmu.ops.memory.dispatch import run_memory
@@ -16,7 +17,7 @@ WRITE = (2e-9, 5e-9)
 
 def states_readout(
     u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
-    m_0: Tensor | None, H: Tensor | None,
+    m_0: Tensor | None, H: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """All memory states first, then the read-out: as the equations say.
 
@@ -24,11 +25,12 @@ def states_readout(
     """
     m, m_n = run_memory(u, Ad, Bd, m_0, H=H)
     if is_transformed():
-        return torch.relu(m.flatten(2) @ W_m.mT + x @ W_x.mT + bias), m_n
+        z = m.flatten(2) @ W_m.mT + x @ W_x.mT + bias
+        return ACTIVATIONS[activation].function(z), m_n
     # In place: what comes before needs none of it for backward.
     z = torch.addmm(bias, x.flatten(0, 1), W_x.mT)
-    z.addmm_(m.flatten(2).flatten(0, 1), W_m.mT).relu_()
-    return z.unflatten(0, x.shape[:2]), m_n
+    z.addmm_(m.flatten(2).flatten(0, 1), W_m.mT)
+    return ACTIVATIONS[activation].in_place(z).unflatten(0, x.shape[:2]), m_n
 
 
 def states_readout_cost(problem: Problem) -> Cost:

@@ -1,5 +1,6 @@
 """The chunked read-out by kernels for CUDA; see lmu.ops.triton.readout."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from lmu.theory.rounding import narrow
 
 def kernels_readout(
     u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
-    m_0: Tensor | None, H: Tensor | None,
+    m_0: Tensor | None, H: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As the chunked read-out, but the outputs are written once, by one kernel.
 
@@ -47,7 +48,9 @@ def kernels_readout(
         last.append(final(rest, A, B, states[:, -1:], None).squeeze(1).to(start.dtype))
     x1 = pad(x, (0, 1, 0, chunks * steps - length), value=1.0).reshape(batch * chunks, steps, -1)
     W1 = torch.cat([W_x.mT, bias[None]])
-    y = readout_chunks(torch.stack(given, dim=1), torch.stack(responses), x1, W1)
+    y = readout_chunks(
+        torch.stack(given, dim=1), torch.stack(responses), x1, W1, activation == "relu"
+    )
     return y.view(batch, chunks * steps, -1)[:, :length], torch.stack(last, dim=1)
 
 
@@ -68,17 +71,17 @@ def _responses(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
 
 
 @torch.library.custom_op("lmu::readout_chunks", mutates_args=())
-def readout_chunks(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
+def readout_chunks(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
     """Hidden units (M, L, rows) of M chunks; shapes as in :mod:`lmu.ops.triton.readout`."""
-    return _kernels(given).forward(*(t.contiguous() for t in (given, R, x1, W1)))
+    return _kernels(given).forward(*(t.contiguous() for t in (given, R, x1, W1)), relu)
 
 
 @torch.library.custom_op("lmu::readout_chunks_backward", mutates_args=())
 def readout_chunks_backward(
-    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor
+    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the arguments."""
-    return _kernels(given).backward(*(t.contiguous() for t in (dy, y, given, R, x1, W1)))
+    return _kernels(given).backward(*(t.contiguous() for t in (dy, y, given, R, x1, W1)), relu)
 
 
 def _kernels(given: Tensor) -> Any:
@@ -94,38 +97,41 @@ def _kernels(given: Tensor) -> Any:
 
 
 @readout_chunks.register_fake
-def _(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
+def _(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
     return x1.new_empty(x1.shape[0], x1.shape[1], W1.shape[1])
 
 
 @readout_chunks_backward.register_fake
 def _(
-    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor
+    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
 ) -> tuple[Tensor, ...]:
     return tuple(
         torch.empty_like(t, memory_format=torch.contiguous_format) for t in (given, R, x1, W1)
     )
 
 
-def plain(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> tuple[Tensor]:
-    """What the kernels compute, by autograd."""
+def plain(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> tuple[Tensor]:
+    """The result of the kernels by autograd."""
     steps = x1.shape[1]
     t = torch.arange(steps, device=R.device)
     forced = R[:, t - t[:, None] + steps - 1]  # (channels, steps of input, steps, rows)
     free = R[:, 2 * steps - 1 :].unflatten(1, (-1, steps))
     z = torch.einsum("mck,cktr->mtr", given, torch.cat([forced, free], dim=1))
-    return (torch.relu(z + x1 @ W1),)
+    z = z + x1 @ W1
+    return (torch.relu(z) if relu else z,)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     y, *inputs = ctx.saved_tensors
-    if torch.is_grad_enabled():  # a derivative of the gradients is wanted
-        return differentiable_backward(plain, inputs, (grad,), ctx.needs_input_grad)
-    return tuple(readout_chunks_backward(grad, y, *inputs))
+    if torch.is_grad_enabled():  # a derivative of the gradients is needed
+        run = partial(plain, relu=ctx.relu)
+        return *differentiable_backward(run, inputs, (grad,), ctx.needs_input_grad[:4]), None
+    return *readout_chunks_backward(grad, y, *inputs, ctx.relu), None
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output, *inputs)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.relu = inputs
+    ctx.save_for_backward(output, *tensors)
 
 
 readout_chunks.register_autograd(_backward, setup_context=_keep)

@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K}
 OPTIONS |= {"num_stages": 2, "enable_fp_fusion": True}
 
 
-def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
+def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
     r"""Hidden units of all chunks.
 
     Cost: 2 M L r (c (L / 2 + d) + k) FLOPs, and no memory but the result's.
@@ -36,6 +36,7 @@ def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
         R: Responses (channels, 2 L - 1 + order L, r).
         x1: Input with a one behind it (M, L, k).
         W1: Weights of the input with the bias behind them (k, r).
+        relu: Whether a relu follows, or nothing.
 
     Returns:
         y (M, L, r).
@@ -46,13 +47,13 @@ def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor) -> Tensor:
     grid = (triton.cdiv(M, TILE_M), triton.cdiv(width, TILE_R), L)
     with torch.cuda.device_of(given):
         _forward[grid](  # pyright: ignore[reportIndexIssue]
-            given, R, x1, W1, y, M, C, size, L, width, x1.shape[2], R.shape[1], **OPTIONS
+            given, R, x1, W1, y, M, C, size, L, width, x1.shape[2], R.shape[1], RELU=relu, **OPTIONS
         )
     return y
 
 
 def backward(
-    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor
+    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``given``, ``R``, ``x1`` and ``W1``; shapes as in :func:`forward`."""
     M, C, size = given.shape
@@ -64,19 +65,19 @@ def backward(
     tiles_k, tiles_r = triton.cdiv(size, TILE_K), triton.cdiv(width, TILE_R)
     with torch.cuda.device_of(given):
         _given[(rows, tiles_k, C)](  # pyright: ignore[reportIndexIssue]
-            dy, y, R, dgiven, *sizes, **OPTIONS
+            dy, y, R, dgiven, *sizes, RELU=relu, **OPTIONS
         )
         _states[(triton.cdiv(size - L, TILE_K), tiles_r, L * C)](  # pyright: ignore[reportIndexIssue]
-            dy, y, given, dR, *sizes, **OPTIONS
+            dy, y, given, dR, *sizes, RELU=relu, **OPTIONS
         )
         _kernel[(triton.cdiv(L, TILE_K), tiles_r, C)](  # pyright: ignore[reportIndexIssue]
-            dy, y, given, dR, *sizes, **OPTIONS
+            dy, y, given, dR, *sizes, RELU=relu, **OPTIONS
         )
         _input[(rows, triton.cdiv(k, TILE_K), L)](  # pyright: ignore[reportIndexIssue]
-            dy, y, W1, dx1, *sizes, **OPTIONS
+            dy, y, W1, dx1, *sizes, RELU=relu, **OPTIONS
         )
         _weights[(len(dW1), tiles_r, triton.cdiv(k, TILE_K))](  # pyright: ignore[reportIndexIssue]
-            dy, y, x1, dW1, len(dW1), *sizes, **OPTIONS
+            dy, y, x1, dW1, len(dW1), *sizes, RELU=relu, **OPTIONS
         )
     return dgiven, dR, dx1, dW1.sum(0)
 
@@ -104,16 +105,18 @@ def _responses(R, c, k, t, cols, inside, L, size, width, height):
 
 
 @triton.jit
-def _masked(dy, y, at, inside):
+def _masked(dy, y, at, inside, RELU: tl.constexpr):
     """The gradient of z, at offsets into it."""
     g = tl.load(dy + at, mask=inside, other=0.0)
-    return tl.where(tl.load(y + at, mask=inside, other=0.0) > 0, g, 0.0)
+    if RELU:
+        g = tl.where(tl.load(y + at, mask=inside, other=0.0) > 0, g, 0.0)
+    return g
 
 
 @triton.jit
 def _forward(
     given, R, x1, W1, y, M, C, size, L, width, features, height,
-    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
     cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]
@@ -135,17 +138,15 @@ def _forward(
                 a = tl.load(given + (rows * C + c) * size + k, mask=(m < M) & (k < size), other=0.0)
                 b = _responses(R, c, start + down, t, cols, cols < width, L, size, width, height)
                 total = _dot(a, b, total)
-    tl.store(
-        y + (rows * L + t) * width + cols,
-        tl.where(total < 0, 0.0, total),
-        mask=(m < M) & (cols < width),
-    )
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)
+    tl.store(y + (rows * L + t) * width + cols, total, mask=(m < M) & (cols < width))
 
 
 @triton.jit
 def _given(
     dy, y, R, dgiven, M, C, size, L, width, features, height,
-    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
     first, c = tl.program_id(1) * TILE_K, tl.program_id(2)
@@ -156,7 +157,7 @@ def _given(
         if (first <= t) | (first + TILE_K > L):
             for start in range(0, width, TILE_R):
                 r = start + tl.arange(0, TILE_R)[None, :]
-                g = _masked(dy, y, (rows * L + t) * width + r, (m < M) & (r < width))
+                g = _masked(dy, y, (rows * L + t) * width + r, (m < M) & (r < width), RELU)
                 r = start + tl.arange(0, TILE_R)[:, None]
                 b = _responses(R, c, k, t, r, r < width, L, size, width, height)
                 total = _dot(g, b, total)
@@ -166,7 +167,7 @@ def _given(
 @triton.jit
 def _states(
     dy, y, given, dR, M, C, size, L, width, features, height,
-    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     """Gradients of F: of a tile of states at one step."""
     i = tl.program_id(0) * TILE_K + tl.arange(0, TILE_K)[:, None]
@@ -177,7 +178,7 @@ def _states(
         m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
         a = tl.load(given + (m * C + c) * size + L + i, mask=(m < M) & (L + i < size), other=0.0)
         m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
-        g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width))
+        g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width), RELU)
         total = _dot(a, g, total)
     row = (c * height + 2 * L - 1 + i * L + t).to(tl.int64)
     tl.store(dR + row * width + cols, total, mask=(L + i < size) & (cols < width))
@@ -186,7 +187,7 @@ def _states(
 @triton.jit
 def _kernel(
     dy, y, given, dR, M, C, size, L, width, features, height,
-    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     """Gradients of K: of a tile of delays, from all steps that have so much behind them."""
     first, c = tl.program_id(0) * TILE_K, tl.program_id(2)
@@ -200,7 +201,7 @@ def _kernel(
                 given + (m * C + c) * size + t - delay, mask=(m < M) & (delay <= t), other=0.0
             )
             m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
-            g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width))
+            g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width), RELU)
             total = _dot(a, g, total)
     row = (c * height + L - 1 + delay).to(tl.int64)
     tl.store(dR + row * width + cols, total, mask=(delay < L) & (cols < width))
@@ -209,7 +210,7 @@ def _kernel(
 @triton.jit
 def _input(
     dy, y, W1, dx1, M, C, size, L, width, features, height,
-    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
     k = tl.program_id(1) * TILE_K + tl.arange(0, TILE_K)[None, :]
@@ -218,7 +219,7 @@ def _input(
     total = tl.full((TILE_M, TILE_K), 0.0, dx1.dtype.element_ty)
     for start in range(0, width, TILE_R):
         r = start + tl.arange(0, TILE_R)[None, :]
-        g = _masked(dy, y, (rows * L + t) * width + r, (m < M) & (r < width))
+        g = _masked(dy, y, (rows * L + t) * width + r, (m < M) & (r < width), RELU)
         r = start + tl.arange(0, TILE_R)[:, None]
         b = tl.load(W1 + k * width + r, mask=(k < features) & (r < width), other=0.0)
         total = _dot(g, b, total)
@@ -228,7 +229,7 @@ def _input(
 @triton.jit
 def _weights(
     dy, y, x1, dW1, parts, M, C, size, L, width, features, height,
-    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     part = tl.program_id(0)
     cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]
@@ -239,7 +240,7 @@ def _weights(
             m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
             a = tl.load(x1 + (m * L + t) * features + k, mask=(m < M) & (k < features), other=0.0)
             m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
-            g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width))
+            g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width), RELU)
             total = _dot(a, g, total)
     at = (part * features + k) * width + cols
     tl.store(dW1 + at, total, mask=(k < features) & (cols < width))

@@ -1,0 +1,97 @@
+"""Activations of hidden units by name, with their gradient from the output where it has one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmu._arguments import shown
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Activation(NamedTuple):
+    """A function of each number, and what hand-written passes call; the latter only if fused."""
+
+    function: Function
+    in_place: Function  # may overwrite its argument, and returns the result
+    into: Callable[[Tensor, Tensor], Any] | None = None  # (z, out)
+    backward: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # (grad, output, out)
+    slope: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # (one, output, out)
+
+
+def _same(z: Tensor) -> Tensor:
+    return z
+
+
+_aten = torch.ops.aten
+
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": Activation(
+        torch.tanh,
+        Tensor.tanh_,
+        lambda z, out: torch.tanh(z, out=out),
+        lambda grad, y, out: _aten.tanh_backward.grad_input(grad, y, grad_input=out),
+        lambda one, y, out: torch.addcmul(one, y, y, value=-1, out=out),
+    ),
+    "relu": Activation(
+        torch.relu,
+        Tensor.relu_,
+        lambda z, out: torch.clamp_min(z, 0, out=out),
+        lambda grad, y, out: _aten.threshold_backward.grad_input(grad, y, 0, grad_input=out),
+        lambda one, y, out: torch.gt(y, 0, out=out),
+    ),
+    "sigmoid": Activation(
+        torch.sigmoid,
+        Tensor.sigmoid_,
+        lambda z, out: torch.sigmoid(z, out=out),
+        lambda grad, y, out: _aten.sigmoid_backward.grad_input(grad, y, grad_input=out),
+        lambda one, y, out: torch.addcmul(y, y, y, value=-1, out=out),
+    ),
+    "identity": Activation(
+        _same,
+        _same,
+        lambda z, out: out.copy_(z),
+        lambda grad, y, out: out if out is grad else out.copy_(grad),
+        lambda one, y, out: out.fill_(1),
+    ),
+    "gelu": Activation(torch.nn.functional.gelu, torch.nn.functional.gelu),
+}
+
+
+ZERO_AT_ZERO = ("tanh", "relu", "identity", "gelu")
+
+
+def check_activation(value: Any, name: str = "activation") -> str | Function:
+    """Return an activation if it is a known name or a function.
+
+    Raises:
+        TypeError: It is neither a str nor callable.
+        ValueError: No activation has this name.
+    """
+    if isinstance(value, str) and value in ACTIVATIONS:
+        return value
+    known = f"{name} must be one of {list(ACTIVATIONS)}, or a function such as torch.tanh"
+    if isinstance(value, str):
+        raise ValueError(f"{known}, got {value!r}")
+    if not callable(value):
+        raise TypeError(f"{known}, got {shown(value)}")
+    return value
+
+
+def activation_of(value: str | Function) -> Activation:
+    """The row of a name, or that of a function, which is not fused."""
+    return ACTIVATIONS[value] if isinstance(value, str) else Activation(value, value)
+
+
+def apply_rows(value: str | Function, z: Tensor) -> Tensor:
+    """Apply an activation to ``z`` (..., features); a function is called on rows, as in a step."""
+    if isinstance(value, str):
+        return ACTIVATIONS[value].function(z)
+    return value(z.flatten(0, -2)).view_as(z)
+
+
+def is_fused(value: str | Function) -> bool:
+    """True if hand-written passes can apply it: if its gradient follows from its output."""
+    return isinstance(value, str) and ACTIVATIONS[value].backward is not None

@@ -1,0 +1,25 @@
+"""The read-out of a linear memory, as its equations stand: the reference of all methods."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lmu.ops._activations import activation_of
+from lmu.ops.memory.dispatch import run_memory
+
+
+def naive(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None = None, activation: str | Callable[[Tensor], Tensor] = "relu",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Hidden units of all steps (batch, time, hidden) and the last memory, by autograd.
+
+    Shapes: as in :func:`lmu.ops.readout`; all in one dtype, float64 for the truth.
+
+    Cost: 2 b T c (d^2 + d r) FLOPs, of which d^2 in T sequential steps.
+
+    Source: Chilkuri & Eliasmith, ICML 2021, equations 19 and 20.
+    """
+    m, m_n = run_memory(u, Ad, Bd, m_0, method="naive")
+    z = m.flatten(2) @ W_m.mT + x @ W_x.mT + bias
+    return activation_of(activation).function(z), m_n
