@@ -1,6 +1,7 @@
-"""How far the automatic choice of a method is from the best one, over a grid of sizes.
+"""Compare the automatic choice of a method with the best one, over a grid of sizes.
 
-The constants of :mod:`lmu.ops.choice` were fitted on a CPU; this is what to fit them to.
+The constants of the cost model in :mod:`lmu.ops` were fitted on a CPU; these times can replace
+them.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.session import Session, tf32
-from benchmarks.harness import Contender
+from benchmarks.work import Contender
 from lmu.ops import METHODS, READOUTS, Work, choose, choose_readout, memory, readout
 from lmu.theory import discretize, impulse_response, legt
 
@@ -20,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 def grid(quick: bool) -> list[Work]:
-    """Read-outs (with rows) and states alone (without), by what they take; the small ones first."""
+    """Read-outs (with rows) and states alone (without), the smallest first."""
     if quick:
         return [Work(40, 8, rows, 2, channels) for rows in (6, 0) for channels in (1, 2)]
     sizes = product((1, 16, 100), (256, 784, 4096, 16384), ((64, 64), (256, 256), (468, 346)))
@@ -51,7 +52,7 @@ def measure(s: Session) -> None:
 
 
 def compare(s: Session, what: str, work: Work) -> dict:
-    """Figures of all methods at a point, and how far the chosen one is from the best."""
+    """Figures of all methods at a point, and the chosen one's time over the best."""
     where = Work(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
     if work.rows:
         names, chosen = list(READOUTS), choose_readout(where).method
@@ -65,7 +66,7 @@ def compare(s: Session, what: str, work: Work) -> dict:
     }  # fmt: skip
     if why:
         return row | {"status": why}
-    exact, why = s.attempt(what, lambda: stepped(work, arguments))
+    exact, why = s.attempt(what, lambda: last_outputs(work, arguments))
     if why:
         s.left_out[f"check of {what}"] = why
     builds: dict[str, Callable[[], Contender]] = {
@@ -89,11 +90,11 @@ def draw(work: Work, device: torch.device) -> dict[str, Tensor]:
         return (torch.randn(shape, generator=g) * scale).to(device)
 
     Ad, Bd = (t.to(device) for t in discretize(*legt(d, float(T))))
-    found = {"u": normal(b, T, c), "x": normal(b, T, 1), "W_m": normal(r, c * d, scale=1 / c / d)}
-    found |= {"W_x": normal(r, 1), "bias": normal(r)}
-    for t in found.values():
+    drawn = {"u": normal(b, T, c), "x": normal(b, T, 1), "W_m": normal(r, c * d, scale=1 / c / d)}
+    drawn |= {"W_x": normal(r, 1), "bias": normal(r)}
+    for t in drawn.values():
         t.requires_grad_()
-    return {**found, "Ad": Ad, "Bd": Bd, "H": impulse_response(Ad, Bd, T).float()}
+    return {**drawn, "Ad": Ad, "Bd": Bd, "H": impulse_response(Ad, Bd, T).float()}
 
 
 def outputs(work: Work, a: dict[str, Tensor], name: str) -> Tensor:
@@ -106,12 +107,9 @@ def outputs(work: Work, a: dict[str, Tensor], name: str) -> Tensor:
 
 
 @torch.no_grad()
-def stepped(work: Work, a: dict[str, Tensor]) -> list[Tensor]:
-    """The last outputs in float64 by steps, on the device: on a CPU this would take too long."""
-    u, Ad, Bd = a["u"].double(), a["Ad"], a["Bd"]
-    m = u.new_zeros(work.batch, work.channels, work.order)
-    for u_t in u.unbind(1):
-        m = m @ Ad.mT + u_t[..., None] * Bd
+def last_outputs(work: Work, a: dict[str, Tensor]) -> list[Tensor]:
+    """The last outputs by the naive reference in float64, on the device: a CPU takes too long."""
+    _, m = memory(a["u"].double(), a["Ad"], a["Bd"], method="reference")
     if not work.rows:
         return [m.cpu()]
     z = m.flatten(1) @ a["W_m"].double().mT + a["x"][:, -1].double() @ a["W_x"].double().mT
@@ -120,13 +118,13 @@ def stepped(work: Work, a: dict[str, Tensor]) -> list[Tensor]:
 
 def contender(work: Work, a: dict[str, Tensor], name: str) -> Contender:
     """Forward and backward of a method, checked at the last step."""
-    wanted = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
+    inputs = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
     shape = (work.batch, work.length, *((work.rows,) if work.rows else ()))
     shape += () if work.rows else (work.channels, work.order)
     gradient = torch.randn(shape, device=a["u"].device)
 
     def step() -> None:
-        torch.autograd.grad(outputs(work, a, name), wanted, gradient)
+        torch.autograd.grad(outputs(work, a, name), inputs, gradient)
 
     def result() -> list[Tensor]:
         with torch.no_grad():

@@ -1,7 +1,8 @@
-"""Time spread over processes."""
+"""Tables of time spread over processes."""
 
 from benchmarks.cost_model import Work, model
-from benchmarks.tables._shared import duration, record
+from benchmarks.measure import duration
+from docs.figures.records import record
 
 WAYS = ("scan", "ring", "gather")
 
@@ -42,7 +43,7 @@ def layer() -> str:
 
 
 def errors() -> str:
-    """How far several processes are from one in float64."""
+    """Errors against one process in float64."""
     found = record("sequence-parallel")["errors"]
     rows = ["| precision | processes | outputs | gradient of the input "]
     rows[0] += "| gradients of weights and theta |"
@@ -54,7 +55,7 @@ def errors() -> str:
 
 
 def powers() -> str:
-    """Error of what advances a state by half a window."""
+    """Error of a state that is advanced by half a window."""
     found = record("sequence-parallel")["powers"]
     orders = sorted({row["order"] for row in found})
     rows = ["| theta | " + " | ".join(f"order {order}" for order in orders) + " |"]
@@ -71,7 +72,7 @@ def powers() -> str:
 
 
 def extrapolated() -> str:
-    """What the model says of 10^9 steps."""
+    """A row per number of processes: the model of 10^9 steps."""
     rows = ["| processes | steps of each | its outputs | arithmetic | " + " | ".join(WAYS)]
     rows[0] += " | efficiency of scan | sent by scan |"
     rows += ["|--:|--:|--:|--:|" + "--:|" * (len(WAYS) + 2)]
@@ -87,7 +88,7 @@ def extrapolated() -> str:
 
 
 def size(count: float) -> str:
-    """Bytes, in the unit that suits them."""
+    """A number of bytes in words."""
     for unit in ("bytes", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

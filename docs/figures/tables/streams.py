@@ -1,6 +1,6 @@
-"""Serving streams."""
+"""Tables of streams that are served."""
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def rates() -> str:

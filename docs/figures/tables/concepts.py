@@ -1,6 +1,6 @@
-"""What a memory holds."""
+"""Tables of what a memory holds."""
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def held() -> str:

@@ -1,6 +1,7 @@
-"""Exported models."""
+"""Tables of exported models."""
 
-from benchmarks.tables._shared import duration, record
+from benchmarks.measure import duration
+from docs.figures.records import record
 
 
 def _exported() -> dict:
@@ -36,7 +37,7 @@ def sequence() -> str:
 
 
 def int8() -> str:
-    """A row per psMNIST model and way to store its step."""
+    """A row per psMNIST model and stored form of its step."""
     rows = ["| model | stored as | size | right of the test digits |", "|---|---|--:|--:|"]
     for model, figures in _exported()["psmnist"].items():
         config = figures["config"]
