@@ -126,12 +126,13 @@ class Stepper:
 
 def quiet(layer: Any) -> Any:
     """A layer that falls silent with its input: no bias, and a hidden state that decays."""
-    if not isinstance(layer, LMU):
+    if isinstance(layer, LMU):
+        with torch.no_grad():
+            for weight in (layer.W_h, layer.e_h):
+                assert weight is not None
+                weight.mul_(0.3)
+    else:
         nn.init.zeros_(layer.W_u.bias)
-        return layer
-    with torch.no_grad():
-        layer.W_h.mul_(0.3)
-        layer.e_h.mul_(0.3)
     return layer
 
 
@@ -141,7 +142,7 @@ def steps() -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
     def fft(kind: Any = LMUFFT) -> Any:
         return quiet(kind(1, 64, 256, 200, 200.0))
 
-    def lmu() -> LMU:
+    def lmu() -> Any:
         return quiet(LMU(1, 212, 256, 200))
 
     return {

@@ -74,21 +74,21 @@ def largest(Ad: Tensor, Bd: Tensor, steps: int, block: int = 1024) -> float:
 def euler(order: int, theta: float) -> dict[str, float | int | bool | None]:
     """Size and growth of the powers of Euler's matrix, over four windows or 1,024 steps."""
     Ad, Bd = discretize(*legt(order, float(theta)), "euler-unchecked")
-    found = {
+    figures = {
         "radius": torch.linalg.eigvals(Ad).abs().max().item(),
         "gain": noise_gain(Ad, Bd, theta),
         "largest": largest(Ad, Bd, max(1024, int(4 * theta))),
     }
-    known = {name: value if value < 1e6 else None for name, value in found.items()}
+    finite = {name: value if value < 1e6 else None for name, value in figures.items()}
     accepted = theta > least_theta(order, "euler")
-    return {"order": order, "theta": theta, **known, "accepted": accepted}
+    return {"order": order, "theta": theta, **finite, "accepted": accepted}
 
 
 def main() -> None:
     """Measure all cases and write the results."""
     rows = [{"order": o, "theta": t, "errors": errors(o, t)} for o, t in CASES]
-    found = {"machine": machine(), "rows": rows, "euler": [euler(o, t) for o, t in EULER]}
-    write_json(OUTPUT, found)
+    results = {"machine": machine(), "rows": rows, "euler": [euler(o, t) for o, t in EULER]}
+    write_json(OUTPUT, results)
     sys.stdout.write(f"wrote {OUTPUT.name}\n")
 
 

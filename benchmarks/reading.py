@@ -129,11 +129,11 @@ def lines(texts: Iterable[bytes]) -> Counts:
 
 def sizes() -> dict[str, Counts]:
     """Size of each part of the repository, and of the wheel."""
-    found = {}
+    counts: dict[str, Counts] = {}
     for part in PARTS:
         paths = [path for path in (ROOT / part).rglob("*") if path.suffix in SOURCES]
-        found[part] = lines(path.read_bytes() for path in paths)
-    return {**found, "wheel": wheel()}
+        counts[part] = lines(path.read_bytes() for path in paths)
+    return counts | {"wheel": wheel()}
 
 
 def wheel() -> Counts:

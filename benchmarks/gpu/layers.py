@@ -87,7 +87,7 @@ def jobs(s: Session) -> list[Job]:
 
 
 def layer(
-    kind: Callable[..., nn.Module], like: type[nn.Module], sizes: Sizes, device: Any, **kwargs: Any
+    kind: Callable[..., nn.Module], like: type[nn.Module], sizes: tuple, device: Any, **kwargs: Any
 ) -> nn.Module:
     """A layer on the device, with the initial weights of ``like``."""
     return with_weights_of(like, kind, sizes, **kwargs).to(device)

@@ -14,6 +14,16 @@ def run(monkeypatch, *arguments: object) -> None:
     compare.main()
 
 
+class Silent:
+    """A process that does nothing."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+
+    def communicate(self) -> None:
+        pass
+
+
 def test_every_case_runs(monkeypatch):
     monkeypatch.setattr(compare, "SIZES", {"tiny": (2, 5, 2, 4, 3), "papers": (1, 4, 1, 3, 2)})
     builds = compare.cases()
@@ -37,13 +47,11 @@ def test_a_slower_case_ends_in_an_error(monkeypatch, tmp_path):
     (tmp_path / "lmu").mkdir()
     (tmp_path / "lmu" / "__init__.py").touch()
 
-    def child(source: Path, *_: object) -> dict[str, float]:
-        return {"LMU.step, user 1": seconds.get(source, 1.0), "other": 1.0}
-
-    monkeypatch.setattr(compare, "child", child)
-    run(monkeypatch, tmp_path, "--tolerance", 0.2)
+    monkeypatch.setattr(compare, "start", lambda source, shortest: Silent(source))
+    monkeypatch.setattr(compare, "ask", lambda process, name: seconds.get(process.source, 1.0))
+    run(monkeypatch, tmp_path, "user 1", "--tolerance", 0.2)
     with pytest.raises(SystemExit, match=r"slower by more than 3%: LMU\.step, user 1$"):
-        run(monkeypatch, tmp_path)
+        run(monkeypatch, tmp_path, "LMU.step, user 1")
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def int8() -> str:
     for model, figures in _exported()["psmnist"].items():
         config = figures["config"]
         name = f"{model} {config['hidden_size']}/{config['memory_size']}"
-        for kind, found in figures["steps"].items():
-            size = f"{found['bytes'] / 1e6:.2f} MB" if "bytes" in found else ""
+        for kind, results in figures["steps"].items():
+            size = f"{results['bytes'] / 1e6:.2f} MB" if "bytes" in results else ""
             stored = "PyTorch, not exported" if kind == "layer" else kind
-            rows.append(f"| {name} | {stored} | {size} | {found['right']:,} |")
+            rows.append(f"| {name} | {stored} | {size} | {results['right']:,} |")
     return "\n".join(rows)

@@ -5,11 +5,11 @@ from docs.figures.records import record
 
 def steps() -> str:
     """A row per memory: error of the state, for each form of a step in float32."""
-    found = record("numerics")["rows"]
+    results = record("numerics")["rows"]
     rows = ["| order | theta | `m += (Ad - I) m + Bd u` | `m = Ad m + Bd u` "]
     rows[0] += "| the same, discretized in float32 |"
     rows += ["|--:|--:|--:|--:|--:|"]
-    for row in found:
+    for row in results:
         errors = [f"{error:.0e}" for error in row["errors"].values()]
         rows.append(f"| {row['order']} | {row['theta']:,} | {' | '.join(errors)} |")
     return "\n".join(rows)
@@ -29,11 +29,11 @@ def euler() -> str:
 
 def windows() -> str:
     """A row per algorithm: error of the memory for each length of the window."""
-    found = record("long_windows")["windows"]
-    thetas = list(found[0]["errors"])
+    results = record("long_windows")["windows"]
+    thetas = list(results[0]["errors"])
     rows = ["| | " + " | ".join(f"theta {int(theta):,}" for theta in thetas) + " |"]
     rows += ["|---|" + "--:|" * len(thetas)]
-    for row in found:
+    for row in results:
         errors = ["" if error is None else f"{error:.0e}" for error in row["errors"].values()]
         rows.append(f"| {row['way']} | {' | '.join(errors)} |")
     return "\n".join(rows)

@@ -9,16 +9,16 @@ WAYS = ("scan", "ring", "gather")
 
 def carry() -> str:
     """Time and bytes of carrying a state, for each size of it and number of processes."""
-    found = record("sequence-parallel")["carry"]
+    results = record("sequence-parallel")["carry"]
     rows = ["| state | processes | " + " | ".join(f"{way} | sent" for way in WAYS) + " |"]
     rows += ["|---|--:|" + "--:|--:|" * len(WAYS)]
-    cases = {(row["batch"], row["order"], row["processes"]) for row in found}
+    cases = {(row["batch"], row["order"], row["processes"]) for row in results}
     for batch, order, processes in sorted(cases):
         cells = []
         for way in WAYS:
             (row,) = (
                 row
-                for row in found
+                for row in results
                 if (row["batch"], row["order"], row["processes"], row["way"])
                 == (batch, order, processes, way)
             )
@@ -29,11 +29,11 @@ def carry() -> str:
 
 def layer() -> str:
     """Time and memory of a training step over one long sequence."""
-    found = record("sequence-parallel")["layer"]
-    alone = found[0]["seconds"]
+    results = record("sequence-parallel")["layer"]
+    alone = results[0]["seconds"]
     rows = ["| processes | time (fastest to slowest) | speed | peak memory of one process |"]
     rows += ["|--:|--:|--:|--:|"]
-    for row in found:
+    for row in results:
         spread = f"{duration(row['fastest'])} to {duration(row['slowest'])}"
         rows.append(
             f"| {row['processes']} | {duration(row['seconds'])} ({spread}) "
@@ -44,11 +44,11 @@ def layer() -> str:
 
 def errors() -> str:
     """Errors against one process in float64."""
-    found = record("sequence-parallel")["errors"]
+    results = record("sequence-parallel")["errors"]
     rows = ["| precision | processes | outputs | gradient of the input "]
     rows[0] += "| gradients of weights and theta |"
     rows += ["|---|--:|--:|--:|--:|"]
-    for row in found:
+    for row in results:
         cells = " | ".join(f"{row[name]:.0e}" for name in ("outputs", "x", "weights"))
         rows.append(f"| {row['dtype']} | {row['processes']} | {cells} |")
     return "\n".join(rows)
@@ -56,15 +56,15 @@ def errors() -> str:
 
 def powers() -> str:
     """Error of a state that is advanced by half a window."""
-    found = record("sequence-parallel")["powers"]
-    orders = sorted({row["order"] for row in found})
+    results = record("sequence-parallel")["powers"]
+    orders = sorted({row["order"] for row in results})
     rows = ["| theta | " + " | ".join(f"order {order}" for order in orders) + " |"]
     rows += ["|--:|" + "--:|" * len(orders)]
-    for theta in sorted({row["theta"] for row in found}):
+    for theta in sorted({row["theta"] for row in results}):
         cells = [
             f"{r['error']:.0e}"
             for o in orders
-            for r in found
+            for r in results
             if (r["order"], r["theta"]) == (o, theta)
         ]
         rows.append(f"| {theta:,.0f} | {' | '.join(cells)} |")
