@@ -38,14 +38,12 @@ def euler() -> str:
 
 def half_step() -> str:
     """The error of decoding with the half step and without."""
-    results = record("concepts")["half_step"]
-    rows = [
-        f"| order {results['order']}, theta {results['theta']}, sines of {results['cycles']} cycles "
-    ]
+    row = record("concepts")["half_step"]
+    rows = [f"| order {row['order']}, theta {row['theta']}, sines of {row['cycles']} cycles "]
     rows[0] += "| error / signal |"
     rows += ["|---|--:|"]
     for name, place in (("with", "(k + 1/2) / theta"), ("without", "k / theta")):
-        rows.append(f"| input of k steps ago read at {place} | {results['errors'][name]:.1e} |")
+        rows.append(f"| input of k steps ago read at {place} | {row['errors'][name]:.1e} |")
     return "\n".join(rows)
 
 
