@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks`` runs them, ``python -m benchmarks.tables`` prints them."""
+"""Benchmarks: ``python -m benchmarks`` times the cases; the other commands are modules."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.machine import machine
+from benchmarks.measure import relative_error
 from lmu import LMU, LMUFFT
 from lmu._files import write_json
 
@@ -17,8 +18,6 @@ LAYERS = {
     "LMUFFT, all outputs": lambda: LMUFFT(1, 346, 468, 784, 784),
     "LMUFFT, last output": lambda: LMUFFT(1, 346, 468, 784, 784, return_sequences=False),
 }
-
-
 PRECISIONS = {
     "float32": None,
     "bfloat16 autocast": torch.bfloat16,
@@ -42,8 +41,8 @@ def errors(layer: nn.Module, x: torch.Tensor) -> dict[str, dict[str, float]]:
     layer.double()
     exact = run(x.double())
     return {
-        precision: {k: ((r[k] - exact[k]).norm() / exact[k].norm()).item() for k in r}
-        for precision, r in got.items()
+        precision: {key: relative_error(value, exact[key]) for key, value in results.items()}
+        for precision, results in got.items()
     }
 
 

@@ -1,82 +1,53 @@
-"""The registry of cases: a new one is one entry of :data:`CASES`."""
+"""The registry of benchmark cases, :data:`CASES`; a new case is one entry."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
-from benchmarks.harness import Case, Contender
+from benchmarks.baselines import NaiveLMUFFT, StepwiseLMU, TextbookLMUFFT
+from benchmarks.harness import Case
 from benchmarks.work import (
     LENGTH,
     Build,
+    Contender,
     Pick,
     every,
     forward,
+    in_double,
     incomparable,
     last,
     one_step,
     streaming,
     training_step,
+    with_weights_of,
 )
 from lmu import LMU, LMUFFT
-from lmu.ops import memory
 
 FFT_SIZES = (1, 346, 468, 784, 784)  # input, hidden, memory, seq_len, theta: Chilkuri & Eliasmith
 LMU_SIZES = (1, 212, 256, 784)  # input, hidden, memory, theta: Voelker et al.
 
 
-class ExactLMUFFT(LMUFFT):
-    """The layer with its memory run step by step."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """All hidden states and the last."""
-        m, _ = memory(torch.relu(self.W_u(x)), self.Ad, self.Bd, method="naive")
-        h = torch.relu(self.W_h(torch.cat([m[:, :, 0], x], dim=2)))
-        return h, h[:, -1]
-
-
 def lmu_fft(kind: type[nn.Module] = LMUFFT, **kwargs: bool) -> nn.Module:
-    """A parallel layer of the paper's size, with the weights that all contenders share."""
-    torch.manual_seed(0)
-    weights = LMUFFT(*FFT_SIZES).state_dict()
-    layer = kind(*FFT_SIZES, **kwargs)
-    layer.load_state_dict(weights)
-    return layer
+    """A parallel layer of the paper's size; all contenders have the same weights."""
+    return with_weights_of(LMUFFT, kind, FFT_SIZES, **kwargs)
 
 
 def lmu(kind: type[nn.Module] = LMU) -> nn.Module:
-    """A nonlinear layer of the paper's size, with the weights that all contenders share."""
-    torch.manual_seed(0)
-    weights = LMU(*LMU_SIZES).state_dict()
-    layer = kind(*LMU_SIZES)
-    layer.load_state_dict(weights)
-    return layer
+    """A nonlinear layer of the paper's size; all contenders have the same weights."""
+    return with_weights_of(LMU, kind, LMU_SIZES)
 
 
 def others(hidden: int, pick: Pick, batch: int) -> dict[str, Callable[[], Contender]]:
-    """What a user would have taken instead."""
+    """The layers of PyTorch that a user would take instead."""
     kinds = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
     builds = {name: partial(kind, 1, hidden, batch_first=True) for name, kind in kinds.items()}
     return {
         f"nn.{name}(1, {hidden})": partial(incomparable, build, pick, batch)
         for name, build in builds.items()
     }
-
-
-def exact(contender: Callable[[], Contender]) -> list[Tensor]:
-    """What a contender gets."""
-    result = contender().result
-    assert result is not None
-    return result()
-
-
-def double(build: Build) -> nn.Module:
-    """The layer in float64."""
-    return build().double()
 
 
 def fft_case(pick: Pick, rounds: int, title: str, ours: Build, *, rivals: bool = False) -> Case:
@@ -89,10 +60,11 @@ def fft_case(pick: Pick, rounds: int, title: str, ours: Build, *, rivals: bool =
     if rivals:
         contenders |= others(FFT_SIZES[1], pick, 100)
         contenders |= peers.parallel(FFT_SIZES[1], FFT_SIZES[2], 100)
-    right = partial(training_step, partial(double, partial(lmu_fft, ExactLMUFFT)), pick, 100)
-    # Of millions of hidden units, rounding takes a few across the kink of the relu, whatever the
+    step = partial(training_step, pick=pick, batch=100)
+    exact = partial(in_double, partial(lmu_fft, NaiveLMUFFT), step)
+    # Rounding takes a few of millions of hidden units across the kink of the relu, whatever the
     # algorithm, and their gradients then differ altogether.
-    return Case(title, contenders, partial(exact, right), rounds, tolerance=5e-3)
+    return Case(title, contenders, exact, rounds, tolerance=5e-3)
 
 
 LMU_TITLE = "LMU 212/256, T 784, batch {}, all outputs, {}"
@@ -109,9 +81,8 @@ def lmu_case(batch: int, rounds: int, *, rivals: bool = False) -> Case:
     if rivals:
         contenders |= others(LMU_SIZES[1], every, batch)
         contenders |= peers.recurrent(LMU_SIZES[1], LMU_SIZES[2], batch)
-    right = partial(training_step, partial(double, stepwise), every, batch)
-    title = LMU_TITLE.format(batch, "forward + backward")
-    return Case(title, contenders, partial(exact, right), rounds)
+    exact = partial(in_double, stepwise, partial(training_step, pick=every, batch=batch))
+    return Case(LMU_TITLE.format(batch, "forward + backward"), contenders, exact, rounds)
 
 
 def forward_case(batch: int) -> Case:
@@ -121,15 +92,14 @@ def forward_case(batch: int) -> Case:
         "LMU": partial(forward, lmu, every, batch),
         TEXTBOOK_LMU: partial(forward, stepwise, every, batch),
     }
-    right = partial(forward, partial(double, stepwise), every, batch)
+    exact = partial(in_double, stepwise, partial(forward, pick=every, batch=batch))
     _, n, d, _ = LMU_SIZES
     flops = 2.0 * batch * LENGTH * (n * n + n * d + d * d)
-    title = LMU_TITLE.format(batch, "forward")
-    return Case(title, contenders, partial(exact, right), flops=flops)
+    return Case(LMU_TITLE.format(batch, "forward"), contenders, exact, flops=flops)
 
 
 class CalledCell(nn.Module):
-    """The textbook's step as a cell that is called."""
+    """A step of the textbook as a cell that is called."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -141,17 +111,21 @@ class CalledCell(nn.Module):
         return step(x, h, m)
 
 
+def by_layer(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """The new state, by ``step`` of our layer."""
+    return layer.step(x, (h, m))[1]
+
+
+def by_cell(cell: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """The new state, by a cell that is called."""
+    return cell(x, h, m)
+
+
 def step_case() -> Case:
     """The latency of one step of a stream."""
 
-    def by_layer(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
-        return layer.step(x, (h, m))[1]
-
-    def by_cell(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple:
-        return layer(x, h, m)
-
-    def cell(kind: type[nn.Module] = StepwiseLMU) -> nn.Module:
-        return CalledCell(lmu(kind))
+    def cell() -> nn.Module:
+        return CalledCell(lmu(StepwiseLMU))
 
     textbook = partial(one_step, step=by_cell)
     contenders = {
@@ -159,8 +133,8 @@ def step_case() -> Case:
         "LMU.step": partial(one_step, lmu, step=by_layer),
         "textbook: a cell with the equations": partial(textbook, cell),
     }
-    right = partial(textbook, partial(double, cell))
-    return Case("LMU 212/256, one step, batch 1, inference", contenders, partial(exact, right))
+    exact = partial(in_double, cell, textbook)
+    return Case("LMU 212/256, one step, batch 1, inference", contenders, exact)
 
 
 FFT_TITLE = "LMUFFT 346/468, T 784, batch 100, {}, forward + backward"

@@ -1,6 +1,6 @@
-"""What a memory holds, measured for docs/concepts.md: ``python -m benchmarks.concepts``.
+"""Measure what a memory holds, for docs/concepts.md: ``python -m benchmarks.concepts``.
 
-The figures go to results/concepts.json, from which ``benchmarks.concepts_pictures`` draws.
+The figures go to results/concepts.json, from which ``docs.figures.concepts`` draws.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.measure import relative_error
 from lmu import LMU
 from lmu._files import write_json
 from lmu.tasks.capacity import memory_alone
@@ -19,17 +20,17 @@ from lmu.theory import decode_window, discretize, impulse_response, least_theta,
 
 OUTPUT = Path(__file__).parent.parent / "results" / "concepts.json"
 PHASES = 16
-WINDOWS = 4  # how many windows of signal a memory is given
+WINDOWS = 4  # windows of signal that a memory reads
 CYCLES = [2 ** (k / 4) for k in range(-8, 33)]  # a quarter of a cycle to 256 in a window
 
 
 def memory(order: int, theta: float, discretizer: str = "zoh") -> LMU:
-    """A memory of the signal itself in float64, whose last state alone is wanted."""
+    """A memory of the signal itself, in float64."""
     return memory_alone(theta, order, discretizer=discretizer, dtype=torch.float64)
 
 
 def sines(cycles: float, theta: int) -> Tensor:
-    """Sines of evenly spaced phases (phases, time, 1) with so many cycles in a window."""
+    """Sines of evenly spaced phases (phases, time, 1) with ``cycles`` cycles in a window."""
     t = torch.arange(WINDOWS * theta, dtype=torch.float64)
     phases = torch.arange(PHASES, dtype=torch.float64)[:, None] / PHASES
     return (2 * math.pi * (cycles * t / theta + phases)).sin()[..., None]
@@ -37,11 +38,11 @@ def sines(cycles: float, theta: int) -> Tensor:
 
 @torch.no_grad()
 def decoding_error(layer: LMU, signal: Tensor) -> float:
-    """Root mean square of the error over the whole window, over that of the signal."""
+    """Relative error of the decoded window of a signal (batch, time, 1)."""
     _, (_, m_n) = layer(signal)
     held = layer.decode(m_n)
     past = signal.flip(1)[:, : held.shape[1]]
-    return ((held - past).square().mean() / past.square().mean()).sqrt().item()
+    return relative_error(held, past)
 
 
 def by_frequency(theta: int = 1_000) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def by_discretizer(order: int = 16) -> dict[str, Any]:
 
 
 def of_half_step(order: int = 32, theta: int = 100, cycles: float = 3) -> dict[str, Any]:
-    """What is lost if an input of k steps ago is read at k / theta, without the half step."""
+    """Errors of reading an input of k steps ago at (k + 1/2) / theta and at k / theta."""
     signal = sines(cycles, theta)
     layer = memory(order, theta)
     _, (_, m_n) = layer(signal)
@@ -121,13 +122,12 @@ def of_half_step(order: int = 32, theta: int = 100, cycles: float = 3) -> dict[s
     delays = torch.arange(theta, dtype=torch.float64)
     errors = {}
     for name, shift in (("with", 0.5), ("without", 0.0)):
-        wrong = decode_window(m_n, (delays + shift) / theta) - past
-        errors[name] = (wrong.square().mean() / past.square().mean()).sqrt().item()
+        errors[name] = relative_error(decode_window(m_n, (delays + shift) / theta), past)
     return {"order": order, "theta": theta, "cycles": cycles, "errors": errors}
 
 
 def of_rows(theta: int = 784) -> dict[str, Any]:
-    """How far the weights that a coefficient gives its past are from its polynomial."""
+    """Difference between the weights of a coefficient's past and its polynomial."""
     rows = []
     r = (torch.arange(theta, dtype=torch.float64) + 0.5) / theta
     for order in (16, 64, 256, 468, 784):

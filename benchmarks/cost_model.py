@@ -1,6 +1,6 @@
-"""What a training step of a layer costs whose time is spread over processes: a model, in seconds.
+"""Model the cost of a training step of a layer whose time is spread over processes.
 
-Of assumed machines, for sizes that no test can reach; docs/scale.md tells what it leaves out.
+For assumed machines and sizes that no test can reach; docs/scale.md says what it leaves out.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lmu.ops.memory.chunked import chunk_length
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of one process and its network, assumed: an accelerator of today on InfiniBand."""
+    """Rates of one process and its network, assumed: an accelerator on InfiniBand."""
 
     flops: float = 20e12  # float32 products, as reached
     double_flops: float = 20e12  # float64 products of the few rows of a state
@@ -32,14 +32,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """Of one process.
+    """Cost of a training step in one process.
 
     Attributes:
         steps: Time steps that it holds.
-        output_bytes: Of its outputs.
+        output_bytes: Size of its outputs.
         compute: Seconds of its arithmetic, forward and backward.
-        carry: Seconds of carrying states there and gradients back, by each way.
-        sent: Bytes that it sends, by each way.
+        carry: Seconds of carrying states forward and gradients back, by algorithm.
+        sent: Bytes that it sends, by algorithm.
     """
 
     steps: float
@@ -48,9 +48,9 @@ class Step:
     carry: dict[str, float]
     sent: dict[str, float]
 
-    def efficiency(self, way: str) -> float:
-        """Share of the time that is spent on what one process would have to do too."""
-        return self.compute / (self.compute + self.carry[way])
+    def efficiency(self, algorithm: str) -> float:
+        """Share of the time that is spent on arithmetic."""
+        return self.compute / (self.compute + self.carry[algorithm])
 
 
 def model(work: Work, processes: int, machine: Machine | None = None) -> Step:
@@ -61,7 +61,7 @@ def model(work: Work, processes: int, machine: Machine | None = None) -> Step:
     chunk = chunk_length(int(steps), d, r)
     compute = 6 * b * steps * ((chunk + d) * r + d) / m.flops
     state = 4 * b * d
-    # A product for each bit that is set in the number of steps: half of them.
+    # A product for each bit that is set in the number of steps: half of the bits.
     advance = log2(steps) / 2 * (m.launch + 2 * b * d * d / m.double_flops)
     message = m.latency + state / m.bandwidth
     rounds = ceil(log2(R))
@@ -76,7 +76,7 @@ def model(work: Work, processes: int, machine: Machine | None = None) -> Step:
         steps=steps,
         output_bytes=4 * b * steps * r,
         compute=compute,
-        carry={way: 2 * seconds + others for way, seconds in carry.items()},
+        carry={algorithm: 2 * seconds + others for algorithm, seconds in carry.items()},
         sent={
             "scan": 2 * (1 + rounds) * state,
             "ring": 2 * state,

@@ -1,4 +1,6 @@
-"""Exported models against the layers: latency, size, accuracy; ``python -m benchmarks.export``.
+"""Compare exported models with the layers in latency, size and accuracy.
+
+``python -m benchmarks.export``.
 
 A step at batch 1 and a whole sequence are timed in turns, on one thread. The psMNIST classifier of
 each ``--checkpoint``, or one that is trained here for five epochs, goes through the exported
@@ -7,8 +9,6 @@ streaming step, exact and in int8, with all 10,000 test digits.
 
 import argparse
 import json
-import random
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,8 +22,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from benchmarks.harness import seconds
 from benchmarks.machine import machine
+from benchmarks.measure import relative_error, spread, take_turns
 from lmu import LMU, LMUFFT, Stream
 from lmu._files import write_json
 from lmu.interop.aoti import export_aoti
@@ -40,23 +40,12 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "LMUFFT 64/64": lambda: LMUFFT(1, 64, 64, 100, 100),
     "LMUFFT 346/468": lambda: LMUFFT(1, 346, 468, 784, 784),
 }
-SHORTEST = 0.05  # seconds: quicker work is repeated to last so long before the clock is read
 Work = Callable[[], object]
 
 
 def interleave(works: dict[str, Work], rounds: int) -> dict[str, dict[str, float]]:
-    """Median, fastest and slowest time of each, measured in turns, in an order drawn each round."""
-    for work in works.values():
-        seconds(work, 3)
-    repeats = {key: max(1, round(SHORTEST / seconds(work, 3))) for key, work in works.items()}
-    times: dict[str, list[float]] = {key: [] for key in works}
-    for _ in range(rounds):
-        for key in random.sample(list(works), len(works)):
-            times[key].append(seconds(works[key], repeats[key]))
-    return {
-        key: {"seconds": statistics.median(t), "fastest": min(t), "slowest": max(t)}
-        for key, t in times.items()
-    }
+    """Median, fastest and slowest time of each work, measured in turns."""
+    return {key: spread(times) for key, times in take_turns(works, rounds).items()}
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -199,14 +188,14 @@ def round_memory(source: Path, target: Path) -> Path:
 
 
 def logits(path: Path, layer: Any, x: Tensor, batch: int) -> Tensor:
-    """What an exported step says after the last pixel."""
-    session, found = open_session(path), []
+    """Logits of an exported step after the last pixel."""
+    session, parts = open_session(path), []
     for part in x.split(batch):
         y, state = np.empty(0), zeros(layer, len(part))
         for x_t in part.numpy().swapaxes(0, 1):
             y, state["h"], state["m"] = run(session, {"x": x_t, **state})
-        found.append(torch.from_numpy(y))
-    return torch.cat(found)
+        parts.append(torch.from_numpy(y))
+    return torch.cat(parts)
 
 
 def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> dict[str, Any]:
@@ -232,7 +221,7 @@ def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> 
             "bytes": path.stat().st_size,
             "right": int((got.argmax(1) == labels).sum()),
             "right_alone": int((alone.argmax(1) == labels[:singles]).sum()),
-            "error": ((got - reference).norm() / reference.norm()).item(),
+            "error": relative_error(got, reference),
         }
         print(f"{loaded.config.model}, {name}: {figures[name]}", flush=True)
     return {"digits": len(x), "digits_alone": singles, "config": loaded.config.model_arguments(),
@@ -245,7 +234,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, action="append", help="of lmu train psmnist")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each contender")
     parser.add_argument("--singles", type=int, default=1000, help="digits that also run alone")
-    parser.add_argument("--limit", type=int, help="use at most so many test digits")
+    parser.add_argument("--limit", type=int, help="most test digits to use")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write the JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -264,8 +253,8 @@ def main() -> None:
             print(key, json.dumps([result["step"][key], result["sequence"][key]], indent=1))
             sys.stdout.flush()
         for checkpoint in checkpoints:
-            found = psmnist(checkpoint, folder, options.singles, options.limit)
-            result["psmnist"][found["config"]["model"]] = found
+            row = psmnist(checkpoint, folder, options.singles, options.limit)
+            result["psmnist"][row["config"]["model"]] = row
     write_json(options.output, result)
 
 

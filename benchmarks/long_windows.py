@@ -1,12 +1,11 @@
-"""Long windows and silence, for docs/numerics.md: ``python -m benchmarks.long_windows``.
+"""Measure long windows and silence, for docs/numerics.md: ``python -m benchmarks.long_windows``.
 
-Errors of the memory after a constant over two windows, against its closed form, by every way to
-compute it; and microseconds a step in a signal and in the silence after it. One thread.
+Errors of the memory after a constant over two windows, against its closed form, for every
+algorithm; and microseconds a step in a signal and in the silence after it. One thread.
 """
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.baselines import TextbookLMUFFT
 from benchmarks.machine import machine
+from benchmarks.measure import relative_error, take_turns
 from lmu import LMU, LMUFFT, Stream
 from lmu._files import write_json
 from lmu.theory import discretize, legt
@@ -23,12 +24,12 @@ OUTPUT = Path(__file__).parent.parent / "results" / "long_windows.json"
 ORDER, HIDDEN = 16, 4
 THETAS = (1_000, 10_000, 100_000, 1_000_000)
 PIECES = 100
-SILENCE, ROUND, ROUNDS = 2_000, 500, 15
+SILENCE, ROUNDS = 2_000, 15
 State = Any
 
 
 def exact(theta: float, steps: int) -> Tensor:
-    """The memory after so many ones: the sum of a geometric series."""
+    """The memory after ``steps`` ones: the sum of a geometric series."""
     Ad, Bd = discretize(*legt(ORDER, theta))
     identity = torch.eye(ORDER, dtype=torch.float64)
     power = torch.linalg.matrix_power(Ad, steps)
@@ -41,7 +42,7 @@ def parallel(theta: float, **kwargs: Any) -> LMUFFT:
 
 
 def recurrent(theta: float, **kwargs: Any) -> LMU:
-    """The same in a layer that could feed back."""
+    """The same memory in a layer whose feedback is zero."""
     layer = LMU(1, HIDDEN, ORDER, theta, encode_input=False, **kwargs)
     for encoder in (layer.e_h, layer.e_m):
         if encoder is not None:
@@ -56,7 +57,7 @@ def whole(layer: Any, x: Tensor, state: State = None) -> State:
 
 
 def in_pieces(layer: Any, x: Tensor, dtype: torch.dtype) -> State:
-    """The same from piece to piece."""
+    """The state after a sequence, by pieces."""
     state: State = (torch.zeros(1, HIDDEN), torch.zeros(1, ORDER, dtype=dtype))
     for piece in x.chunk(PIECES, dim=1):
         state = whole(layer, piece, state)
@@ -64,7 +65,7 @@ def in_pieces(layer: Any, x: Tensor, dtype: torch.dtype) -> State:
 
 
 def streamed(layer: Any, x: Tensor) -> State:
-    """The same by a stream."""
+    """The state after a sequence, by a stream."""
     stream = Stream(layer)
     for x_t in x.unbind(1):
         stream(x_t)
@@ -72,14 +73,14 @@ def streamed(layer: Any, x: Tensor) -> State:
 
 
 def stepped(layer: Any, x: Tensor, dtype: torch.dtype) -> State:
-    """The same by ``layer.step``, with a memory of some dtype."""
+    """The state after a sequence, by ``layer.step`` with a memory of ``dtype``."""
     state: State = (torch.zeros(1, HIDDEN), torch.zeros(1, ORDER, dtype=dtype))
     for x_t in x.unbind(1):
         state = layer.step(x_t, state)[1]
     return state
 
 
-WAYS: dict[str, tuple[Callable[[float, Tensor], State], int]] = {
+ALGORITHMS: dict[str, tuple[Callable[[float, Tensor], State], int]] = {
     "`LMUFFT`, by FFT": (lambda t, x: whole(parallel(t, method="fft"), x), 10**6),
     "`LMUFFT`, in chunks": (lambda t, x: whole(parallel(t, method="chunked"), x), 10**6),
     "`LMUFFT`, last output": (lambda t, x: whole(parallel(t, return_sequences=False), x), 10**6),
@@ -97,42 +98,24 @@ WAYS: dict[str, tuple[Callable[[float, Tensor], State], int]] = {
 
 
 def windows(name: str) -> dict[str, Any]:
-    """The relative error of a way for each window; None where it would take too long."""
-    run, longest = WAYS[name]
+    """Relative error of an algorithm for each window; None where it would take too long."""
+    run, longest = ALGORITHMS[name]
     errors = {}
     for theta in THETAS:
         if theta > longest:
             errors[str(theta)] = None
             continue
-        m = run(float(theta), torch.ones(1, 2 * theta, 1))[1].double().flatten()
-        right = exact(float(theta), 2 * theta)
-        errors[str(theta)] = ((m - right).norm() / right.norm()).item()
+        m = run(float(theta), torch.ones(1, 2 * theta, 1))[1].flatten()
+        errors[str(theta)] = relative_error(m, exact(float(theta), 2 * theta))
     sys.stdout.write(f"{name}: {errors}\n")
     return {"way": name, "errors": errors}
 
 
-class Textbook:
-    """A step of [C21], equations 18 to 20, term by term, which flushes nothing."""
-
-    def __init__(self, layer: LMUFFT) -> None:
-        self.layer = layer
-        Ad, Bd = discretize(*legt(layer.memory_size, float(layer.theta)))  # pyright: ignore[reportArgumentType]
-        self.Ad, self.Bd = Ad.float().mT.contiguous(), Bd.float()[None]
-        self.m = torch.zeros(1, layer.memory_size)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Advance one step."""
-        u = torch.relu(self.layer.W_u(x))
-        self.m = self.m @ self.Ad + u * self.Bd
-        return torch.relu(self.layer.W_h(torch.cat([self.m, x], dim=1)))
-
-
 class Stepper:
-    """``layer.step`` with the state kept."""
+    """``layer.step``, which keeps the state."""
 
-    def __init__(self, layer: Any) -> None:
-        self.layer, self.state = layer, None
+    def __init__(self, layer: Any, state: State = None) -> None:
+        self.layer, self.state = layer, state
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -142,27 +125,28 @@ class Stepper:
 
 
 def quiet(layer: Any) -> Any:
-    """A layer that falls silent with its input: no bias, and a hidden state that forgets."""
-    if isinstance(layer, LMUFFT):
+    """A layer that falls silent with its input: no bias, and a hidden state that decays."""
+    if isinstance(layer, LMU):
+        with torch.no_grad():
+            for weight in (layer.W_h, layer.e_h):
+                assert weight is not None
+                weight.mul_(0.3)
+    else:
         nn.init.zeros_(layer.W_u.bias)
-        return layer
-    with torch.no_grad():
-        layer.W_h.mul_(0.3)
-        layer.e_h.mul_(0.3)
     return layer
 
 
 def steps() -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
-    """What is timed in silence."""
+    """Functions that build a step, by name."""
 
-    def fft() -> LMUFFT:
-        return quiet(LMUFFT(1, 64, 256, theta=200))
+    def fft(kind: Any = LMUFFT) -> Any:
+        return quiet(kind(1, 64, 256, 200, 200.0))
 
-    def lmu() -> LMU:
+    def lmu() -> Any:
         return quiet(LMU(1, 212, 256, 200))
 
     return {
-        "the equations as they stand": lambda: Textbook(fft()),
+        "the equations as they stand": lambda: Stepper(fft(TextbookLMUFFT), torch.zeros(1, 256)),
         "`Stream(LMUFFT)`": lambda: Stream(fft()),
         "`LMUFFT.step`": lambda: Stepper(fft()),
         "`Stream(LMU)`": lambda: Stream(lmu()),
@@ -182,31 +166,25 @@ def silence(name: str) -> dict[str, Any]:
     for _ in range(SILENCE):
         still(zero)
 
-    def timed(step: Callable[[Tensor], Tensor], x: Tensor) -> float:
-        start = time.perf_counter()
-        for _ in range(ROUND):
-            step(x)
-        return (time.perf_counter() - start) / ROUND * 1e6
-
-    pairs = [(timed(loud, signal), timed(still, zero)) for _ in range(ROUNDS)]
-    before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(b / a for a, b in pairs)
-    found = {"way": name, "signal_us": before, "silence_us": after, "ratio": ratio}
-    sys.stdout.write(f"{found}\n")
-    return found
+    times = take_turns({"signal": lambda: loud(signal), "silence": lambda: still(zero)}, ROUNDS)
+    in_signal, in_silence = (statistics.median(t) * 1e6 for t in times.values())
+    ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
+    row = {"way": name, "signal_us": in_signal, "silence_us": in_silence, "ratio": ratio}
+    sys.stdout.write(f"{row}\n")
+    return row
 
 
 def main() -> None:
-    """Measure all and write it."""
+    """Measure everything and write the results."""
     torch.set_num_threads(1)
     with torch.no_grad():
-        found = {
+        result = {
             "machine": machine(),
             "order": ORDER,
-            "windows": [windows(name) for name in WAYS],
+            "windows": [windows(name) for name in ALGORITHMS],
             "silence": [silence(name) for name in steps()],
         }
-    write_json(OUTPUT, found)
+    write_json(OUTPUT, result)
     sys.stdout.write(f"wrote {OUTPUT.name}\n")
 
 

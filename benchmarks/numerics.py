@@ -1,4 +1,4 @@
-"""What rounding does to a memory, for docs/numerics.md: ``python -m benchmarks.numerics``."""
+"""Measure rounding errors of a memory, for docs/numerics.md: ``python -m benchmarks.numerics``."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.measure import relative_error
 from lmu._files import write_json
+from lmu.ops import memory
 from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, least_theta, legt, noise_gain
 
 OUTPUT = Path(__file__).parent.parent / "results" / "numerics.json"
-WAYS = ("increment", "product", "float32 discretization")
 CASES = ((16, 100), (16, 1_000), (16, 10_000), (16, 100_000), (64, 1_000), (256, 1_000))
 SIGNALS = 8
 EULER = (
@@ -30,8 +31,11 @@ EULER = (
 EULER += ((256, 6_800), (256, 13_000), (256, 27_000), (468, 19_000), (468, 92_000))
 
 
-def run(Ad: Tensor, Bd: Tensor, u: Tensor, increment: bool) -> Tensor:
-    """The last state (signals, order), step by step in the dtype of ``u`` (signals, time)."""
+def last_state(Ad: Tensor, Bd: Tensor, u: Tensor, increment: bool) -> Tensor:
+    """The last state (signals, order) of ``u`` (signals, time), by plain steps in its dtype.
+
+    A step is ``m += (Ad - I) m + Bd u`` or ``m = Ad m + Bd u``; the layers do more than either.
+    """
     identity = torch.eye(len(Bd), dtype=Ad.dtype)
     matrix = ((Ad - identity) if increment else Ad).to(u.dtype).mT.contiguous()
     drive = u.mT[..., None] * Bd.to(u.dtype)
@@ -42,17 +46,18 @@ def run(Ad: Tensor, Bd: Tensor, u: Tensor, increment: bool) -> Tensor:
 
 
 def errors(order: int, theta: int) -> dict[str, float]:
-    """Relative error of the state after two windows, by how a step is done in float32."""
+    """Relative error of the state after two windows, for each form of a step in float32."""
     u = band_limited_noise(4 * theta, theta, seed=0, cutoff=3, batch=SIGNALS)[:, : 2 * theta]
     u = u.float().double()
     A, B = legt(order, float(theta))
-    exact = run(*discretize(A, B), u, increment=False)
+    exact = memory(u[..., None], *discretize(A, B), method="naive")[1][:, 0]
+    rounded = discretize(A.float(), B.float())
     got = {
-        "increment": run(*discretize(A, B), u.float(), increment=True),
-        "product": run(*discretize(A, B), u.float(), increment=False),
-        "float32 discretization": run(*discretize(A.float(), B.float()), u.float(), False),
+        "increment": last_state(*discretize(A, B), u.float(), increment=True),
+        "product": last_state(*discretize(A, B), u.float(), increment=False),
+        "float32 discretization": last_state(*rounded, u.float(), increment=False),
     }
-    return {way: ((m - exact).norm() / exact.norm()).item() for way, m in got.items()}
+    return {form: relative_error(m, exact) for form, m in got.items()}
 
 
 def largest(Ad: Tensor, Bd: Tensor, steps: int, block: int = 1024) -> float:
@@ -67,23 +72,23 @@ def largest(Ad: Tensor, Bd: Tensor, steps: int, block: int = 1024) -> float:
 
 
 def euler(order: int, theta: float) -> dict[str, float | int | bool | None]:
-    """What the powers of Euler's matrix do, over four windows or 1,024 steps."""
+    """Size and growth of the powers of Euler's matrix, over four windows or 1,024 steps."""
     Ad, Bd = discretize(*legt(order, float(theta)), "euler-unchecked")
-    found = {
+    figures = {
         "radius": torch.linalg.eigvals(Ad).abs().max().item(),
         "gain": noise_gain(Ad, Bd, theta),
         "largest": largest(Ad, Bd, max(1024, int(4 * theta))),
     }
-    known = {name: value if value < 1e6 else None for name, value in found.items()}
+    finite = {name: value if value < 1e6 else None for name, value in figures.items()}
     accepted = theta > least_theta(order, "euler")
-    return {"order": order, "theta": theta, **known, "accepted": accepted}
+    return {"order": order, "theta": theta, **finite, "accepted": accepted}
 
 
 def main() -> None:
-    """Measure all cases and write them."""
+    """Measure all cases and write the results."""
     rows = [{"order": o, "theta": t, "errors": errors(o, t)} for o, t in CASES]
-    found = {"machine": machine(), "rows": rows, "euler": [euler(o, t) for o, t in EULER]}
-    write_json(OUTPUT, found)
+    results = {"machine": machine(), "rows": rows, "euler": [euler(o, t) for o, t in EULER]}
+    write_json(OUTPUT, results)
     sys.stdout.write(f"wrote {OUTPUT.name}\n")
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.harness import Contender
-from benchmarks.work import LENGTH, every, pixels, training_step
+from benchmarks.work import LENGTH, Contender, every, incomparable, pixels
 
 PACKAGES = ("keras-lmu", "s5-pytorch", "mamba-ssm", "mambapy")  # as pip names them
 Build = Callable[[], Contender]
@@ -22,22 +21,22 @@ Build = Callable[[], Contender]
 def status(device: str = "cpu") -> dict[str, str]:
     """The version of each package that takes part, or why it does not.
 
-    Of those that need no card, KerasLMU is timed on the CPU only, as TensorFlow would take the
-    card's memory for itself, and mambapy on the card ("cuda") only: it writes down all its states.
+    KerasLMU is timed on the CPU only, because TensorFlow takes the whole memory of a GPU; mambapy
+    on the GPU only ("cuda"), because it stores all its states.
     """
-    found = {}
+    words = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            words[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    if _takes_part(found["mamba-ssm"]) and not torch.cuda.is_available():
-        found["mamba-ssm"] = "left out: it runs on CUDA only"
-    if _takes_part(found["keras-lmu"]) and device == "cuda":
-        found["keras-lmu"] = "left out: timed on the CPU only"
-    if _takes_part(found["mambapy"]) and device != "cuda":
-        found["mambapy"] = "left out: timed on the card only"
-    return found
+            words[package] = "not installed"
+    if _takes_part(words["mamba-ssm"]) and not torch.cuda.is_available():
+        words["mamba-ssm"] = "left out: it runs on CUDA only"
+    if _takes_part(words["keras-lmu"]) and device == "cuda":
+        words["keras-lmu"] = "left out: timed on the CPU only"
+    if _takes_part(words["mambapy"]) and device != "cuda":
+        words["mambapy"] = "left out: timed on the GPU only"
+    return words
 
 
 def _takes_part(word: str) -> bool:
@@ -152,7 +151,7 @@ class Widened(nn.Module):
 
 def _step(layer: nn.Module, hidden: int, batch: int, device: str, length: int) -> Contender:
     widened = Widened(hidden, layer).to(device)
-    return Contender(training_step(lambda: widened, every, batch, length).work)
+    return incomparable(lambda: widened, every, batch, length)
 
 
 def s5(hidden: int, order: int, batch: int, device: str, length: int) -> Contender:
@@ -161,7 +160,7 @@ def s5(hidden: int, order: int, batch: int, device: str, length: int) -> Contend
 
 
 def mamba(hidden: int, batch: int, length: int) -> Contender:
-    """One Mamba block, with the sizes that its authors use, on the card."""
+    """One Mamba block, with the sizes that its authors use, on the GPU."""
     layer = import_module("mamba_ssm").Mamba(d_model=hidden)
     return _step(layer, hidden, batch, "cuda", length)
 

@@ -1,10 +1,8 @@
-"""Time and memory against length, order and batch: ``python -m benchmarks.scaling [sweep ...]``."""
+"""Measure time and memory against length, order and batch: ``python -m benchmarks.scaling``."""
 
 import argparse
 import json
 import random
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
-from benchmarks.harness import peak_of, seconds
 from benchmarks.machine import machine, results_folder
+from benchmarks.measure import peak_memory, peak_of, spread, take_turns
+from benchmarks.work import training, with_weights_of
 from lmu import LMU, LMUFFT
 from lmu._files import write_json
 
@@ -42,7 +41,7 @@ class Sweep:
 
 
 def run_layer(layer: nn.Module, shape: tuple[int, ...], *, train: bool) -> Work:
-    """Forward, and backward from a given gradient, of all outputs."""
+    """Inference over, or a training step on, random input, with all outputs."""
     x = torch.rand(shape)
 
     def forward() -> torch.Tensor:
@@ -51,27 +50,21 @@ def run_layer(layer: nn.Module, shape: tuple[int, ...], *, train: bool) -> Work:
 
     if not train:
         return forward
-    gradient = torch.rand_like(forward())
-
-    def step() -> None:
-        layer.zero_grad()
-        layer(x)[0].backward(gradient)
-
-    return step
+    return training(layer, x, torch.rand_like(forward()))
 
 
 def over_length(build: Callable[[int], nn.Module]) -> Callable[[int], Work]:
-    """Inference over one sequence of so many steps."""
+    """Inference over one sequence, against its length."""
     return lambda length: run_layer(build(length), (1, length, 1), train=False)
 
 
 def over_order(build: Callable[[int], nn.Module]) -> Callable[[int], Work]:
-    """Training with memories of such an order."""
+    """A training step, against the order of the memory."""
     return lambda order: run_layer(build(order), (16, 1024, 1), train=True)
 
 
 def over_batch(build: Callable[[], nn.Module]) -> Callable[[int], Work]:
-    """Training with so many sequences of psMNIST's length."""
+    """A training step on sequences of psMNIST's length, against the batch."""
     return lambda batch: run_layer(build(), (batch, 784, 1), train=True)
 
 
@@ -136,14 +129,15 @@ SWEEPS = {
 
 
 def stepwise(hidden: int, order: int, theta: float) -> nn.Module:
-    """The textbook loop with the initial values of :class:`lmu.LMU`."""
-    layer = StepwiseLMU(1, hidden, order, theta)
-    layer.load_state_dict(LMU(1, hidden, order, theta).state_dict())
-    return layer
+    """The textbook loop with the initial weights of :class:`lmu.LMU`."""
+    return with_weights_of(LMU, StepwiseLMU, (1, hidden, order, theta))
 
 
 def run(name: str, points: tuple[int, ...] | None = None, rounds: int = 5) -> dict:
-    """Time all contenders at all points, in an order drawn anew in each round."""
+    """Time all contenders at all points; every round has a random order.
+
+    Work is built for each measurement and dropped after it: together they would fill the memory.
+    """
     sweep = SWEEPS[name]
     jobs = [
         (line, point)
@@ -154,15 +148,14 @@ def run(name: str, points: tuple[int, ...] | None = None, rounds: int = 5) -> di
     times: dict[tuple[str, int], list[float]] = {job: [] for job in jobs}
     for _ in range(rounds):
         for job in random.sample(jobs, len(jobs)):
-            times[job].append(measure(sweep.lines[job[0]].build(job[1])))
+            work = sweep.lines[job[0]].build(job[1])
+            times[job] += take_turns({"": work}, rounds=1, shortest=0.05)[""]
     rows = {
         line: [
             {
                 "x": point,
-                "seconds": statistics.median(times[line, point]),
-                "fastest": min(times[line, point]),
-                "slowest": max(times[line, point]),
-                "peak_mib": peak_memory(name, line, point),
+                **spread(times[line, point]),
+                "peak_mib": peak_memory("benchmarks.scaling", name, line, str(point)),
             }
             for key, point in jobs
             if key == line
@@ -174,26 +167,19 @@ def run(name: str, points: tuple[int, ...] | None = None, rounds: int = 5) -> di
     }  # fmt: skip
 
 
-def measure(work: Work) -> float:
-    """Time of one call after the first, which sets things up; the mean of some if it is short."""
-    first = seconds(work, 1)
-    return seconds(work, max(1, min(50, round(0.05 / first))))
-
-
-def peak_memory(sweep: str, line: str, point: int) -> float:
-    """Memory in MiB that a call needs at the most, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scaling", "--memory", sweep, line, str(point)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-
-
 def main() -> None:
-    """Run the named sweeps and store each whole."""
+    """Run the named sweeps, print and store their results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("sweeps", nargs="*", help=f"of {', '.join(SWEEPS)}; all if none is named")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny points: to try it, not results")
     parser.add_argument("--output", type=Path, help="folder for the JSON; benchmarks/results/...")
-    parser.add_argument("--memory", nargs=3, metavar=("SWEEP", "LINE", "POINT"))
+    parser.add_argument(
+        "--memory",
+        nargs=3,
+        metavar=("SWEEP", "LINE", "POINT"),
+        help=argparse.SUPPRESS,
+    )
     args = parser.parse_args()
     if args.memory:
         sweep, line, point = args.memory

@@ -1,6 +1,7 @@
-"""Time spread over processes, for docs/scale.md: ``python -m benchmarks.sequence_parallel``.
+"""Spread time over processes, for docs/scale.md: ``python -m benchmarks.sequence_parallel``.
 
-What is carried between processes, in bytes and time; what a layer gains; how exact all is.
+Measures what is carried between processes, in bytes and seconds, the time of a training step of a
+layer, and errors.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.harness import peak_of
+from benchmarks.measure import peak_of, relative_error, seconds, spread
+from benchmarks.work import training
 from lmu import LMUFFT
 from lmu._files import write_json
 from lmu.distributed import sequence_parallel, split
@@ -33,7 +34,7 @@ SENT = Path("/sys/class/net/lo/statistics/tx_bytes")  # of all processes here
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Sizes of everything that is measured."""
 
     processes: tuple[int, ...] = (2, 4, 8, 16)
     states: tuple[tuple[int, int], ...] = ((1, 64), (32, 256), (100, 512))  # batch, order
@@ -53,103 +54,101 @@ QUICK = Settings((2, 3), ((1, 8),), 10, 2, 2, (4, 8, 64), (1, 2), (4, 8, 60), 20
 
 
 def groups_of(settings: Settings) -> dict[int, Any]:
-    """A group of the first so many processes, for each number that is measured."""
+    """A group of the first processes, for each number of them that is measured."""
     sizes = sorted({*settings.processes, *settings.layer_processes})
     return {size: dist.new_group(list(range(size))) for size in sizes}
 
 
 def timed(group: Any, work: Callable[[], object], calls: int) -> tuple[float, float]:
     """Seconds of a call, and bytes that a process sends in it, with all that sockets add."""
+
+    def together() -> None:
+        for _ in range(calls):
+            work()
+        dist.barrier(group)
+
     work()
     dist.barrier(group)
-    sent, start = int(SENT.read_text()), time.perf_counter()
-    for _ in range(calls):
-        work()
-    dist.barrier(group)
-    seconds = (time.perf_counter() - start) / calls
-    sent = int(SENT.read_text()) - sent
-    return seconds, sent / calls / dist.get_world_size(group)
+    before = int(SENT.read_text())
+    spent = seconds(together, 1)
+    sent = int(SENT.read_text()) - before
+    return spent / calls, sent / calls / dist.get_world_size(group)
 
 
-def payload(way: str, size: int, state: int) -> float:
-    """Bytes that a process sends on average, of a state of so many bytes."""
-    if way == "gather":
+def payload(algorithm: str, size: int, state: int) -> float:
+    """Bytes that a process sends on average, of a state of ``state`` bytes."""
+    if algorithm == "gather":
         return (size - 1) * state
     messages, ahead = size - 1, 1
-    while way == "scan" and ahead < size:
+    while algorithm == "scan" and ahead < size:
         messages += max(0, size - 1 - ahead)  # all but the first, as far as there is one ahead
         ahead *= 2
     return messages * state / size
 
 
 def carries(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[str, Any]]:
-    """Each way to carry states, among so many processes, in turns."""
-    cases = [(n, s, way) for n in settings.processes for s in settings.states for way in WAYS]
-    found: dict[Any, list[tuple[float, float]]] = {case: [] for case in cases}
+    """Each algorithm that carries states, among each number of processes, in turns."""
+    cases = [
+        (n, s, algorithm)
+        for n in settings.processes for s in settings.states for algorithm in WAYS
+    ]  # fmt: skip
+    measured: dict[Any, list[tuple[float, float]]] = {case: [] for case in cases}
     for _ in range(settings.rounds):
         for case in cases:
-            size, (batch, order), way = case
+            size, (batch, order), algorithm = case
             if rank < size:
                 Ad = discretize(*legt(order, settings.theta))[0]
                 values = torch.rand(batch, 1, order)
                 steps = torch.full((size,), settings.steps)
                 name = groups[size].group_name
 
-                def work(v=values, A=Ad, s=steps, g=name, w=way) -> Tensor:
-                    return carry(v, A, s, g, w, False)
+                def work(v=values, A=Ad, s=steps, g=name, a=algorithm) -> Tensor:
+                    return carry(v, A, s, g, a, False)
 
-                found[case].append(timed(groups[size], work, settings.calls))
+                measured[case].append(timed(groups[size], work, settings.calls))
             dist.barrier()
     rows = []
-    for (size, (batch, order), way), times in found.items():
+    for (size, (batch, order), algorithm), times in measured.items():
         if not times:
             continue
-        seconds, sent = (statistics.median(values) for values in zip(*times, strict=True))
+        spent, sent = (list(values) for values in zip(*times, strict=True))
         state = 4 * batch * order
         rows.append({
-            "processes": size, "batch": batch, "order": order, "way": way, "seconds": seconds,
-            "fastest": min(t for t, _ in times), "slowest": max(t for t, _ in times),
-            "state_bytes": state, "payload_bytes": payload(way, size, state), "sent_bytes": sent,
+            "processes": size, "batch": batch, "order": order, "way": algorithm, **spread(spent),
+            "state_bytes": state, "payload_bytes": payload(algorithm, size, state),
+            "sent_bytes": statistics.median(sent),
         })  # fmt: skip
     return rows
 
 
 def layers(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[str, Any]]:
-    """A training step of a layer over one long sequence, spread over so many processes."""
+    """A training step of a layer over one long sequence, spread over processes."""
     hidden, order, length = settings.layer
     times: dict[int, list[float]] = {size: [] for size in settings.layer_processes}
     peaks = {}
     for turn in range(settings.rounds):
         for size in settings.layer_processes:
             if rank < size:
-                work = training_step(groups[size], hidden, order, length, settings.theta)
+                work = shared_step(groups[size], hidden, order, length, settings.theta)
                 if turn == 0:
                     peaks[size] = peak_of(work)
                 times[size].append(timed(groups[size], work, 1)[0])
             dist.barrier()
     return [
-        {
-            "processes": size, "seconds": statistics.median(times[size]),
-            "fastest": min(times[size]), "slowest": max(times[size]), "peak_mib": peaks[size],
-        }
-        for size in settings.layer_processes if times[size]
-    ]  # fmt: skip
+        {"processes": size, **spread(times[size]), "peak_mib": peaks[size]}
+        for size in settings.layer_processes
+        if times[size]
+    ]
 
 
-def training_step(
+def shared_step(
     group: Any, hidden: int, order: int, length: int, theta: float
-) -> Callable[[], None]:
-    """Forward, and backward from a given gradient, of all outputs of the steps here."""
+) -> Callable[[], object]:
+    """A training step of the layer on the time steps of this process."""
     torch.manual_seed(0)
     layer = sequence_parallel(LMUFFT(1, hidden, order, None, theta), group)
     x = split(torch.rand(1, length, 1), group).clone()
-    gradient = torch.rand(1, x.shape[1], hidden)
-
-    def step() -> None:
-        layer.zero_grad()
-        layer(x)[0].backward(gradient)
-
-    return step
+    return training(layer, x, torch.rand(1, x.shape[1], hidden))
 
 
 def exactness(settings: Settings, group: Any, dtype: torch.dtype) -> dict[str, float]:
@@ -165,11 +164,11 @@ def exactness(settings: Settings, group: Any, dtype: torch.dtype) -> dict[str, f
     shared.to(dtype)
     sequence_parallel(shared, group)
     got, y_here = gradients(shared, split(x, group).to(dtype), split(gradient, group).to(dtype))
-    worst = {"outputs": off(y_here, split(y, group))}
-    worst["x"] = off(got.pop(), split(exact.pop(), group))
+    worst = {"outputs": relative_error(y_here, split(y, group))}
+    worst["x"] = relative_error(got.pop(), split(exact.pop(), group))
     for gradient in got:
         dist.all_reduce(gradient, group=group)
-    worst["weights"] = max(off(a, b) for a, b in zip(got, exact, strict=True))
+    worst["weights"] = max(relative_error(a, b) for a, b in zip(got, exact, strict=True))
     errors = torch.tensor(list(worst.values()), dtype=torch.float64)
     dist.all_reduce(errors, dist.ReduceOp.MAX, group)
     return dict(zip(worst, errors.tolist(), strict=True))
@@ -180,17 +179,12 @@ def gradients(layer: LMUFFT, x: Tensor, gradient: Tensor) -> tuple[list[Tensor],
     x = x.clone().requires_grad_()
     y = layer(x)[0]
     y.backward(gradient)
-    found = [p.grad for p in layer.parameters()] + [x.grad]
-    return [grad for grad in found if grad is not None], y.detach()
-
-
-def off(got: Tensor, exact: Tensor) -> float:
-    """Relative error in the Euclidean norm."""
-    return ((got.double() - exact).norm() / exact.norm()).item()
+    grads = [p.grad for p in layer.parameters()] + [x.grad]
+    return [grad for grad in grads if grad is not None], y.detach()
 
 
 def powers(settings: Settings) -> list[dict[str, float]]:
-    """Error of what advances a state by half a window, against one exponential."""
+    """Error of a state that is advanced by half a window, against one exponential."""
     rows = []
     for order, theta in settings.powers:
         A, B = legt(order, theta)
@@ -198,7 +192,7 @@ def powers(settings: Settings) -> list[dict[str, float]]:
         system = System(*discretize(A, B), constant=True)
         got = system.advance(torch.eye(order, dtype=A.dtype)[:, None], steps)
         exact = torch.linalg.matrix_exp(A * steps).mT
-        rows.append({"order": order, "theta": theta, "error": off(got[:, 0], exact)})
+        rows.append({"order": order, "theta": theta, "error": relative_error(got[:, 0], exact)})
     return rows
 
 
@@ -220,7 +214,7 @@ def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
 
 
 def main() -> None:
-    """Start the processes and write what they found."""
+    """Start the processes and write their results."""
     from lmu.experiments.record import write_record  # brings Lightning, which they do not need
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sequence_parallel")

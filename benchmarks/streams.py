@@ -1,8 +1,8 @@
-"""Serving streams on one core, for docs/scale.md: ``taskset -c 1 python -m benchmarks.streams``.
+"""Serve streams on one core, for docs/scale.md: ``taskset -c 1 python -m benchmarks.streams``.
 
-Steps a second of many streams at once, the contenders in turns on one thread; errors against
-float64; and the memory of ``examples/stream_server.py`` while it serves for long, with streams that
-join, leave and begin anew all the time.
+Measures steps a second of many streams at once, the contenders in turns on one thread; errors
+against float64; and the memory of ``examples/stream_server.py`` while it serves for long, with
+streams that join, leave and reset all the time.
 """
 
 import argparse
@@ -18,15 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from benchmarks.baselines.stepwise import StepwiseLMU
-from benchmarks.harness import gemm_rate, resident, seconds
+from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
 from benchmarks.machine import machine
+from benchmarks.measure import gemm_rate, relative_error, resident, take_turns
 from examples.stream_server import StreamServer
 from lmu import LMU, LMUFFT, Stream
 from lmu._files import write_json
-from lmu.theory import discretize, legt
 
 OUTPUT = Path(__file__).parent.parent / "results" / "streams.json"
 ORDER, HIDDEN, THETA = 64, 64, 100
@@ -34,7 +32,7 @@ SERVED = 1024
 
 
 def forgetful() -> LMU:
-    """A layer that forgets; many as they are drawn hold on to each rounding error for ever."""
+    """A layer that forgets; many with initial weights keep each rounding error for ever."""
     layer = LMU(1, HIDDEN, ORDER, THETA)
     assert layer.e_h is not None
     with torch.no_grad():
@@ -47,58 +45,37 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "LMUFFT": lambda: LMUFFT(1, HIDDEN, ORDER, THETA, THETA),
     "LMU": forgetful,
 }
-# FLOPs of a step of a stream, as the equations give them: its encoder, its memory, its read-out.
+# FLOPs of a step of a stream by the equations: encoder, memory, read-out.
 FLOPS = {
     "LMUFFT": 2 * (1 + ORDER**2 + ORDER + HIDDEN * (ORDER + 1)),
     "LMU": 2 * (1 + HIDDEN + ORDER + ORDER**2 + ORDER + HIDDEN * (1 + HIDDEN + ORDER)),
 }
-SHORTEST = 0.05  # seconds: quicker work is repeated to last so long before the clock is read
 HOUR = 360_000  # ticks, at 100 a second
 WATCHED = 4  # streams that stay from beginning to end, and are checked then
-TOLERANCE = 1e-4  # relative: who is off by more is not timed
+TOLERANCE = 1e-4  # largest relative error of a contender that is timed
 Work = Callable[[], Tensor]
 
 
-class TextbookFFTStep(nn.Module):
-    """Chilkuri & Eliasmith (2021), equations 18 to 20, one step, term by term."""
-
-    def __init__(self, layer: LMUFFT) -> None:
-        super().__init__()
-        self.W_u, self.W_h = layer.W_u, layer.W_h
-        Ad, Bd = discretize(*legt(ORDER, float(THETA)))
-        self.Ad, self.Bd = Ad.float(), Bd.float()[:, None]
-
-    def step(self, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """The hidden units and the memory, from ``x`` (batch, 1) and ``m`` (batch, order)."""
-        u = torch.relu(self.W_u(x))
-        m = F.linear(m, self.Ad) + F.linear(u, self.Bd)
-        return torch.relu(self.W_h(torch.cat([m, x], dim=1))), m
-
-
 def textbook(kind: str, layer: Any, x: Tensor) -> Work:
-    """A step of the equations as they stand."""
-    m = torch.zeros(len(x), ORDER)
+    """A step of the equations of the papers."""
+    state = [torch.zeros(len(x), ORDER)]
     if kind == "LMUFFT":
-        cell, state = TextbookFFTStep(layer), [m]
+        cell = TextbookLMUFFT(1, HIDDEN, ORDER, THETA, THETA)
+    else:
+        cell = StepwiseLMU(1, HIDDEN, ORDER, THETA)
+        state.insert(0, torch.zeros(len(x), HIDDEN))
+    cell.load_state_dict(layer.state_dict())
 
-        def work() -> Tensor:
-            h, state[0] = cell.step(x, state[0])
-            return h
+    def work() -> Tensor:
+        h, m = cell.step(x, *state)
+        state[:] = [h, m][-len(state) :]  # without feedback, h is no state
+        return h
 
-        return work
-    lmu = StepwiseLMU(1, HIDDEN, ORDER, THETA)
-    lmu.load_state_dict(layer.state_dict())
-    pair = [torch.zeros(len(x), HIDDEN), m]
-
-    def lmu_work() -> Tensor:
-        pair[:] = lmu.step(x, *pair)
-        return pair[0]
-
-    return lmu_work
+    return work
 
 
 def lstm_cell(x: Tensor) -> Work:
-    """A step of as many hidden units: another function, for scale."""
+    """A step of an LSTM with as many hidden units: another function, for scale."""
     cell = nn.LSTMCell(1, HIDDEN)
     state = [(torch.zeros(len(x), HIDDEN),) * 2]
 
@@ -122,13 +99,8 @@ def serve(layer: Any, x: Tensor, half: Tensor) -> tuple[Work, Work]:
     return lambda: work(ids, x), lambda: work(some, x_some)
 
 
-def relative(got: Tensor, exact: Tensor) -> float:
-    """Relative error in the Euclidean norm."""
-    return ((got - exact).norm() / exact.norm()).item()
-
-
 def check(what: str, error: float) -> None:
-    """Refuse to report on who is wrong."""
+    """Refuse an error that is too large."""
     if not error < TOLERANCE:
         raise ArithmeticError(f"{what}: off by {error:.2g}, more than {TOLERANCE:.2g}")
 
@@ -153,26 +125,23 @@ def rates(kind: str, streams: int, rounds: int) -> dict[str, Any]:
     for key, (_, work) in works.items():
         y = [work() for _ in range(3)][-1]
         if key in ("Stream", "server", "textbook"):
-            check(f"{kind} of {streams} streams, {key}", relative(y, exact))
-    repeats = {key: max(1, round(SHORTEST / seconds(w, 3))) for key, (_, w) in works.items()}
-    times: dict[str, list[float]] = {key: [] for key in works}
-    gemm = []
-    for _ in range(rounds):
-        for key in random.sample(list(works), len(works)):
-            times[key].append(seconds(works[key][1], repeats[key]))
-        gemm.append(gemm_rate())
+            check(f"{kind} of {streams} streams, {key}", relative_error(y, exact))
+    gemm: list[float] = []
+    times = take_turns(
+        {key: work for key, (_, work) in works.items()}, rounds, lambda: gemm.append(gemm_rate())
+    )
     rate = statistics.median(gemm)
-    found = {}
+    contenders = {}
     for key, (number, _) in works.items():
         steps = number / statistics.median(times[key])
-        found[key] = {
+        contenders[key] = {
             "steps_per_second": steps,
             "slowest": number / max(times[key]),
             "fastest": number / min(times[key]),
         }
         if key != "nn.LSTMCell":
-            found[key]["share"] = steps * FLOPS[kind] / rate
-    return {"gemm_rate": rate, "flops": FLOPS[kind], "contenders": found}
+            contenders[key]["share"] = steps * FLOPS[kind] / rate
+    return {"gemm_rate": rate, "flops": FLOPS[kind], "contenders": contenders}
 
 
 @torch.no_grad()
@@ -189,10 +158,10 @@ def errors(kind: str, streams: int, length: int) -> dict[str, float]:
         got["half"][rows, at[rows]] = apart(x[rows, at[rows]], streams=rows)
         at[rows] += 1
     exact = layer.double()(x.double())[0]
-    found = {key: relative(y, exact) for key, y in got.items()}
-    for key, off in found.items():
-        check(f"{kind}, {key}", off)
-    return found
+    errors = {key: relative_error(y, exact) for key, y in got.items()}
+    for key, error in errors.items():
+        check(f"{kind}, {key}", error)
+    return errors
 
 
 def memory() -> dict[str, float]:
@@ -206,9 +175,9 @@ def memory() -> dict[str, float]:
 def endurance(kind: str, streams: int, ticks: int, first: int) -> dict[str, Any]:
     """A server for ``ticks`` ticks, every second one of all streams, the others of about half.
 
-    At each, one stream leaves and another joins, and at every tenth one begins anew. Memory is read
-    after ``first`` ticks, and ten times from there on. At the end the streams that stayed all the
-    time are compared with the layer over all that they were given, in float64.
+    At each tick one stream leaves and another joins; at every tenth, one is reset. Memory is read
+    after ``first`` ticks and ten times from there on. At the end, the outputs of the streams that
+    stayed all the time are compared with those of the layer over their whole input, in float64.
     """
     layer = LAYERS[kind]()
     server = StreamServer(layer, streams)
@@ -239,20 +208,20 @@ def endurance(kind: str, streams: int, ticks: int, first: int) -> dict[str, Any]
     spent += time.perf_counter() - start
     last = y[[named.tolist().index(id_) for id_ in ids[:WATCHED].tolist()]]
     exact = hidden_after(layer.double(), signal[:, :WATCHED].transpose(0, 1).double(), ticks)
-    off = relative(last, exact)
-    check(f"{kind} after {ticks} ticks", off)
+    error = relative_error(last, exact)
+    check(f"{kind} after {ticks} ticks", error)
     return {
         "streams": streams,
         "ticks": ticks,
         "steps": steps,
         "steps_per_second": steps / spent,
         "memory": readings,
-        "error": off,
+        "error": error,
     }
 
 
 def hidden_after(layer: Any, signal: Tensor, ticks: int) -> Tensor:
-    """Hidden states after so many steps of a signal (batch, time, 1) that is repeated."""
+    """Hidden states after ``ticks`` steps of a signal (batch, time, 1) that is repeated."""
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
     several, state, y = signal.repeat(1, 100, 1), None, torch.empty(0)
     for begin in range(0, ticks, several.shape[1]):
@@ -276,16 +245,15 @@ def main() -> None:
     random.seed(0)
     result: dict[str, Any] = {"machine": machine(), "order": ORDER, "hidden": HIDDEN, "layers": {}}
     for kind in LAYERS:
-        found: dict[str, Any] = {"rates": {}}
+        figures: dict[str, Any] = {"rates": {}}
         for streams in sizes:
-            found["rates"][streams] = rates(kind, streams, options.rounds)
-            print(kind, streams, json.dumps(found["rates"][streams], indent=1), flush=True)
-        found["errors"] = errors(kind, *((4, 30) if quick else (64, 5_000)))
-        found["endurance"] = endurance(kind, served, *((300, 100) if quick else (HOUR, 1_000)))
-        print(kind, json.dumps([found["errors"], found["endurance"]], indent=1), flush=True)
-        result["layers"][kind] = found
-    output = options.output or OUTPUT
-    write_json(output, result)
+            row = figures["rates"][streams] = rates(kind, streams, options.rounds)
+            print(kind, streams, json.dumps(row, indent=1), flush=True)
+        figures["errors"] = errors(kind, *((4, 30) if quick else (64, 5_000)))
+        figures["endurance"] = endurance(kind, served, *((300, 100) if quick else (HOUR, 1_000)))
+        print(kind, json.dumps([figures["errors"], figures["endurance"]], indent=1), flush=True)
+        result["layers"][kind] = figures
+    write_json(options.output or OUTPUT, result)
 
 
 if __name__ == "__main__":

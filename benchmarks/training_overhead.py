@@ -18,9 +18,10 @@ from rich.console import Console
 from torch.nn import functional as F
 
 from lmu._files import write_json
+from lmu._machine import git_commit
 from lmu.training.batches import Batches
 from lmu.training.config import RunConfig
-from lmu.training.report import git_commit, machine, versions
+from lmu.training.report import machine, versions
 from lmu.training.run import build_module, train
 
 

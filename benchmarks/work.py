@@ -1,12 +1,12 @@
-"""The work that contenders do: a training step, a forward, a step of a stream."""
+"""Work that contenders do: a training step, a forward pass, a step of a stream."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Contender
 from lmu import LMU, Stream
 
 LENGTH = 784
@@ -16,20 +16,66 @@ Build = Callable[[], nn.Module]
 Pick = Callable[[tuple], Tensor]
 
 
+@dataclass(frozen=True)
+class Contender:
+    """One way to do the work of a case: ``work`` is timed, ``result`` is checked."""
+
+    work: Callable[[], object]
+    result: Callable[[], list[Tensor]] | None = None  # None: another function, nothing to compare
+
+
+def every(outputs: tuple) -> Tensor:
+    """The hidden states of all steps."""
+    return outputs[0]
+
+
+def last(outputs: tuple) -> Tensor:
+    """The last hidden state, the second output of the parallel layers."""
+    return outputs[1]
+
+
 def pixels(batch: int, dtype: torch.dtype, length: int = LENGTH) -> Tensor:
-    """A batch as psMNIST gives it: (batch, length, 1), values from 0 to 1."""
+    """A batch like those of psMNIST: (batch, length, 1), values from 0 to 1."""
     g = torch.Generator().manual_seed(0)
     return torch.rand(batch, length, 1, dtype=torch.float64, generator=g).to(dtype)
+
+
+def with_weights_of(
+    like: Callable[..., nn.Module], kind: Callable[..., nn.Module], sizes: tuple, **kwargs: Any
+) -> nn.Module:
+    """A layer ``kind(*sizes, **kwargs)`` with the initial weights of ``like(*sizes)``, seed 0."""
+    torch.manual_seed(0)
+    weights = like(*sizes).state_dict()
+    layer = kind(*sizes, **kwargs)
+    layer.load_state_dict(weights)
+    return layer
+
+
+def training(
+    layer: nn.Module, x: Tensor, gradient: Tensor, pick: Pick = every
+) -> Callable[[], list[Tensor]]:
+    """The one training step: forward of ``x`` and backward from a fixed gradient of the output.
+
+    The gradient is fixed because a loss would cost as much as some layers do. A call returns the
+    output that ``pick`` takes and the gradients of the parameters.
+    """
+
+    def step() -> list[Tensor]:
+        layer.zero_grad()
+        output = pick(layer(x))
+        output.backward(gradient)
+        return [output.detach()] + [p.grad for p in layer.parameters() if p.grad is not None]
+
+    return step
 
 
 def training_step(
     build: Build, pick: Pick, batch: int, length: int = LENGTH, copies: int = 1
 ) -> Contender:
-    """Forward and backward of what ``pick`` takes from the layer's output, on its device.
+    """A training step on pixels, on the device and in the dtype of the layer.
 
-    Backward starts from a fixed gradient: a loss would cost as much as some layers do. With
-    ``copies`` the batch and its gradient come so many times over, which leaves outputs as they are
-    and multiplies gradients of weights.
+    With ``copies`` the batch and its gradient are repeated, which repeats the outputs and
+    multiplies the gradients of the weights.
     """
     layer = build()
     weight = next(layer.parameters())
@@ -37,16 +83,10 @@ def training_step(
     with torch.no_grad():
         shape = pick(layer(x[:batch])).shape
     g = torch.Generator().manual_seed(1)
-    grad = torch.randn(shape, dtype=torch.float64, generator=g).to(x)
-    grad = grad.repeat(copies, *[1] * (grad.ndim - 1))
-
-    def result() -> list[Tensor]:
-        layer.zero_grad()
-        output = pick(layer(x))
-        output.backward(grad)
-        return [output.detach()] + [p.grad for p in layer.parameters() if p.grad is not None]
-
-    return Contender(result, result)
+    gradient = torch.randn(shape, dtype=torch.float64, generator=g).to(x)
+    gradient = gradient.repeat(copies, *[1] * (gradient.ndim - 1))
+    step = training(layer, x, gradient, pick)
+    return Contender(step, step)
 
 
 def incomparable(build: Build, pick: Pick, batch: int, length: int = LENGTH) -> Contender:
@@ -55,7 +95,7 @@ def incomparable(build: Build, pick: Pick, batch: int, length: int = LENGTH) -> 
 
 
 def forward(build: Build, pick: Pick, batch: int) -> Contender:
-    """Forward alone, without gradients."""
+    """A forward pass on pixels, without gradients."""
     layer = build()
     x = pixels(batch, next(layer.parameters()).dtype)
 
@@ -74,7 +114,7 @@ def step_inputs(layer: nn.Module) -> list[Tensor]:
 
 
 def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple]) -> Contender:
-    """A step of a stream, batch 1, without gradients."""
+    """A step at batch 1, without gradients."""
     layer = build()
     x, h, m = step_inputs(layer)
 
@@ -86,7 +126,7 @@ def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple])
 
 
 def streaming(build: Build) -> Contender:
-    """A step of a :class:`lmu.Stream`; many in turn, as its work is not the same at each."""
+    """Successive steps of a :class:`lmu.Stream`, which do not all cost the same."""
     layer = build()
     assert isinstance(layer, LMU)
     stream = Stream(layer)
@@ -100,11 +140,8 @@ def streaming(build: Build) -> Contender:
     return Contender(lambda: stream(x), result)
 
 
-def every(outputs: tuple) -> Tensor:
-    """The hidden states of all steps."""
-    return outputs[0]
-
-
-def last(outputs: tuple) -> Tensor:
-    """The last hidden state, which the parallel layers return in the second place."""
-    return outputs[1]
+def in_double(build: Build, work: Callable[[Build], Contender]) -> list[Tensor]:
+    """The result of a work by a layer in float64."""
+    result = work(lambda: build().double()).result
+    assert result is not None
+    return result()

@@ -1,4 +1,4 @@
-"""What the site makes of docstrings: equations and references, which Markdown does not know."""
+"""Turn equations and references in docstrings into Markdown for the site."""
 
 import re
 import textwrap

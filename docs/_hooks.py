@@ -1,4 +1,4 @@
-"""What the site does with pages beyond Markdown: equations, and links to files outside docs.
+"""Extend the Markdown of the site's pages: equations, and links to files outside docs.
 
 Pages link to tests, notebooks and results by their places in the repository. In the site each such
 file becomes a page or a picture of its own, so that the links lead somewhere there too.

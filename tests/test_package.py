@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lmu
-from benchmarks.tables import PAGES, render
+from docs.figures.tables import PAGES, render
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "lmu"
@@ -24,6 +24,7 @@ ROOMS = (
     "_archive",
     "_extras",
     "_json",
+    "_machine",
     "theory",
     "ops",
     "layers",

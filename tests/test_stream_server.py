@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import streams
-from benchmarks.harness import resident
-from benchmarks.tables import streams as tables
+from benchmarks import measure, streams
+from benchmarks.measure import resident
+from docs.figures.tables import streams as tables
 from examples import stream_server
 from examples.stream_server import Front, RefusedError, StreamServer, client, demo
 from lmu import LMU, LMUFFT
@@ -521,7 +521,7 @@ def test_the_benchmark_leaves_its_results(monkeypatch, tmp_path):
     arguments = ["streams", "--quick", "--rounds", "1", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # other tests want theirs
-    monkeypatch.setattr(streams, "SHORTEST", 1e-3)
+    monkeypatch.setattr(measure, "SHORTEST", 1e-3)
     streams.main()
     layers = json.loads(output.read_text())["layers"]
     assert list(layers) == ["LMUFFT", "LMU"]

@@ -1,4 +1,4 @@
-"""The nonlinear LMU as the paper gives it: its equations in a loop over time."""
+"""The nonlinear LMU of the paper: its equations in a loop over time."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from lmu.theory import discretize, legt
 
 
 class StepwiseLMU(nn.Module):
-    """Voelker et al. (2019), equations 4, 6 and 7, step after step, with parameters of ``LMU``."""
+    """Voelker et al. (2019), equations 4, 6 and 7, step after step; parameters as in ``LMU``."""
 
     def __init__(self, input_size: int, hidden_size: int, memory_size: int, theta: float) -> None:
         super().__init__()

@@ -1,8 +1,10 @@
-"""The parallel LMU as the paper gives it: FFT of all states, then the read-out at all steps."""
+"""The parallel LMU of the paper: FFT of all states and the read-out at all steps, or by steps."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from lmu.ops import memory
 from lmu.theory import discretize, impulse_response, legt
 
 
@@ -20,9 +22,11 @@ class TextbookLMUFFT(nn.Module):
         self.seq_len = seq_len
         self.W_u = nn.Linear(input_size, 1)
         self.W_h = nn.Linear(memory_size + input_size, hidden_size)
-        H = impulse_response(*discretize(*legt(memory_size, theta)), seq_len)
-        spectrum = torch.fft.rfft(H, n=2 * seq_len)
+        Ad, Bd = discretize(*legt(memory_size, theta))
+        spectrum = torch.fft.rfft(impulse_response(Ad, Bd, seq_len), n=2 * seq_len)
         self.register_buffer("spectrum", spectrum.to(torch.complex64), persistent=False)
+        self.register_buffer("Ad", Ad.float(), persistent=False)
+        self.register_buffer("Bd", Bd.float()[:, None], persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """All hidden states and the last, of ``x`` (batch, seq_len, input_size)."""
@@ -31,4 +35,29 @@ class TextbookLMUFFT(nn.Module):
         m = torch.fft.irfft(U * self.get_buffer("spectrum"), n=2 * self.seq_len)
         m = m[:, :, : self.seq_len].transpose(1, 2)
         h = torch.relu(self.W_h(torch.cat([m, x], dim=2)))
+        return h, h[:, -1]
+
+    def step(self, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """One step from ``x`` (batch, input) and ``m`` (batch, order), equations 18 to 20."""
+        u = torch.relu(self.W_u(x))
+        m = linear(m, self.get_buffer("Ad")) + linear(u, self.get_buffer("Bd"))
+        return torch.relu(self.W_h(torch.cat([m, x], dim=1))), m
+
+
+class NaiveLMUFFT(nn.Module):
+    """The same with its memory by the naive reference of :mod:`lmu.ops`; right in float64."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, memory_size: int, seq_len: object, theta: float
+    ) -> None:
+        super().__init__()
+        del seq_len
+        self.W_u = nn.Linear(input_size, 1)
+        self.W_h = nn.Linear(memory_size + input_size, hidden_size)
+        self.Ad, self.Bd = discretize(*legt(memory_size, float(theta)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All hidden states and the last, of ``x`` (batch, time, input_size)."""
+        m, _ = memory(torch.relu(self.W_u(x)), self.Ad, self.Bd, method="naive")
+        h = torch.relu(self.W_h(torch.cat([m[:, :, 0], x], dim=2)))
         return h, h[:, -1]

@@ -1,1 +1,1 @@
-"""Everything there is to know about a card, in one run: ``python -m benchmarks.gpu``."""
+"""Check and time everything on a GPU in one run: ``python -m benchmarks.gpu``."""

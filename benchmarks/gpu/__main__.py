@@ -1,6 +1,6 @@
-"""Check, time and compare everything on a card: ``python -m benchmarks.gpu``.
+"""Check, time and compare everything on a GPU: ``python -m benchmarks.gpu``.
 
-Each section leaves its JSON as soon as it is done; all are summed up in summary.md beside them.
+Each section writes its JSON as soon as it is done; summary.md beside them has all as tables.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from lmu._files import write_whole
 
 @dataclass(frozen=True)
 class Section:
-    """What is measured, and after how many seconds nothing more is begun."""
+    """A function that measures, and the seconds after which it begins nothing more."""
 
     measure: Callable[[Session], None]
     budget: float
@@ -39,7 +39,7 @@ class Section:
 
 SECTIONS = {
     "ceilings": Section(ceilings.measure, 20),
-    "correctness": Section(correctness.measure, 120),
+    "correctness": Section(correctness.measure, 300),
     "layers": Section(layers.measure, 150),
     "compiled": Section(compiled.measure, 60),
     "choice": Section(choice.measure, 80),
@@ -59,7 +59,7 @@ def main() -> None:
     where = machine(device)
     folder = args.output or results_folder(where)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"device": where.get("card", {}).get("name", "cpu"), "quick": args.quick}
+    settings = {"device": where.get("gpu", {}).get("name", "cpu"), "quick": args.quick}
     refuse_mixture(folder, settings)
     faults = []
     for name in args.sections:
@@ -81,7 +81,7 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try it")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to try it, not results")
-    parser.add_argument("--output", type=Path, help="folder; benchmarks/results/<card>")
+    parser.add_argument("--output", type=Path, help="folder; benchmarks/results/<gpu>")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
     args = parser.parse_args()
     if args.rounds < 1:
@@ -102,15 +102,17 @@ def arguments() -> argparse.Namespace:
 def refuse_mixture(folder: Path, settings: dict) -> None:
     """End where the folder holds results of another device, or of other sizes."""
     for path in sorted(folder.glob("gpu-*.json")):
-        there = json.loads(path.read_text())["settings"]
-        if {key: there[key] for key in settings} != settings:
-            sys.exit(f"{path} holds results of {there}, not of {settings}: choose another --output")
+        stored = json.loads(path.read_text())["settings"]
+        if {key: stored[key] for key in settings} != settings:
+            sys.exit(
+                f"{path} holds results of {stored}, not of {settings}: choose another --output"
+            )
 
 
 def run(
     name: str, device: torch.device, folder: Path, rounds: int, where: dict, settings: dict
 ) -> list[str]:
-    """Run a section and write what it found, also where it broke off; returns its faults."""
+    """Run a section and write its results, partial ones too if it fails; returns its faults."""
     section, start = SECTIONS[name], time.monotonic()
 
     def say(line: str) -> None:
@@ -127,7 +129,7 @@ def run(
     if failed:
         s.faults.append(f"{name}: {failed}")
     path = folder / f"gpu-{name}.json"
-    if s.rows or not failed or not path.exists():  # else what an earlier run found is better
+    if s.rows or not failed or not path.exists():  # else results of an earlier run are better
         result = {
             "section": name,
             "machine": where,

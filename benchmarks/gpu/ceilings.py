@@ -1,4 +1,4 @@
-"""What the card can reach: products, copies, launches and transforms."""
+"""Measure what the GPU can reach: products, copies, launches and transforms."""
 
 from collections.abc import Callable
 from math import log2
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.session import Session, tf32
-from benchmarks.harness import gemm_rate, seconds
+from benchmarks.measure import gemm_rate, seconds
 
 
 def measure(s: Session) -> None:
-    """Measure every ceiling, the best of some runs."""
+    """Measure every ceiling: the best of several runs."""
     for name, (unit, work) in ceilings(s).items():
         if s.late(name):
             continue
@@ -27,20 +27,20 @@ def measure(s: Session) -> None:
 def ceilings(s: Session) -> dict[str, tuple[str, Callable[[], float]]]:
     """By name, the unit and a run of each; the first run is not counted."""
     size = s.gemm_size
-    found: dict[str, tuple[str, Callable[[], float]]] = {
+    rates: dict[str, tuple[str, Callable[[], float]]] = {
         f"GEMM {name}": ("FLOP/s", lambda allowed=allowed: rate(s, allowed))
         for name, allowed in s.precisions.items()
     }
-    found["GEMM bfloat16"] = ("FLOP/s", lambda: gemm_rate(size, torch.bfloat16, s.device))
-    found["GEMM float64"] = (
+    rates["GEMM bfloat16"] = ("FLOP/s", lambda: gemm_rate(size, torch.bfloat16, s.device))
+    rates["GEMM float64"] = (
         "FLOP/s",
         lambda: gemm_rate(min(size, 4096), torch.float64, s.device),
     )
-    found["copy, read and written"] = ("B/s", lambda: copies(s))
-    found["launch, one after the other"] = ("s", lambda: seconds(one_launch(s), 1000))
-    found["launch and wait"] = ("s", lambda: waits(s))
-    found["complex64 FFT"] = ("FLOP/s", lambda: transforms(s))
-    return found
+    rates["copy, read and written"] = ("B/s", lambda: copies(s))
+    rates["launch, one after the other"] = ("s", lambda: seconds(one_launch(s), 1000))
+    rates["launch and wait"] = ("s", lambda: waits(s))
+    rates["complex64 FFT"] = ("FLOP/s", lambda: transforms(s))
+    return rates
 
 
 def rate(s: Session, allowed: bool) -> float:
@@ -50,7 +50,7 @@ def rate(s: Session, allowed: bool) -> float:
 
 
 def copies(s: Session) -> float:
-    """Bytes a second of copying 1 GiB, or a tenth of a small card's memory."""
+    """Bytes a second of copying 1 GiB, or a tenth of a small GPU's memory."""
     size = 2**18 if s.quick else 2**28
     if s.cuda:
         size = min(size, torch.cuda.get_device_properties(s.device).total_memory // 40)

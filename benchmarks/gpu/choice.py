@@ -1,7 +1,7 @@
-"""How far the automatic choice of a method is from the best one, over a grid of sizes.
+"""Compare the automatic choice of a method with the best one, over a grid of sizes.
 
-The constants beside the algorithms of :mod:`lmu.ops` were fitted on a CPU; this is what to fit
-them to.
+The constants of the cost model in :mod:`lmu.ops` were fitted on a CPU; these times can replace
+them.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.session import Session, tf32
-from benchmarks.harness import Contender
+from benchmarks.work import Contender
 from lmu.ops import (
     MEMORY_METHODS,
     READOUT_METHODS,
@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 
 
 def grid(quick: bool) -> list[Problem]:
-    """Read-outs (with rows) and states alone (without), by what they take; the small ones first."""
+    """Read-outs (with rows) and states alone (without), the smallest first."""
     if quick:
         return [Problem(40, 8, rows, 2, channels) for rows in (6, 0) for channels in (1, 2)]
     sizes = product((1, 16, 100), (256, 784, 4096, 16384), ((64, 64), (256, 256), (468, 346)))
@@ -60,7 +60,7 @@ def measure(s: Session) -> None:
 
 
 def compare(s: Session, what: str, work: Problem) -> dict:
-    """Figures of all methods at a point, and how far the chosen one is from the best."""
+    """Figures of all methods at a point, and the chosen one's time over the best."""
     where = Problem(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
     if work.rows:
         names, chosen = list(READOUT_METHODS), choose_readout(where)
@@ -74,7 +74,7 @@ def compare(s: Session, what: str, work: Problem) -> dict:
     }  # fmt: skip
     if why:
         return row | {"status": why}
-    exact, why = s.attempt(what, lambda: stepped(work, arguments))
+    exact, why = s.attempt(what, lambda: last_outputs(work, arguments))
     if why:
         s.left_out[f"check of {what}"] = why
     builds: dict[str, Callable[[], Contender]] = {
@@ -98,11 +98,11 @@ def draw(work: Problem, device: torch.device) -> dict[str, Tensor]:
         return (torch.randn(shape, generator=g) * scale).to(device)
 
     Ad, Bd = (t.to(device) for t in discretize(*legt(d, float(T))))
-    found = {"u": normal(b, T, c), "x": normal(b, T, 1), "W_m": normal(r, c * d, scale=1 / c / d)}
-    found |= {"W_x": normal(r, 1), "bias": normal(r)}
-    for t in found.values():
+    drawn = {"u": normal(b, T, c), "x": normal(b, T, 1), "W_m": normal(r, c * d, scale=1 / c / d)}
+    drawn |= {"W_x": normal(r, 1), "bias": normal(r)}
+    for t in drawn.values():
         t.requires_grad_()
-    return {**found, "Ad": Ad, "Bd": Bd, "H": impulse_response(Ad, Bd, T).float()}
+    return {**drawn, "Ad": Ad, "Bd": Bd, "H": impulse_response(Ad, Bd, T).float()}
 
 
 def outputs(work: Problem, a: dict[str, Tensor], name: str) -> Tensor:
@@ -115,12 +115,9 @@ def outputs(work: Problem, a: dict[str, Tensor], name: str) -> Tensor:
 
 
 @torch.no_grad()
-def stepped(work: Problem, a: dict[str, Tensor]) -> list[Tensor]:
-    """The last outputs in float64 by steps, on the device: on a CPU this would take too long."""
-    u, Ad, Bd = a["u"].double(), a["Ad"], a["Bd"]
-    m = u.new_zeros(work.batch, work.channels, work.order)
-    for u_t in u.unbind(1):
-        m = m @ Ad.mT + u_t[..., None] * Bd
+def last_outputs(work: Problem, a: dict[str, Tensor]) -> list[Tensor]:
+    """The last outputs by the naive reference in float64, on the device: a CPU takes too long."""
+    _, m = memory(a["u"].double(), a["Ad"], a["Bd"], method="naive")
     if not work.rows:
         return [m.cpu()]
     z = m.flatten(1) @ a["W_m"].double().mT + a["x"][:, -1].double() @ a["W_x"].double().mT
@@ -129,13 +126,13 @@ def stepped(work: Problem, a: dict[str, Tensor]) -> list[Tensor]:
 
 def contender(work: Problem, a: dict[str, Tensor], name: str) -> Contender:
     """Forward and backward of a method, checked at the last step."""
-    wanted = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
+    inputs = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
     shape = (work.batch, work.length, *((work.rows,) if work.rows else ()))
     shape += () if work.rows else (work.channels, work.order)
     gradient = torch.randn(shape, device=a["u"].device)
 
     def step() -> None:
-        torch.autograd.grad(outputs(work, a, name), wanted, gradient)
+        torch.autograd.grad(outputs(work, a, name), inputs, gradient)
 
     def result() -> list[Tensor]:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What launches cost: eager, compiled, and as CUDA graphs, for a training step and one step."""
+"""Measure the cost of launches: training and one step, eager, compiled and as CUDA graphs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,11 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines import StepwiseLMU
-from benchmarks.cases import LMU_SIZES, CalledCell
-from benchmarks.gpu.layers import in_double, layer
+from benchmarks.cases import LMU_SIZES, CalledCell, by_cell, by_layer
+from benchmarks.gpu.layers import layer
 from benchmarks.gpu.session import Builds, Session, tf32
-from benchmarks.harness import Contender
-from benchmarks.work import every, one_step, step_inputs, streaming, training_step
+from benchmarks.work import (
+    Contender,
+    every,
+    in_double,
+    one_step,
+    step_inputs,
+    streaming,
+    training_step,
+)
 from lmu import LMU
 
 TINY = (1, 12, 16, 30)
@@ -20,7 +27,7 @@ GRAPH = "as a CUDA graph"
 
 
 def measure(s: Session) -> None:
-    """Compare ways to launch the nonlinear layer."""
+    """Compare the nonlinear layer eager, compiled and as CUDA graphs."""
     with tf32(False):
         for batch in (2,) if s.quick else (1, 100):
             train(s, TINY if s.quick else LMU_SIZES, batch)
@@ -64,7 +71,7 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Figures of all contenders, of CUDA graphs only where there are any."""
     if s.cuda:
-        s.left_out["memory of CUDA graphs"] = "it is taken at capture, and what is shown is replay"
+        s.left_out["memory of CUDA graphs"] = "it is taken at capture, and replay is shown"
     else:
         s.left_out["CUDA graphs"] = "only CUDA has them"
     return s.compare(title, builds, exact, others=graphs if s.cuda else None)
@@ -87,28 +94,18 @@ def step(s: Session) -> None:
     graphs = {f"LMU.step, {GRAPH}": partial(graphed_step, build)}
     s.left_out[f"Stream, {GRAPH}"] = "its steps differ within a block, and a graph is one of them"
     torch.compiler.reset()
-    right = one_step(lambda: textbook_cell(torch.device("cpu")).double(), by_cell).result
-    assert right is not None
-    s.rows.append({"title": title, "contenders": compare(s, title, builds, graphs, right())})
+    cpu = partial(textbook_cell, torch.device("cpu"))
+    exact = in_double(cpu, partial(one_step, step=by_cell))
+    s.rows.append({"title": title, "contenders": compare(s, title, builds, graphs, exact)})
 
 
 def textbook_cell(device: torch.device) -> nn.Module:
-    """The equations' step, with the weights of all."""
+    """A step of the equations, with the weights of all contenders."""
     return CalledCell(layer(StepwiseLMU, LMU, LMU_SIZES, device))
 
 
-def by_layer(built: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """A step of our layer."""
-    return built.step(x, (h, m))[1]
-
-
-def by_cell(built: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """A step of a cell that is called."""
-    return built(x, h, m)
-
-
 def graphed_step(build: Callable[[], nn.Module]) -> Contender:
-    """A step of the layer that is captured once, with its state in place, and then replayed."""
+    """A step of the layer that is captured once, with its state in place, then replayed."""
     built: Any = build()
     x, h, m = step_inputs(built)
     start = h.clone(), m.clone()
@@ -120,7 +117,7 @@ def graphed_step(build: Callable[[], nn.Module]) -> Contender:
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what is set up at first calls must not be captured
+    with torch.cuda.stream(stream):  # the first calls set up what must not be captured
         for _ in range(3):
             once()
     torch.cuda.current_stream().wait_stream(stream)

@@ -1,24 +1,32 @@
-"""Layers of the papers' sizes: every method, the textbook, cuDNN's layers and peers."""
+"""Time layers of the papers' sizes: every method, the textbook, cuDNN's layers and peers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.baselines import StepwiseLMU, TextbookLMUFFT
-from benchmarks.cases import FFT_SIZES, LMU_SIZES, ExactLMUFFT
+from benchmarks.baselines import NaiveLMUFFT, StepwiseLMU, TextbookLMUFFT
+from benchmarks.cases import FFT_SIZES, LMU_SIZES
 from benchmarks.gpu.session import Builds, Session, tf32
-from benchmarks.harness import Contender, gemm_rate
-from benchmarks.work import Pick, every, incomparable, last, training_step
+from benchmarks.measure import gemm_rate
+from benchmarks.work import (
+    Contender,
+    Pick,
+    every,
+    in_double,
+    incomparable,
+    last,
+    training_step,
+    with_weights_of,
+)
 from lmu import LMU, LMUFFT
 from lmu.ops import LMU_METHODS, READOUT_METHODS
 
 Sizes = tuple[int, ...]
-# What is off by more is wrong. The kink of the relu makes gradients of a few of millions of hidden
+# Largest relative error. The kink of the relu makes the gradients of a few of millions of hidden
 # units differ altogether, whatever the algorithm; TensorFloat-32 has ten bits.
 TOLERANCE = {"float32": 5e-3, "TF32": 0.3}
 LSTM = {"nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU}
@@ -26,7 +34,7 @@ LSTM = {"nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU}
 
 @dataclass(frozen=True)
 class Job:
-    """A layer at some size: contenders, what they should get, and the arithmetic it takes."""
+    """A layer at one size: contenders, their right result, and its arithmetic."""
 
     title: str
     builds: Builds
@@ -37,11 +45,11 @@ class Job:
 
 
 def measure(s: Session) -> None:
-    """Compare contenders in each job and each arithmetic."""
+    """Compare the contenders of each job in each precision."""
     for job in jobs(s):
         if s.late(job.title):
             continue
-        s.say(f"  {job.title}: computing what is right")
+        s.say(f"  {job.title}: computing the right result")
         exact = job.exact()
         for precision, allowed in s.precisions.items():
             title = f"{job.title}, {precision}"
@@ -79,14 +87,10 @@ def jobs(s: Session) -> list[Job]:
 
 
 def layer(
-    kind: Callable[..., nn.Module], like: type[nn.Module], sizes: Sizes, device: Any, **kwargs: Any
+    kind: Callable[..., nn.Module], like: type[nn.Module], sizes: tuple, device: Any, **kwargs: Any
 ) -> nn.Module:
-    """A layer with the weights that all contenders share, which are those of ``like``."""
-    torch.manual_seed(0)
-    weights = like(*sizes).state_dict()
-    built = kind(*sizes, **kwargs)
-    built.load_state_dict(weights)
-    return built.to(device)
+    """A layer on the device, with the initial weights of ``like``."""
+    return with_weights_of(like, kind, sizes, **kwargs).to(device)
 
 
 def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, what: str) -> Job:
@@ -105,7 +109,7 @@ def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, what: str) -> Job:
         flops_of = "the last state from all inputs, and its read-out"
     textbook = partial(layer, TextbookLMUFFT, LMUFFT, sizes, s.device)
     builds["textbook: FFT of all states, read-out at all steps"] = partial(step, textbook)
-    exact = partial(layer, ExactLMUFFT, LMUFFT, sizes, "cpu")
+    exact = partial(layer, NaiveLMUFFT, LMUFFT, sizes, "cpu")
     rivals = {}
     if pick is every:
         rivals = others(s, n, batch, length)
@@ -115,7 +119,7 @@ def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, what: str) -> Job:
 
 
 def lmu_job(s: Session, sizes: Sizes, distinct: int, copies: int) -> Job:
-    """The nonlinear layer; a large batch is a smaller one several times over."""
+    """The nonlinear layer; a large batch repeats a smaller one."""
     k, n, d, length = sizes
     batch = distinct * copies
     step = partial(training_step, pick=every, batch=distinct, length=length, copies=copies)
@@ -140,7 +144,7 @@ def lmu_job(s: Session, sizes: Sizes, distinct: int, copies: int) -> Job:
 
 
 def others(s: Session, n: int, batch: int, length: int) -> dict[str, Callable[[], Contender]]:
-    """What a user would have taken instead: on CUDA these are cuDNN's."""
+    """The layers of PyTorch that a user would take instead: on CUDA, those of cuDNN."""
     return {
         f"{name}(1, {n})": partial(
             incomparable,
@@ -151,12 +155,3 @@ def others(s: Session, n: int, batch: int, length: int) -> dict[str, Callable[[]
         )
         for name, kind in LSTM.items()
     }
-
-
-def in_double(
-    build: Callable[[], nn.Module], step: Callable[[Callable[[], nn.Module]], Contender]
-) -> list[Tensor]:
-    """What a contender gets in float64."""
-    result = step(lambda: build().double()).result
-    assert result is not None
-    return result()

@@ -1,4 +1,4 @@
-"""Training over one long sequence, up to a million steps, beside cuDNN's LSTM and the textbook."""
+"""Train over one sequence of up to a million steps, beside cuDNN's LSTM and the textbook."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import TextbookLMUFFT
-from benchmarks.cases import ExactLMUFFT
+from benchmarks.baselines import NaiveLMUFFT, TextbookLMUFFT
+from benchmarks.gpu.layers import layer
 from benchmarks.gpu.session import Session, tf32
-from benchmarks.harness import Contender
-from benchmarks.work import pixels
+from benchmarks.work import Contender, pixels, training
 from lmu import LMUFFT
 
 THETA = 4096.0
 LENGTHS = tuple(4**k for k in range(6, 11))
 TEXTBOOK = "textbook: FFT of all states"
 LARGEST = 2**26  # numbers in the textbook's impulse response
-PATIENCE = 1.0  # seconds of a training step; who takes longer is not timed at greater lengths
+PATIENCE = 1.0  # seconds of a training step; slower contenders are left out at greater lengths
 TOLERANCE = 1e-4
 
 
@@ -61,17 +60,14 @@ def without(names: set[str], builds: dict) -> dict:
 
 
 def ours(s: Session, order: int, hidden: int, length: int, checked: int) -> dict:
-    """Our layer and the textbook's, with the same weights."""
-    weights = weights_of(order, hidden)
+    """Our layer and the textbook, with the same weights."""
 
-    def build(kind: Callable[..., nn.Module], seq_len: int | None) -> nn.Module:
-        layer = kind(1, hidden, order, seq_len, THETA)
-        layer.load_state_dict(weights)
-        return layer.to(s.device)
+    def build(kind: Callable[..., nn.Module]) -> nn.Module:
+        return layer(kind, LMUFFT, (1, hidden, order, length, THETA), s.device)
 
-    builds: dict[str, Any] = {"LMUFFT": partial(build, LMUFFT, None)}
+    builds: dict[str, Any] = {"LMUFFT": partial(build, LMUFFT)}
     if order * length <= LARGEST:
-        builds[TEXTBOOK] = partial(build, TextbookLMUFFT, length)
+        builds[TEXTBOOK] = partial(build, TextbookLMUFFT)
     else:
         s.left_out[f"{TEXTBOOK}, order {order}, T {length}"] = (
             "its impulse response is transformed in float64 on the CPU, which takes over 4 GiB"
@@ -80,7 +76,7 @@ def ours(s: Session, order: int, hidden: int, length: int, checked: int) -> dict
 
 
 def others(s: Session, hidden: int, length: int) -> dict:
-    """On CUDA, cuDNN's."""
+    """The LSTM of PyTorch, on CUDA that of cuDNN."""
     return {
         f"nn.LSTM(1, {hidden})": partial(
             train, lambda: nn.LSTM(1, hidden, batch_first=True).to(s.device), length, None
@@ -88,33 +84,22 @@ def others(s: Session, hidden: int, length: int) -> dict:
     }
 
 
-def weights_of(order: int, hidden: int) -> dict[str, Tensor]:
-    """The weights that all share."""
-    torch.manual_seed(0)
-    return LMUFFT(1, hidden, order, None, THETA).state_dict()
-
-
 @torch.no_grad()
 def first(order: int, hidden: int, length: int) -> Tensor:
-    """Outputs of the first steps, the same however many follow, by float64 steps on the CPU."""
-    layer = ExactLMUFFT(1, hidden, order, None, THETA)
-    layer.load_state_dict(weights_of(order, hidden))
-    return layer.double()(pixels(1, torch.float32, length).double())[0]
+    """Outputs of the first ``length`` steps, by the naive reference in float64 on the CPU."""
+    naive = layer(NaiveLMUFFT, LMUFFT, (1, hidden, order, length, THETA), "cpu")
+    return naive.double()(pixels(1, torch.float32, length).double())[0]
 
 
 def train(build: Callable[[], nn.Module], length: int, checked: int | None) -> Contender:
-    """Forward and backward from a given gradient of all outputs."""
-    layer = build()
-    x = pixels(1, torch.float32, length).to(next(layer.parameters()).device)
+    """A training step, of which the first ``checked`` outputs are compared; None: nothing is."""
+    built = build()
+    x = pixels(1, torch.float32, length).to(next(built.parameters()).device)
     with torch.no_grad():
-        gradient = torch.randn_like(layer(x)[0])
-
-    def work() -> None:
-        layer.zero_grad()
-        layer(x)[0].backward(gradient)
+        gradient = torch.randn_like(built(x)[0])
 
     def result() -> list[Tensor]:
         with torch.no_grad():
-            return [layer(x)[0][:, :checked]]
+            return [built(x)[0][:, :checked]]
 
-    return Contender(work, None if checked is None else result)
+    return Contender(training(built, x, gradient), None if checked is None else result)

@@ -1,4 +1,4 @@
-"""Packages that are timed beside ours where they are installed: their version, or why they lack."""
+"""Time packages beside ours where they are installed; tell why others are left out."""
 
 from benchmarks import peers
 from benchmarks.gpu.session import Session
@@ -8,15 +8,15 @@ NO_S4 = "its authors' code is no package that could be installed and tried"
 
 
 def measure(s: Session) -> None:
-    """Name all peers and run those that are there, with small layers, so that a fault shows."""
+    """Name all peers and run the installed ones with small layers, so that a fault shows."""
     words = peers.status(s.device.type) | {"S4": NO_S4}
     for name, word in words.items():
         s.rows.append({"package": name, "status": word})
         if not word[0].isdigit():
             s.left_out[name] = word
     length = 16 if s.quick else LENGTH
-    found = peers.parallel(16, 16, 4, s.device.type, length)
-    found |= peers.recurrent(16, 16, 4, s.device.type)
-    if found:
+    builds = peers.parallel(16, 16, 4, s.device.type, length)
+    builds |= peers.recurrent(16, 16, 4, s.device.type)
+    if builds:
         title = f"16 units, T {length}, batch 4, forward + backward"
-        s.rows.append({"title": title, "contenders": s.compare(title, {}, others=found)})
+        s.rows.append({"title": title, "contenders": s.compare(title, {}, others=builds)})

@@ -1,4 +1,4 @@
-"""Seconds of an epoch of permuted sequential MNIST, by a bare loop and by ``lmu train psmnist``."""
+"""Time epochs of permuted sequential MNIST, by a bare loop and by ``lmu train psmnist``."""
 
 import statistics
 import tempfile
@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.gpu.session import Session, tf32
-from benchmarks.harness import now
+from benchmarks.measure import now
 
 DIGITS = 60_000
 LIMITS = {"lmufft": DIGITS, "lmu": 6_000}  # digits of a timed epoch: lmu goes step by step
@@ -44,7 +44,7 @@ def epochs(s: Session, model: str) -> dict[str, Any]:
     from lmu.training.run import train
 
     class OnDevice(Interleave):
-        """The turns, where the clock waits for the card."""
+        """The turns, where the clock waits for the GPU."""
 
         def __init__(self, config: RunConfig) -> None:
             super().__init__(config)

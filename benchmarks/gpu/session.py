@@ -1,4 +1,4 @@
-"""What the sections share: where they run, what they find, and how contenders are compared."""
+"""Run a section: its settings and results, and the comparison of contenders."""
 
 import gc
 import time
@@ -11,24 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Contender, card_peak, error, peak_of, spread, take_turns
+from benchmarks.harness import largest_error
+from benchmarks.measure import gpu_peak, peak_of, spread, take_turns
+from benchmarks.work import Contender
 
 Builds = Mapping[str, Callable[[], Contender]]
 
 
 @dataclass
 class Session:
-    """A section's run: its settings, and the figures, omissions and faults that it gathers.
+    """A run of a section: its settings, results, omissions and faults.
 
     Attributes:
-        device: What is measured.
+        device: The device that is measured.
         quick: Tiny sizes, to see that everything runs.
         rounds: Interleaved measurements of each contender.
         deadline: When the section's time is over, by ``time.monotonic``.
         say: Shows a line of progress.
-        rows: What was found.
-        left_out: Why something is not among it.
-        faults: What is wrong: they make the exit status non-zero.
+        rows: Results.
+        left_out: Reasons for what is not among the results, by name.
+        faults: Errors; they make the exit status non-zero.
     """
 
     device: torch.device
@@ -42,12 +44,12 @@ class Session:
 
     @property
     def cuda(self) -> bool:
-        """Whether a card is measured."""
+        """Whether a GPU is measured."""
         return self.device.type == "cuda"
 
     @property
     def gemm_size(self) -> int:
-        """Rows of matrices whose product tells the card's rate."""
+        """Rows of the matrices whose product gives the GPU's rate."""
         return 256 if self.quick else 8192 if self.cuda else 2000
 
     @property
@@ -56,7 +58,7 @@ class Session:
         if not self.cuda:
             self.left_out["TF32"] = "only CUDA has it"
         elif torch.cuda.get_device_capability(self.device)[0] < 8:
-            self.left_out["TF32"] = "needs a card of compute capability 8.0 or later"
+            self.left_out["TF32"] = "needs a GPU of compute capability 8.0 or later"
         else:
             return {"float32": False, "TF32": True}
         return {"float32": False}
@@ -81,9 +83,9 @@ class Session:
         return False
 
     def attempt(self, what: str, work: Callable[[], Any], ours: bool = True) -> tuple[Any, str]:
-        """A result and ``""``, or None and why there is none.
+        """A result and ``""``, or None and the reason why there is none.
 
-        A lack of memory is no fault, nor is it ours where others fail.
+        A lack of memory is no fault; neither is a failure of others.
         """
         result, why = None, ""
         try:
@@ -92,7 +94,7 @@ class Session:
                 torch.cuda.synchronize()
         except Exception as caught:
             why = describe(caught)
-        if why:  # not before: the exception holds on to what was allocated
+        if why:  # not before: the exception keeps what was allocated alive
             self.free()
             self.blame(what, why, ours)
         return result, why
@@ -103,19 +105,19 @@ class Session:
             self.faults.append(f"{what}: {why}")
 
     def free(self) -> None:
-        """Give back what nobody holds."""
+        """Return unused memory."""
         gc.collect()
         if self.cuda:
-            with suppress(RuntimeError):  # of an earlier error of the card, which comes back here
+            with suppress(RuntimeError):  # of an earlier error on the GPU, which is raised here
                 torch.cuda.empty_cache()
 
     def peak(self, work: Callable[[], object]) -> float:
-        """Memory in MiB that a call needs at the most: of the card, or else of the process."""
+        """Peak memory of a call in MiB, of the GPU or else of the process."""
         if not self.cuda:
             return peak_of(work)
         work()
         gc.collect()
-        return card_peak(work)
+        return gpu_peak(work)
 
     def compare(
         self,
@@ -127,14 +129,14 @@ class Session:
     ) -> dict[str, dict[str, Any]]:
         """Figures of all contenders: time, spread, peak memory, error, or why there is no time.
 
-        Whoever is off by more than ``tolerance`` is a fault and is not timed.
+        A contender whose error exceeds ``tolerance`` is a fault and is not timed.
 
         Args:
             title: Of the comparison.
             builds: Contenders by name.
-            exact: What those with a result should get, in float64 on the CPU; None: no check.
+            exact: The right result, in float64 on the CPU; None: no check.
             tolerance: Of the relative error.
-            others: Contenders whose failure is no fault of ours; to be wrong still is one.
+            others: Contenders whose failure is no fault of ours; a wrong result still is.
         """
         figures: dict[str, dict[str, Any]] = {}
         works: dict[str, Callable[[], object]] = {}
@@ -176,11 +178,11 @@ def _ready(
     contender = build()
     if exact is None or contender.result is None:
         return contender, None
-    return contender, error(contender.result(), exact)
+    return contender, largest_error(contender.result(), exact)
 
 
 def _guarded(key: str, work: Callable[[], object], failed: dict[str, str]) -> Callable[[], object]:
-    """The work, of which an error ends that contender's turns and no other's."""
+    """The work; an error ends the turns of its contender alone."""
 
     def call() -> None:
         if key not in failed:

@@ -1,4 +1,4 @@
-"""What the sections found, as one page of tables."""
+"""Write the results of all sections as one page of tables."""
 
 import json
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables._shared import duration
+from benchmarks.measure import duration
 
 Rows = list[dict[str, Any]]
 
@@ -14,9 +14,9 @@ Rows = list[dict[str, Any]]
 def render(folder: Path, names: Sequence[str]) -> str:
     """All sections of a folder, in the order of the names."""
     paths = {name: folder / f"gpu-{name}.json" for name in names}
-    found = {key: json.loads(p.read_text()) for key, p in paths.items() if p.exists()}
+    results = {key: json.loads(p.read_text()) for key, p in paths.items() if p.exists()}
     parts = ["# Measured on this machine"]
-    for name, result in found.items():
+    for name, result in results.items():
         if (text := described(result)) not in parts:  # one machine, mostly
             parts.append(text)
         parts.append(f"## {name}")
@@ -32,7 +32,7 @@ def described(result: dict) -> str:
     """The machine and the settings."""
     where = result["machine"]
     quick = "**Tiny sizes, to try the script: no results.** " if result["settings"]["quick"] else ""
-    facts = {**where.get("card", {}), **{k: v for k, v in where.items() if k != "card"}}
+    facts = {**where.get("gpu", {}), **{k: v for k, v in where.items() if k != "gpu"}}
     return quick + ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
@@ -60,17 +60,12 @@ def ceilings(rows: Rows) -> str:
 
 
 def correctness(rows: Rows) -> str:
-    """Relative errors against float64."""
-    modes = list(dict.fromkeys(mode for row in rows for mode in row["errors"]))
-
-    def cell(off: float | str | None) -> str:
-        return "" if off is None else off if isinstance(off, str) else f"{off:.1e}"
-
+    """Numbers of tests that passed, failed or were skipped."""
+    keys = ("passed", "failed", "errors", "skipped")
     body = [
-        [row["family"], row["size"], row["method"], *(cell(row["errors"].get(m)) for m in modes)]
-        for row in rows
+        [row["tests"], *(str(row[key]) for key in keys), duration(row["seconds"])] for row in rows
     ]
-    return table(("family", "size", "method", *modes), body)
+    return table(("tests", *keys, "time"), body)
 
 
 def contenders(rows: Rows) -> str:
@@ -98,14 +93,14 @@ def contenders(rows: Rows) -> str:
 
 
 def choice(rows: Rows) -> str:
-    """How far the automatic choice is from the best."""
+    """The automatic choice and the best method, with the ratio of their times."""
     keys = ("batch", "length", "order", "channels", "rows")
     body = []
     for row in rows:
-        found = row.get("contenders", {})
+        figures = row.get("contenders", {})
         times = ", ".join(
             f"{name} {duration(f['seconds']) if 'seconds' in f else f['status']}"
-            for name, f in found.items()
+            for name, f in figures.items()
         )
         ratio = row.get("ratio")
         cells = [str(row[key]) for key in keys] + [row["chosen"], row.get("best", "")]

@@ -2,8 +2,10 @@
 
 import pytest
 
-from benchmarks import concepts, concepts_pictures, numerics, style
-from benchmarks.tables._shared import record
+from benchmarks import concepts, numerics
+from docs.figures import concepts as pictures
+from docs.figures import style
+from docs.figures.records import record
 
 
 def test_a_sine_is_held_up_to_the_frequency_that_is_found():
@@ -34,7 +36,7 @@ def test_the_increment_loses_least():
 def test_pictures_depend_on_figures_alone(tmp_path):
     measured = record("concepts")
     for name in ("a.svg", "b.svg"):
-        style.save(concepts_pictures.by_order(measured["frequency"]), tmp_path / name)
-        style.save(concepts_pictures.orders(), tmp_path / f"orders-{name}")
+        style.save(pictures.by_order(measured["frequency"]), tmp_path / name)
+        style.save(pictures.orders(), tmp_path / f"orders-{name}")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "orders-a.svg").read_bytes() == (tmp_path / "orders-b.svg").read_bytes()

@@ -1,4 +1,4 @@
-"""The script for a card, tried on the CPU with tiny sizes; and the CUDA branches that can be."""
+"""The script for a GPU, on the CPU with tiny sizes; and those CUDA branches that can be tried."""
 
 import json
 import sys
@@ -10,10 +10,10 @@ import torch
 
 from benchmarks import machine
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import correctness, layers, problems, psmnist, session
+from benchmarks.gpu import correctness, layers, psmnist, session
 from benchmarks.gpu.session import OUT_OF_MEMORY, Session
-from benchmarks.harness import Contender
-from lmu.ops import LMU_METHODS, MEMORY_METHODS, READOUT_METHODS
+from benchmarks.work import Contender
+from lmu.ops import READOUT_METHODS
 from tests.limits import HANG
 
 CPU = torch.device("cpu")
@@ -32,13 +32,40 @@ def no_hurry(monkeypatch):
         monkeypatch.setitem(command.SECTIONS, name, replace(section, budget=HANG))
 
 
+OPTION = """
+def pytest_addoption(parser):
+    parser.addoption("--device")
+"""
+TESTS = """
+import pytest
+
+def test_device(request):
+    assert request.config.getoption("--device") == "cpu"
+
+@pytest.mark.parametrize("method", ["fft", "chunked"])
+def test_method(method):
+    assert method != {wrong!r}
+
+@pytest.mark.skip
+def test_of_another_device():
+    pass
+"""
+
+
 @pytest.fixture
-def few_steps(monkeypatch):
-    """So that a compiler has few to unroll."""
-    short = replace(correctness.SHORT, length=5)
-    monkeypatch.setattr(correctness, "SHORT", short)
-    monkeypatch.setattr(correctness, "TINY", (short,))
-    monkeypatch.delitem(correctness.FAMILIES, "read-out from zero")
+def toy_tests(monkeypatch, tmp_path):
+    """A folder of tests in place of the conformance tests; the argument is a method that fails."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    (folder / "conftest.py").write_text(OPTION)
+
+    def write(wrong: str = "") -> str:
+        (folder / "test_toy.py").write_text(TESTS.format(wrong=wrong))
+        return str(folder)
+
+    monkeypatch.setattr(correctness, "TESTS", (write(),))
+    return write
 
 
 def run(monkeypatch, *arguments: object) -> int:
@@ -59,18 +86,41 @@ def quiet(**kwargs) -> Session:
     return Session(CPU, quick=True, rounds=1, say=lambda line: None, **kwargs)
 
 
-@pytest.mark.slow
-def test_all_methods_are_right_at_all_tiny_sizes():
+def test_conformance_tests_are_counted_and_failures_are_faults(toy_tests):
     s = quiet()
     correctness.measure(s)
+    (row,) = s.rows
     assert s.faults == []
-    sizes = {row["size"] for row in s.rows}
-    assert sizes == set(map(str, correctness.TINY))
-    assert all(0 < off < 1e-4 for row in s.rows for off in row["errors"].values())
+    assert [row[key] for key in correctness.OUTCOMES] == [3, 0, 0, 1]
+    toy_tests("fft")
+    correctness.measure(s)
+    assert [s.rows[1][key] for key in correctness.OUTCOMES] == [2, 1, 0, 1]
+    (fault,) = s.faults
+    assert "test_method[fft]" in fault
+
+
+def test_conformance_tests_that_do_not_run_are_a_fault(monkeypatch):
+    monkeypatch.setattr(correctness, "TESTS", ("tests/nowhere",))
+    s = quiet()
+    correctness.measure(s)
+    (fault,) = s.faults
+    assert fault.startswith("tests/nowhere: pytest ended with 4: ")
+
+
+def test_conformance_tests_that_take_too_long_are_left_out(toy_tests, monkeypatch):
+    monkeypatch.setattr(correctness, "LONGEST", 0.01)
+    s = quiet()
+    correctness.measure(s)
+    assert s.rows == s.faults == []
+    assert list(s.left_out.values()) == ["took more than 0.01 s"]
+
+
+def test_the_conformance_tests_are_there():
+    assert all((correctness.ROOT / folder).is_dir() for folder in correctness.TESTS)
 
 
 @pytest.mark.slow  # the other tests run its parts
-def test_a_quick_run_leaves_all_results(few_steps, monkeypatch, tmp_path):
+def test_a_quick_run_leaves_all_results(toy_tests, monkeypatch, tmp_path):
     assert run(monkeypatch, "--output", tmp_path) == 0
     summary = (tmp_path / "summary.md").read_text()
     for name in command.SECTIONS:
@@ -79,18 +129,8 @@ def test_a_quick_run_leaves_all_results(few_steps, monkeypatch, tmp_path):
         assert result["faults"] == []
         assert result["settings"]["quick"]
         assert f"\n## {name}\n" in summary
-    checked = read(tmp_path, "correctness")
-    for family, names in (
-        ("memory", MEMORY_METHODS),
-        ("read-out", READOUT_METHODS),
-        ("LMU", LMU_METHODS),
-    ):
-        rows = [row for row in checked["rows"] if row["family"] == family]
-        assert {row["method"] for row in rows} == set(names) - {"triton"}
-        modes = {mode for row in rows for mode in row["errors"]}
-        assert modes == {"float32", "bfloat16 autocast", "compiled"}
-        assert all(0 < off < 1e-4 for row in rows for off in row["errors"].values())
-    assert checked["left_out"] == {
+    assert [row["passed"] for row in read(tmp_path, "correctness")["rows"]] == [3]
+    assert read(tmp_path, "layers")["left_out"] == {
         "TF32": "only CUDA has it", "method triton": "its kernels run on CUDA only",
     }  # fmt: skip
     for job in read(tmp_path, "layers")["rows"]:
@@ -111,39 +151,22 @@ def test_a_quick_run_leaves_all_results(few_steps, monkeypatch, tmp_path):
     assert "\n## layers\n" in (tmp_path / "summary.md").read_text()
 
 
-def test_a_wrong_method_is_named_not_timed_and_ends_in_an_error(
-    few_steps, monkeypatch, tmp_path, capsys
-):
+def test_a_wrong_method_is_named_not_timed_and_ends_in_an_error(monkeypatch, tmp_path, capsys):
     def wrong(*arguments):
         y, m = READOUT_METHODS["chunked"].run(*arguments)
         return y * 1.01, m
 
-    monkeypatch.setattr(correctness, "FAMILIES", {"read-out": correctness.FAMILIES["read-out"]})
     jobs = layers.jobs
     monkeypatch.setattr(layers, "jobs", lambda s: jobs(s)[:1])
-    monkeypatch.setitem(READOUT_METHODS, "fft", READOUT_METHODS["fft"]._replace(run=wrong))
-    status = run(monkeypatch, "--output", tmp_path, "--sections", "correctness", "layers")
-    assert status == 1
-    faults = read(tmp_path, "correctness")["faults"]
-    assert len(faults) == 3  # in all kinds of arithmetic
-    assert all("hidden 16, fft" in fault and "wrong: off by 0.01" in fault for fault in faults)
+    row = READOUT_METHODS["fft"]._replace(run=wrong)
+    monkeypatch.setitem(READOUT_METHODS, "fft", row)
+    assert run(monkeypatch, "--output", tmp_path, "--sections", "layers") == 1
     (job,) = read(tmp_path, "layers")["rows"]
     figures = job["contenders"]["LMUFFT fft"]
     assert figures["status"].startswith("wrong: off by 0.01")
     assert "seconds" not in figures
     assert "seconds" in job["contenders"]["LMUFFT chunked"]
     assert "FAULT LMUFFT" in capsys.readouterr().err
-
-
-def test_wrong_gradients_are_seen(monkeypatch):
-    def half(u, Ad, Bd, m_0, H):
-        return MEMORY_METHODS["chunked"].run((u + u.detach()) / 2, Ad, Bd, m_0, H)
-
-    monkeypatch.setitem(MEMORY_METHODS, "fft", MEMORY_METHODS["fft"]._replace(run=half))
-    s = quiet()
-    correctness.check(s, "memory", correctness.SHORT, problems.memory_problem, ["float32"])
-    (fault,) = s.faults
-    assert "fft, float32: wrong: off by 0.5" in fault
 
 
 def test_lack_of_memory_is_no_fault_and_others_go_on():
@@ -182,14 +205,14 @@ def test_lack_of_memory_is_no_fault_and_others_go_on():
 def test_what_is_found_before_a_section_breaks_is_kept(monkeypatch, tmp_path):
     def breaks(s: Session, rows: list) -> None:
         s.rows += rows
-        raise RuntimeError("the card fell off")
+        raise RuntimeError("the GPU fell off")
 
     for rows in ([{"name": "GEMM", "value": 1.0, "unit": "FLOP/s"}], []):
         section = command.Section(partial(breaks, rows=rows), 1)
         monkeypatch.setitem(command.SECTIONS, "ceilings", section)
         assert run(monkeypatch, "--output", tmp_path, "--sections", "ceilings") == 1
         result = read(tmp_path, "ceilings")
-        assert result["faults"] == ["ceilings: failed: RuntimeError: the card fell off"]
+        assert result["faults"] == ["ceilings: failed: RuntimeError: the GPU fell off"]
         assert result["rows"]
 
 
@@ -199,15 +222,15 @@ def test_what_does_not_fit_the_time_is_named():
         if section.measure is not command.others.measure:
             section.measure(s)
     assert s.rows == []
-    assert {"GEMM float32", "lmufft"} <= s.left_out.keys()
-    assert any(key.startswith("LMU, batch 2") for key in s.left_out)
+    assert {"GEMM float32", "lmufft", "tests/ops"} <= s.left_out.keys()
+    assert any(key.startswith("LMU 12/16, T 30, batch 2") for key in s.left_out)
     assert set(s.left_out.values()) <= {
         "out of time", "only CUDA has it", "only CUDA has them", "its kernels run on CUDA only",
     }  # fmt: skip
 
 
 def test_figures_do_not_get_mixed_up(monkeypatch, tmp_path, capsys):
-    (tmp_path / "gpu-layers.json").write_text('{"settings": {"device": "a card", "quick": false}}')
+    (tmp_path / "gpu-layers.json").write_text('{"settings": {"device": "a GPU", "quick": false}}')
     monkeypatch.setattr(
         sys, "argv", ["gpu", "--device", "cpu", "--quick", "--output", str(tmp_path)]
     )
@@ -246,10 +269,10 @@ def test_training_is_left_out_without_its_packages(monkeypatch):
     assert s.rows == []
 
 
-def test_a_card_names_the_folder_of_its_results(monkeypatch):
-    card = {"name": "A Card (80GB)"}
-    where = {"cpu": "a processor", "cores": 2, "card": card}
-    assert machine.results_folder(where).name == "a-card-80gb"
+def test_a_gpu_names_the_folder_of_its_results(monkeypatch):
+    gpu = {"name": "A GPU (80GB)"}
+    where = {"cpu": "a processor", "cores": 2, "gpu": gpu}
+    assert machine.results_folder(where).name == "a-gpu-80gb"
     assert machine.results_folder({"cpu": "a processor", "cores": 2}).name == "a-processor-2-cores"
     monkeypatch.setenv("PATH", "")
     assert machine.nvidia_smi(None)["nvidia_smi"].startswith("left out: ")

@@ -1,23 +1,25 @@
-"""The benchmarks' own machinery."""
+"""Timing, errors and peak memory; sweeps and tables of results."""
 
 import json
 
 import pytest
 import torch
 
-from benchmarks import harness, scaling, tables
+from benchmarks import harness, measure, scaling
 from benchmarks.cases import CASES
-from benchmarks.harness import Case, Contender, peak_of, run
-from benchmarks.plots import draw
-from benchmarks.tables import speed
-from benchmarks.tables._shared import duration
+from benchmarks.harness import Case, run
+from benchmarks.measure import duration, peak_of, relative_error, take_turns
+from benchmarks.work import Contender
+from docs.figures import tables
+from docs.figures.sweeps import draw
+from docs.figures.tables import speed
 
 
 @pytest.fixture(autouse=True)
 def no_subprocess(monkeypatch):
     monkeypatch.setattr(harness, "peak_memory", lambda *_: 1.0)
     monkeypatch.setattr(scaling, "peak_memory", lambda *_: 1.0)
-    monkeypatch.setattr(harness, "SHORTEST", 1e-4)
+    monkeypatch.setattr(measure, "SHORTEST", 1e-4)
 
 
 def contender(value: float, calls: list[str], name: str) -> Contender:
@@ -51,9 +53,26 @@ def test_contenders_take_turns_and_all_figures_are_there():
 
 
 def test_slow_work_is_measured_twice_only(monkeypatch):
-    monkeypatch.setattr(harness, "SLOW", 0.0)
+    monkeypatch.setattr(measure, "SLOW", 0.0)
     result = run("toy", case({"ours": 1.0}, []))
     assert result["contenders"]["ours"]["rounds"] == 2
+
+
+def test_turns_have_a_random_order_and_short_work_is_repeated():
+    calls: list[str] = []
+    works = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = take_turns(works, rounds=8, shortest=0.0)
+    assert {name: len(row) for name, row in times.items()} == {"a": 8, "b": 8}
+    rounds = ["".join(calls[-16:][i : i + 2]) for i in range(0, 16, 2)]
+    assert set(rounds) == {"ab", "ba"}
+    before = len(calls)
+    take_turns(works, rounds=1, shortest=1e-3)
+    assert len(calls) - before > 10
+
+
+def test_relative_error_is_that_of_the_exact_dtype():
+    exact = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    assert relative_error(torch.tensor([3.0, 4.5]), exact) == pytest.approx(0.1)
 
 
 def test_peak_memory_is_that_of_the_call():

@@ -34,7 +34,7 @@ def test_what_is_installed_takes_part(monkeypatch):
     assert list(peers.recurrent(8, 4, 2)) == ["keras_lmu.LMU 8/4"]
 
 
-def test_mamba_needs_a_card(monkeypatch):
+def test_mamba_needs_a_gpu(monkeypatch):
     installed(monkeypatch, "mamba-ssm")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert peers.status()["mamba-ssm"] == "left out: it runs on CUDA only"

@@ -12,38 +12,38 @@ from lmu.distributed.carry import WAYS
 
 
 def test_one_process_leaves_its_results(monkeypatch, tmp_path):
-    path = tmp_path / "found.json"
+    path = tmp_path / "results.json"
     alone = replace(sequence_parallel.QUICK, processes=(1,), layer_processes=(1,))
     monkeypatch.setattr(sequence_parallel, "QUICK", alone)
     monkeypatch.setattr(sequence_parallel, "spawn", lambda worker, args, nprocs: worker(0, *args))
     monkeypatch.setattr(sys, "argv", ["command", "--quick", "--output", str(path)])
     sequence_parallel.main()
-    found = json.loads(path.read_text())
-    assert [row["way"] for row in found["carry"]] == list(WAYS)
-    assert [row["processes"] for row in found["layer"]] == [1]
-    double, single, _ = found["errors"]
+    results = json.loads(path.read_text())
+    assert [row["way"] for row in results["carry"]] == list(WAYS)
+    assert [row["processes"] for row in results["layer"]] == [1]
+    double, single, _ = results["errors"]
     assert max(double[name] for name in ("outputs", "x", "weights")) < 1e-12
     assert max(single[name] for name in ("outputs", "x", "weights")) < 1e-5
-    assert all(row["error"] < 1e-12 for row in found["powers"])
+    assert all(row["error"] < 1e-12 for row in results["powers"])
 
 
 @pytest.mark.slow
 def test_quick_run_leaves_its_results(monkeypatch, tmp_path):
-    path = tmp_path / "found.json"
+    path = tmp_path / "results.json"
     monkeypatch.setattr(sys, "argv", ["command", "--quick", "--output", str(path)])
     sequence_parallel.main()
-    found = json.loads(path.read_text())
+    results = json.loads(path.read_text())
     settings = sequence_parallel.QUICK
-    assert [row["processes"] for row in found["layer"]] == list(settings.layer_processes)
-    assert len(found["carry"]) == len(settings.processes) * len(settings.states) * len(WAYS)
-    for row in found["carry"]:
+    assert [row["processes"] for row in results["layer"]] == list(settings.layer_processes)
+    assert len(results["carry"]) == len(settings.processes) * len(settings.states) * len(WAYS)
+    for row in results["carry"]:
         assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
         assert row["sent_bytes"] > row["payload_bytes"] > 0  # the rest is the sockets'
-    double, single, alone = found["errors"]
+    double, single, alone = results["errors"]
     for name in ("outputs", "x", "weights"):
         assert double[name] < 1e-12
         assert max(single[name], alone[name]) < 1e-5
-    assert all(row["error"] < 1e-12 for row in found["powers"])
+    assert all(row["error"] < 1e-12 for row in results["powers"])
 
 
 def test_quick_figures_do_not_replace_results(monkeypatch, capsys):

@@ -1,8 +1,6 @@
 """The file that an experiment leaves."""
 
 import os
-import platform
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -12,7 +10,8 @@ from typing import Any
 import torch
 
 from lmu._files import WriteError, read_json, write_json
-from lmu.training.report import git_commit, versions
+from lmu._machine import git_commit, processor
+from lmu.training.report import versions
 
 Row = dict[str, Any]
 Kinds = dict[str, type | tuple[type, ...]]
@@ -135,12 +134,3 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 
 from lmu import __version__
 from lmu._files import write_json
+from lmu._machine import git_commit
 from lmu.tasks.psmnist import VALIDATION, PsMNIST
 from lmu.training.config import RunConfig
 from lmu.training.module import ClassificationModule, Metrics
@@ -98,17 +97,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "device": name,
     }
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, None if it is not a checkout."""
-    checkout = Path(__file__).resolve().parents[3]
-    git = shutil.which("git")
-    if git is None or not (checkout / ".git").exists():
-        return None
-    command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
 
 
 def shareable(config: RunConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import statistics
 
-from benchmarks.tables._shared import ROOT
+from docs.figures.records import ROOT
 from lmu.tasks.psmnist import PRESETS
 
 

@@ -1,4 +1,4 @@
-"""How the pictures of the pages look: on a light page and on a dark one."""
+"""Style the pictures of the pages, to be read on a light page and on a dark one."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lmu._files import whole_file
 
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+IMAGES = Path(__file__).parent.parent / "images"
 
 _INK = "#7d858f"  # to be read on white and on near black
 _LINES = ("#3f87d9", "#e07b28", "#2fa36f", "#c4568f", "#8a73d6", "#b0942a")

@@ -1,15 +1,14 @@
-"""Draw the sweeps of ``benchmarks.scaling``: ``python -m benchmarks.plots`` into docs/images."""
+"""Draw the sweeps of ``benchmarks.scaling`` into docs/images."""
 
 import json
 from pathlib import Path
 
-from benchmarks import style
-
-ROOT = Path(__file__).parent.parent
+from docs.figures import style
+from docs.figures.records import ROOT
 
 
 def draw(result: dict, path: Path) -> None:
-    """Two panels against the sweep's axis: time of a call, and the memory it needs."""
+    """Draw time and peak memory of a call against the axis of the sweep, in two panels."""
     figure = style.new(10, 4)
     for axes, key, label in zip(
         figure.subplots(1, 2), ("seconds", "peak_mib"), ("seconds", "peak memory, MiB"), strict=True
@@ -25,7 +24,7 @@ def draw(result: dict, path: Path) -> None:
     style.save(figure, path)
 
 
-def main() -> None:
+def pictures() -> None:
     """Draw every committed sweep that has more than one point."""
     for source in sorted((ROOT / "benchmarks" / "results").glob("*/scaling-*.json")):
         result = json.loads(source.read_text())
@@ -33,7 +32,3 @@ def main() -> None:
             path = style.IMAGES / f"{source.stem}.svg"
             draw(result, path)
             print(f"wrote {path.relative_to(ROOT)}")
-
-
-if __name__ == "__main__":
-    main()

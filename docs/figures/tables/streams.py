@@ -1,6 +1,6 @@
-"""Serving streams."""
+"""Tables of streams that are served."""
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def rates() -> str:
@@ -9,8 +9,8 @@ def rates() -> str:
     names = list(next(iter(layers["LMU"]["rates"].values()))["contenders"])
     rows = [f"| layer | streams | {' | '.join(names)} | Stream's share of the arithmetic's rate |"]
     rows += ["|---|--:|" + "--:|" * (len(names) + 1)]
-    for layer, found in layers.items():
-        for streams, row in found["rates"].items():
+    for layer, results in layers.items():
+        for streams, row in results["rates"].items():
             figures = row["contenders"]
             cells = [_millions(figures[name]["steps_per_second"]) for name in names]
             share = f"{figures['Stream']['share']:.0%}"
@@ -22,8 +22,8 @@ def endurance() -> str:
     """Memory and errors of a server after an hour's steps."""
     rows = ["| layer | ticks | steps of a stream | a second | memory | live tensors | error |"]
     rows += ["|---|--:|--:|--:|--:|--:|--:|"]
-    for layer, found in record("streams")["layers"].items():
-        served = found["endurance"]
+    for layer, results in record("streams")["layers"].items():
+        served = results["endurance"]
         for ticks in sorted(served["memory"], key=int)[:: len(served["memory"]) - 1]:
             now, last = served["memory"][ticks], int(ticks) == served["ticks"]
             end = [f"{served['steps']:,}", _millions(served["steps_per_second"])]
@@ -39,8 +39,10 @@ def endurance() -> str:
 def errors() -> str:
     """Relative errors of all outputs against float64."""
     rows = ["| layer | all streams step | a half of them does |", "|---|--:|--:|"]
-    for layer, found in record("streams")["layers"].items():
-        rows.append(f"| {layer} | {found['errors']['all']:.0e} | {found['errors']['half']:.0e} |")
+    for layer, results in record("streams")["layers"].items():
+        rows.append(
+            f"| {layer} | {results['errors']['all']:.0e} | {results['errors']['half']:.0e} |"
+        )
     return "\n".join(rows)
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def _models(*data: str) -> dict[str, dict[str, list[dict]]]:

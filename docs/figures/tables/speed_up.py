@@ -1,6 +1,7 @@
 """Training time against recurrences."""
 
-from benchmarks.tables._shared import duration, record
+from benchmarks.measure import duration
+from docs.figures.records import record
 
 
 def table() -> str:

@@ -1,9 +1,10 @@
-"""Times, peak memory and errors of the benchmarks."""
+"""Tables of times, peak memory and errors of the benchmarks."""
 
 import json
 from pathlib import Path
 
-from benchmarks.tables._shared import ROOT, duration, record
+from benchmarks.measure import duration
+from docs.figures.records import ROOT, record
 
 
 def where(machine: dict) -> str:

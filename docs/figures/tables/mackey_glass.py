@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 COLUMNS = ("test_nrmse", "test_nrmse_after_100")
 

@@ -1,6 +1,6 @@
-"""What a memory holds."""
+"""Tables of what a memory holds."""
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def held() -> str:
@@ -8,8 +8,8 @@ def held() -> str:
     orders = record("concepts")["frequency"]["orders"]
     rows = ["| order | error below 10 % | error below 1 % | polynomials per cycle, at 10 % |"]
     rows += ["|--:|--:|--:|--:|"]
-    for order, found in orders.items():
-        most, least = (found["held"][share] for share in ("0.1", "0.01"))
+    for order, results in orders.items():
+        most, least = (results["held"][share] for share in ("0.1", "0.01"))
         ratio = int(order) / most
         rows.append(f"| {order} | {most:.1f} cycles | {least:.1f} cycles | {ratio:.1f} |")
     return "\n".join(rows)
@@ -17,11 +17,11 @@ def held() -> str:
 
 def noise() -> str:
     """A row per order: what is kept of the power of white noise."""
-    found = record("concepts")["noise"]
+    results = record("concepts")["noise"]
     rows = ["| order / theta | `layer.decode` | best linear read-out | most that is possible |"]
     rows += ["|--:|--:|--:|--:|"]
-    for row in found["rows"]:
-        share = row["order"] / found["theta"]
+    for row in results["rows"]:
+        share = row["order"] / results["theta"]
         kept = [f"{1 - row[key] ** 2:.0%}" for key in ("decoded", "best", "least")]
         rows.append(f"| {share:.2f} | {' | '.join(kept)} |")
     return "\n".join(rows)
@@ -38,21 +38,21 @@ def euler() -> str:
 
 def half_step() -> str:
     """The error of decoding with the half step and without."""
-    found = record("concepts")["half_step"]
-    rows = [f"| order {found['order']}, theta {found['theta']}, sines of {found['cycles']} cycles "]
+    row = record("concepts")["half_step"]
+    rows = [f"| order {row['order']}, theta {row['theta']}, sines of {row['cycles']} cycles "]
     rows[0] += "| error / signal |"
     rows += ["|---|--:|"]
     for name, place in (("with", "(k + 1/2) / theta"), ("without", "k / theta")):
-        rows.append(f"| input of k steps ago read at {place} | {found['errors'][name]:.1e} |")
+        rows.append(f"| input of k steps ago read at {place} | {row['errors'][name]:.1e} |")
     return "\n".join(rows)
 
 
 def weights() -> str:
     """A row per order: how far weights are from polynomials, and what lies beyond the window."""
-    found = record("concepts")["rows"]
+    results = record("concepts")["rows"]
     rows = ["| order | first coefficient | fifth | last | beyond the window |"]
     rows += ["|--:|--:|--:|--:|--:|"]
-    for row in found["rows"]:
+    for row in results["rows"]:
         apart = [f"{value:.1%}" for value in row["difference"].values()]
         rows.append(f"| {row['order']} | {' | '.join(apart)} | {row['outside']:.2%} |")
     return "\n".join(rows)

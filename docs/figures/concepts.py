@@ -1,6 +1,5 @@
-"""The pictures of docs/concepts.md: ``python -m benchmarks.concepts_pictures`` into docs/images."""
+"""Draw the pictures of docs/concepts.md into docs/images."""
 
-import sys
 from typing import Any
 
 import torch
@@ -8,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks import style
 from benchmarks.concepts import memory
-from benchmarks.tables._shared import record
+from docs.figures import style
+from docs.figures.records import ROOT, record
 from lmu.plots import plot_window
 from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, legendre, legt
@@ -46,7 +45,7 @@ def signal_and_window() -> Figure:
 
 
 def orders() -> Figure:
-    """The same window, held by few polynomials and by more."""
+    """The same window, held by 6, 12 and 24 polynomials."""
     signal = _signal()[:, :590]
     figure = style.new(6.4, 5.0)
     panels = figure.subplots(3, 1, sharex=True, sharey=True)
@@ -66,7 +65,7 @@ def orders() -> Figure:
 
 
 def polynomials() -> Figure:
-    """What each number of a memory stands for: a polynomial over the window."""
+    """The polynomials over the window that the numbers of a memory weigh."""
     figure = style.new(6.4, 2.8)
     axes = figure.subplots()
     delay = torch.linspace(0, 1, 400, dtype=torch.float64)
@@ -84,8 +83,8 @@ def by_order(result: dict[str, Any]) -> Figure:
     """Error of sines against their frequency, a line for each order."""
     figure = style.new(6.4, 3.2)
     axes = figure.subplots()
-    for order, found in result["orders"].items():
-        axes.loglog(result["cycles"], found["errors"], label=order)
+    for order, figures in result["orders"].items():
+        axes.loglog(result["cycles"], figures["errors"], label=order)
     axes.set(xlabel="cycles in the window", ylabel="error / signal", ylim=(5e-7, 2))
     axes.grid(alpha=0.2)
     _legend_beside(axes, "order")
@@ -153,10 +152,10 @@ def _legend_beside(axes: Axes, title: str | None = None) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title=title, title_fontsize="small")
 
 
-def main() -> None:
-    """Draw all pictures, those of errors from the committed figures."""
+def pictures() -> None:
+    """Draw all pictures, those of errors from the committed results."""
     measured = record("concepts")
-    pictures = {
+    figures = {
         "signal": signal_and_window(),
         "orders": orders(),
         "polynomials": polynomials(),
@@ -165,11 +164,7 @@ def main() -> None:
         "discretizers": by_discretizer(measured["discretizers"]),
         "rows": rows(),
     }
-    for name, figure in pictures.items():
+    for name, figure in figures.items():
         path = style.IMAGES / f"concepts-{name}.svg"
         style.save(figure, path)
-        sys.stdout.write(f"wrote {path.name}\n")
-
-
-if __name__ == "__main__":
-    main()
+        print(f"wrote {path.relative_to(ROOT)}")

@@ -1,23 +1,24 @@
-"""Time spread over processes."""
+"""Tables of time spread over processes."""
 
 from benchmarks.cost_model import Work, model
-from benchmarks.tables._shared import duration, record
+from benchmarks.measure import duration
+from docs.figures.records import record
 
 WAYS = ("scan", "ring", "gather")
 
 
 def carry() -> str:
     """Time and bytes of carrying a state, for each size of it and number of processes."""
-    found = record("sequence-parallel")["carry"]
+    results = record("sequence-parallel")["carry"]
     rows = ["| state | processes | " + " | ".join(f"{way} | sent" for way in WAYS) + " |"]
     rows += ["|---|--:|" + "--:|--:|" * len(WAYS)]
-    cases = {(row["batch"], row["order"], row["processes"]) for row in found}
+    cases = {(row["batch"], row["order"], row["processes"]) for row in results}
     for batch, order, processes in sorted(cases):
         cells = []
         for way in WAYS:
             (row,) = (
                 row
-                for row in found
+                for row in results
                 if (row["batch"], row["order"], row["processes"], row["way"])
                 == (batch, order, processes, way)
             )
@@ -28,11 +29,11 @@ def carry() -> str:
 
 def layer() -> str:
     """Time and memory of a training step over one long sequence."""
-    found = record("sequence-parallel")["layer"]
-    alone = found[0]["seconds"]
+    results = record("sequence-parallel")["layer"]
+    alone = results[0]["seconds"]
     rows = ["| processes | time (fastest to slowest) | speed | peak memory of one process |"]
     rows += ["|--:|--:|--:|--:|"]
-    for row in found:
+    for row in results:
         spread = f"{duration(row['fastest'])} to {duration(row['slowest'])}"
         rows.append(
             f"| {row['processes']} | {duration(row['seconds'])} ({spread}) "
@@ -42,28 +43,28 @@ def layer() -> str:
 
 
 def errors() -> str:
-    """How far several processes are from one in float64."""
-    found = record("sequence-parallel")["errors"]
+    """Errors against one process in float64."""
+    results = record("sequence-parallel")["errors"]
     rows = ["| precision | processes | outputs | gradient of the input "]
     rows[0] += "| gradients of weights and theta |"
     rows += ["|---|--:|--:|--:|--:|"]
-    for row in found:
+    for row in results:
         cells = " | ".join(f"{row[name]:.0e}" for name in ("outputs", "x", "weights"))
         rows.append(f"| {row['dtype']} | {row['processes']} | {cells} |")
     return "\n".join(rows)
 
 
 def powers() -> str:
-    """Error of what advances a state by half a window."""
-    found = record("sequence-parallel")["powers"]
-    orders = sorted({row["order"] for row in found})
+    """Error of a state that is advanced by half a window."""
+    results = record("sequence-parallel")["powers"]
+    orders = sorted({row["order"] for row in results})
     rows = ["| theta | " + " | ".join(f"order {order}" for order in orders) + " |"]
     rows += ["|--:|" + "--:|" * len(orders)]
-    for theta in sorted({row["theta"] for row in found}):
+    for theta in sorted({row["theta"] for row in results}):
         cells = [
             f"{r['error']:.0e}"
             for o in orders
-            for r in found
+            for r in results
             if (r["order"], r["theta"]) == (o, theta)
         ]
         rows.append(f"| {theta:,.0f} | {' | '.join(cells)} |")
@@ -71,7 +72,7 @@ def powers() -> str:
 
 
 def extrapolated() -> str:
-    """What the model says of 10^9 steps."""
+    """A row per number of processes: the model of 10^9 steps."""
     rows = ["| processes | steps of each | its outputs | arithmetic | " + " | ".join(WAYS)]
     rows[0] += " | efficiency of scan | sent by scan |"
     rows += ["|--:|--:|--:|--:|" + "--:|" * (len(WAYS) + 2)]
@@ -87,7 +88,7 @@ def extrapolated() -> str:
 
 
 def size(count: float) -> str:
-    """Bytes, in the unit that suits them."""
+    """A number of bytes in words."""
     for unit in ("bytes", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

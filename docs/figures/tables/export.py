@@ -1,6 +1,7 @@
-"""Exported models."""
+"""Tables of exported models."""
 
-from benchmarks.tables._shared import duration, record
+from benchmarks.measure import duration
+from docs.figures.records import record
 
 
 def _exported() -> dict:
@@ -36,13 +37,13 @@ def sequence() -> str:
 
 
 def int8() -> str:
-    """A row per psMNIST model and way to store its step."""
+    """A row per psMNIST model and stored form of its step."""
     rows = ["| model | stored as | size | right of the test digits |", "|---|---|--:|--:|"]
     for model, figures in _exported()["psmnist"].items():
         config = figures["config"]
         name = f"{model} {config['hidden_size']}/{config['memory_size']}"
-        for kind, found in figures["steps"].items():
-            size = f"{found['bytes'] / 1e6:.2f} MB" if "bytes" in found else ""
+        for kind, results in figures["steps"].items():
+            size = f"{results['bytes'] / 1e6:.2f} MB" if "bytes" in results else ""
             stored = "PyTorch, not exported" if kind == "layer" else kind
-            rows.append(f"| {name} | {stored} | {size} | {found['right']:,} |")
+            rows.append(f"| {name} | {stored} | {size} | {results['right']:,} |")
     return "\n".join(rows)

@@ -1,8 +1,9 @@
-"""The tables of README and docs, from committed results: ``python -m benchmarks.tables``."""
+"""Write the tables of README and docs from committed results."""
 
 import re
 
-from benchmarks.tables import (
+from docs.figures.records import ROOT
+from docs.figures.tables import (
     capacity,
     concepts,
     export,
@@ -15,7 +16,7 @@ from benchmarks.tables import (
     speed_up,
     streams,
 )
-from benchmarks.tables._shared import ROOT
+from lmu._files import write_whole
 
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
@@ -56,7 +57,7 @@ TABLES = {
 
 
 def render(text: str) -> str:
-    """The text with what stands between its table marks written anew."""
+    """A page with the tables between its marks replaced."""
     for name, table in TABLES.items():
         mark = f"<!-- table: {name} -->"
         if mark not in text:
@@ -68,3 +69,12 @@ def render(text: str) -> str:
             flags=re.DOTALL,
         )
     return text
+
+
+def write() -> None:
+    """Replace the tables of all pages."""
+    for page in PAGES:
+        text = page.read_text()
+        if (rendered := render(text)) != text:
+            write_whole(page, rendered.encode())
+            print(f"wrote the tables of {page.name}")

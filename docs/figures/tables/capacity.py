@@ -1,6 +1,6 @@
 """How much of its window a memory can tell."""
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def table() -> str:

@@ -1,22 +1,22 @@
-"""What rounding does to a memory."""
+"""Tables of rounding errors of a memory."""
 
-from benchmarks.tables._shared import record
+from docs.figures.records import record
 
 
 def steps() -> str:
-    """A row per memory: error of the state, by how a step is done in float32."""
-    found = record("numerics")["rows"]
+    """A row per memory: error of the state, for each form of a step in float32."""
+    results = record("numerics")["rows"]
     rows = ["| order | theta | `m += (Ad - I) m + Bd u` | `m = Ad m + Bd u` "]
     rows[0] += "| the same, discretized in float32 |"
     rows += ["|--:|--:|--:|--:|--:|"]
-    for row in found:
+    for row in results:
         errors = [f"{error:.0e}" for error in row["errors"].values()]
         rows.append(f"| {row['order']} | {row['theta']:,} | {' | '.join(errors)} |")
     return "\n".join(rows)
 
 
 def euler() -> str:
-    """A row per memory of Euler's: what decides whether it is accepted."""
+    """A row per memory discretized by Euler: the figures that decide whether it is accepted."""
     rows = ["| order | theta | spectral radius | noise gain | largest \\|z\\| | accepted |"]
     rows += ["|--:|--:|--:|--:|--:|---|"]
     for row in record("numerics")["euler"]:
@@ -28,19 +28,19 @@ def euler() -> str:
 
 
 def windows() -> str:
-    """A row per way: error of the memory for each length of the window."""
-    found = record("long_windows")["windows"]
-    thetas = list(found[0]["errors"])
+    """A row per algorithm: error of the memory for each length of the window."""
+    results = record("long_windows")["windows"]
+    thetas = list(results[0]["errors"])
     rows = ["| | " + " | ".join(f"theta {int(theta):,}" for theta in thetas) + " |"]
     rows += ["|---|" + "--:|" * len(thetas)]
-    for row in found:
+    for row in results:
         errors = ["" if error is None else f"{error:.0e}" for error in row["errors"].values()]
         rows.append(f"| {row['way']} | {' | '.join(errors)} |")
     return "\n".join(rows)
 
 
 def silence() -> str:
-    """A row per way: microseconds a step in a signal and in silence."""
+    """A row per algorithm: microseconds a step in a signal and in silence."""
     rows = ["| | signal | silence | ratio |", "|---|--:|--:|--:|"]
     for row in record("long_windows")["silence"]:
         times = [f"{row[name]:.0f} µs" for name in ("signal_us", "silence_us")]

@@ -1,0 +1,27 @@
+"""Name the processor and the commit that results depend on."""
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, None if it is not a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (checkout / ".git").exists():
+        return None
+    command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
