@@ -17,7 +17,8 @@ BLOCKS = "Tensor x, Tensor h_0, Tensor m_0, Tensor X, Tensor M, Tensor W, Tensor
 CHUNKS = "Tensor given, Tensor R, Tensor x1, Tensor W1"
 LINE = "Tensor Ad, Tensor steps, str group, str way"
 SCHEMAS = {
-    "blocks": f"(bool kernels, str activation, {BLOCKS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "blocks": f"(bool kernels, str activation, {BLOCKS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "blocks_backward": "(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
     "bool kernels, str activation) -> Tensor[]",
     "block_dynamics": "(Tensor Ad, Tensor Bd, SymInt channels, SymInt steps, Tensor like) "
