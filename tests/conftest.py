@@ -15,6 +15,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests import devices
+
 # Its own limits are of wall-clock time.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -22,9 +24,24 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device cuda`` runs the conformance tests of the operations there."""
+    parser.addoption(
+        "--device", choices=devices.CHOICES, default="cpu",
+        help="where the conformance tests in tests/ops run",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The device that ``--device`` names."""
+    return devices.current
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Text in boxes is not wrapped, however long the paths in it are, and has no colours."""
+    devices.choose(config.getoption("--device"))
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # whose own lines are as wide as the terminal
         writer = config.get_terminal_writer()

@@ -1,4 +1,4 @@
-"""Every way to run the nonlinear LMU, against its equations written out in float64."""
+"""Every method of the nonlinear LMU, against its equations in float64."""
 
 import os
 import subprocess
@@ -19,11 +19,17 @@ from lmu.ops import (
     lmu_sequence,
 )
 from lmu.ops.lmu.block_matrices import block_matrices
+from lmu.ops.lmu.naive import naive
 from lmu.theory import discretize, legt
+from tests import devices
+from tests.devices import exact, place
 
 F64 = torch.float64
-methods = pytest.mark.parametrize("method", ["loop", "blocks"])
-without_feedback = pytest.mark.parametrize("method", ["loop", "blocks", "parallel"])
+on_cuda = pytest.param(
+    "triton", marks=pytest.mark.skipif(devices.current.type != "cuda", reason="needs --device cuda")
+)
+methods = pytest.mark.parametrize("method", ["loop", "blocks", on_cuda])
+without_feedback = pytest.mark.parametrize("method", ["loop", "blocks", "parallel", on_cuda])
 
 
 def arguments(
@@ -32,7 +38,7 @@ def arguments(
     g = torch.Generator().manual_seed(length)
 
     def draw(*shape: int) -> Tensor:
-        return (torch.randn(shape, dtype=F64, generator=g) / shape[-1] ** 0.5).to(dtype)
+        return place((torch.randn(shape, dtype=F64, generator=g) / shape[-1] ** 0.5).to(dtype))
 
     systems = [discretize(*legt(order, 30.0 + 5 * c)) for c in range(channels)]
     E = torch.block_diag(*(Ad - torch.eye(order, dtype=F64) for Ad, _ in systems)).to(dtype)
@@ -45,27 +51,17 @@ def arguments(
         W_x=draw(hidden, features),
         W_h=draw(hidden, hidden),
         W_m=draw(hidden, order),
-        E=E,
-        Bd=Bd,
+        E=place(E),
+        Bd=place(Bd),
     )
     return draw(batch, length, features), draw(batch, hidden), draw(batch, order), weights
-
-
-def equations(x: Tensor, h: Tensor, m: Tensor, w: LMUWeights) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = []
-    for t in range(x.shape[1]):
-        u = x[:, t] @ w.e_x.T + h @ w.e_h.T + m @ w.e_m.T
-        m = m + m @ w.E.T + u @ w.Bd.T
-        h = torch.tanh(x[:, t] @ w.W_x.T + h @ w.W_h.T + m @ w.W_m.T)
-        outputs.append(h)
-    return torch.stack(outputs, dim=1), h, m
 
 
 def with_gradients(run, x: Tensor, h: Tensor, m: Tensor, w: LMUWeights, unused: bool = False):
     inputs = [t.clone().requires_grad_() for t in (x, h, m, *w)]
     outputs = run(*inputs[:3], LMUWeights(*inputs[3:]))
     g = torch.Generator().manual_seed(0)
-    seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype) for o in outputs]
+    seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype).to(o.device) for o in outputs]
     return outputs, torch.autograd.grad(
         outputs, inputs, seeds, allow_unused=unused, materialize_grads=unused
     )
@@ -93,14 +89,14 @@ def test_states_and_all_gradients(monkeypatch, method, rows, sizes):
     # Blocks of 8 to 23 steps, whose weights' gradients are one product for up to so many rows.
     monkeypatch.setattr("lmu.ops.lmu.blocks_backward.ROWS", rows)
     args = arguments(*sizes)
-    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(equations, *args))
+    torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(naive, *args))
 
 
 @methods
 def test_nothing_is_read_before_it_is_written(poisoned, method):
     for channels in (1, 2):
         args = arguments(3, 61, 1, 4, 9, channels)
-        right = with_gradients(equations, *args)
+        right = with_gradients(naive, *args)
         torch.testing.assert_close(with_gradients(run(method), *args), right)
 
 
@@ -119,20 +115,18 @@ def test_gradcheck(method):
 def test_float32_is_close_to_float64(method):
     """300 steps at order 64; the recurrence itself amplifies rounding, more so backward."""
     x, h, m, w = arguments(2, 300, 1, 32, 64, dtype=torch.float32)
-    wide = LMUWeights(*(weight.double() for weight in w))
-    exact = with_gradients(equations, x.double(), h.double(), m.double(), wide)
-    for got, expected, bound in zip(
-        with_gradients(run(method), x, h, m, w), exact, (1e-5, 5e-5), strict=True
-    ):
-        for actual, right in zip(got, expected, strict=True):
-            assert (actual - right).norm() / right.norm() < bound
+    right = with_gradients(naive, *map(exact, (x, h, m)), LMUWeights(*map(exact, w)))
+    got = with_gradients(run(method), x, h, m, w)
+    for results, truths, bound in zip(got, right, (1e-5, 5e-5), strict=True):
+        for actual, truth in zip(results, truths, strict=True):
+            assert (exact(actual) - truth).norm() / truth.norm() < bound
 
 
 @methods
 def test_input_that_is_not_contiguous_and_expanded_gradient(method):
     x, h, m, w = arguments(2, 9, 3, 5, 4)
     x = x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
-    grads = [torch.autograd.grad(f(x, h, m, w)[0].sum(), x)[0] for f in (run(method), equations)]
+    grads = [torch.autograd.grad(f(x, h, m, w)[0].sum(), x)[0] for f in (run(method), naive)]
     torch.testing.assert_close(*grads)
 
 
@@ -142,7 +136,7 @@ def test_only_some_gradients_wanted(method):
     w.W_m.requires_grad_()
     (y, (_, m_n)) = lmu_sequence(x, h, m, w, method=method)
     (got,) = torch.autograd.grad(y.square().sum() + m_n.sum(), w.W_m)
-    right_y, _, right_m = equations(x, h, m, w)
+    right_y, _, right_m = naive(x, h, m, w)
     (right,) = torch.autograd.grad(right_y.square().sum() + right_m.sum(), w.W_m)
     torch.testing.assert_close(got, right)
 
@@ -167,7 +161,7 @@ def test_gradients_with_a_graph_of_their_own(method, sizes):
     x, h, m, w = arguments(*sizes)
     inputs = [t.requires_grad_() for t in (x, h, m, *w)]
     results = []
-    for call in (run(method), equations):
+    for call in (run(method), naive):
         y, h_n, m_n = call(x, h, m, w)
         total = y.square().sum() + h_n.sum() + m_n.square().sum()
         first = torch.autograd.grad(total, inputs, create_graph=True)
@@ -187,7 +181,7 @@ def test_without_feedback_of_h(method, sizes):
         return run_without_feedback(method)(x, h, m, w._replace(e_h=zero))
 
     def right(x, h, m, w):
-        return equations(x, h, m, w._replace(e_h=zero))
+        return naive(x, h, m, w._replace(e_h=zero))
 
     got, expected = (with_gradients(f, x, h, m, w, unused=True) for f in (call, right))
     torch.testing.assert_close(got, expected)
@@ -231,11 +225,9 @@ def test_blocks_compile_as_one_operator(dynamic):
     compiled = torch.compile(run("blocks"), fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for length in (40, 61):
         args = arguments(2, length, 2, 5, 4, 2)
-        torch.testing.assert_close(
-            with_gradients(compiled, *args), with_gradients(equations, *args)
-        )
+        torch.testing.assert_close(with_gradients(compiled, *args), with_gradients(naive, *args))
         with torch.no_grad():
-            torch.testing.assert_close(compiled(*args), equations(*args))
+            torch.testing.assert_close(compiled(*args), naive(*args))
 
 
 # opcheck's own, in PyTorch 2.14.
@@ -303,6 +295,7 @@ def test_triton_kernels_give_the_same_in_the_interpreter():
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.skipif(devices.current.type != "cpu", reason="of the CPU")
 def test_triton_kernels_refuse_a_cpu():
     with pytest.raises((ImportError, ValueError), match=r"triton not|need CUDA tensors"):
         lmu_sequence(*arguments(1, 2, 1, 2, 2, dtype=torch.float32), method="triton")

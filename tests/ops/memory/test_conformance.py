@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lmu.ops import MEMORY_METHODS, final_memory, memory
 from lmu.theory import discretize, impulse_response, legt
+from tests import devices
+from tests.devices import exact, place, place_system
 
 F64 = torch.float64
 
@@ -45,25 +47,29 @@ cases = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def system(case: Case) -> tuple[Tensor, Tensor]:
-    return discretize(*legt(case.order, case.theta))
+    return place_system(*discretize(*legt(case.order, case.theta)))
 
 
 def signals(case: Case, dtype: torch.dtype = F64) -> tuple[Tensor, Any]:
     g = torch.Generator().manual_seed(case.length)
     u = torch.randn(case.batch, case.length, case.channels, dtype=F64, generator=g)
     m_0 = torch.randn(case.batch, case.channels, case.order, dtype=F64, generator=g)
-    return u.to(dtype), m_0.to(dtype) if case.initial else None
+    return place(u.to(dtype)), place(m_0.to(dtype)) if case.initial else None
 
 
 def expected(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
     """The definition, element by element of the batch and channel, in float64."""
     batch, length, channels = u.shape
+    u, Ad, Bd, m_0 = (None if t is None else exact(t) for t in (u, Ad, Bd, m_0))
+    assert u is not None
+    assert Ad is not None
+    assert Bd is not None
     states = torch.empty(batch, length, channels, len(Bd), dtype=F64)
     for b in range(batch):
         for c in range(channels):
-            m = torch.zeros(len(Bd), dtype=F64) if m_0 is None else m_0[b, c].double()
+            m = torch.zeros(len(Bd), dtype=F64) if m_0 is None else m_0[b, c]
             for t in range(length):
-                m = Ad @ m + Bd * u[b, t, c].double()
+                m = Ad @ m + Bd * u[b, t, c]
                 states[b, t, c] = m
     return states
 
@@ -80,7 +86,7 @@ def check(got: tuple[Tensor | None, Tensor], states: Tensor, tolerance: float) -
     for actual, right in zip(got, (states, states[:, -1]), strict=True):
         if actual is not None:
             assert actual.shape == right.shape
-            torch.testing.assert_close(actual.double(), right, rtol=0, atol=tolerance * scale)
+            torch.testing.assert_close(exact(actual), right, rtol=0, atol=tolerance * scale)
 
 
 @methods
@@ -109,24 +115,24 @@ def test_float32_at_high_order(method):
     case = Case(2, 784, 1, 468, 784.0, initial=True)
     Ad, Bd = system(case)
     u, m_0 = signals(case, torch.float32)
-    states = memory(u.double(), Ad, Bd, m_0.double(), method="naive")[0]
+    states = memory(*map(exact, (u, Ad, Bd, m_0)), method="naive")[0]
     # Rounding at each step adds up; how products of few rows round is the processor's matter.
     bound = 5e-6 if method == "recurrent" else 2e-6
     for actual, right in zip(run(method, u, Ad, Bd, m_0), (states, states[:, -1]), strict=True):
         if actual is not None:
-            assert (actual - right).norm() / right.norm() < bound
+            assert (exact(actual) - right).norm() / right.norm() < bound
 
 
 @methods
 def test_float32_at_order_512_after_4096_steps(method):
     """Within 1e-5 of float64, relative, in the Euclidean norm."""
-    Ad, Bd = discretize(*legt(512, 4096.0))
+    Ad, Bd = place_system(*discretize(*legt(512, 4096.0)))
     g = torch.Generator().manual_seed(0)
-    u = torch.rand(1, 4096, 1, generator=g)
-    right = memory(u.double(), Ad, Bd, method="naive")
-    for actual, exact in zip(run(method, u, Ad, Bd), right, strict=True):
+    u = place(torch.rand(1, 4096, 1, generator=g))
+    right = memory(*map(exact, (u, Ad, Bd)), method="naive")
+    for actual, states in zip(run(method, u, Ad, Bd), right, strict=True):
         if actual is not None:
-            assert (actual - exact).norm() / exact.norm() < 1e-5
+            assert (exact(actual) - states).norm() / states.norm() < 1e-5
 
 
 @methods
@@ -135,7 +141,7 @@ def test_float32_at_order_512_after_4096_steps(method):
 def test_dynamics_for_each_channel(method, initial, given_H):
     case = Case(2, 61, 2, 7, 20.0, initial)
     u, m_0 = signals(case)
-    systems = [discretize(*legt(7, theta)) for theta in (20.0, 50.0)]
+    systems = [place_system(*discretize(*legt(7, theta))) for theta in (20.0, 50.0)]
     Ad, Bd = (
         torch.stack(parts).requires_grad_(not given_H) for parts in zip(*systems, strict=True)
     )
@@ -169,7 +175,7 @@ def test_autocast_does_not_touch_the_memory(method):
     case = Case(2, 61, 1, 16, 50.0, initial=True)
     Ad, Bd = system(case)
     u, m_0 = signals(case, torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(devices.current.type, torch.bfloat16):
         got = run(method, u, Ad, Bd, m_0)
     check(got, expected(u, Ad, Bd, m_0), 2e-6)
 
@@ -232,7 +238,7 @@ def test_float32_gradients_against_the_float64_reference(method):
 
     got = gradients(method, torch.float32)
     for actual, right in zip(got, gradients("naive", F64), strict=True):
-        assert (actual - right).norm() / right.norm() < 1e-5
+        assert (exact(actual) - exact(right)).norm() / exact(right).norm() < 1e-5
 
 
 @methods

@@ -1,4 +1,4 @@
-"""Every way to compute the parallel layer's hidden units, against its equations in float64."""
+"""Every method of a read-out, against its equations in float64."""
 
 import os
 from importlib import import_module
@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from lmu.ops import READOUT_METHODS, Problem, choose_readout, explain_readout, readout
+from lmu.ops.readout.naive import naive
 from lmu.theory import discretize, impulse_response, legt
+from tests import devices
+from tests.devices import exact, place, place_system
 
 F64 = torch.float64
 # The kernels run here only in the interpreter, which test_readout_kernels.py starts.
-interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+runs_kernels = os.environ.get("TRITON_INTERPRET") == "1" or devices.current.type == "cuda"
 methods = pytest.mark.parametrize(
     "method",
     [
         *(method for method in READOUT_METHODS if method != "triton"),
-        pytest.param("triton", marks=pytest.mark.skipif(not interpreted, reason="needs CUDA")),
+        pytest.param("triton", marks=pytest.mark.skipif(not runs_kernels, reason="needs CUDA")),
     ],
 )
 initial = pytest.mark.parametrize("with_m_0", [False, True], ids=["zero", "m0"])
@@ -39,9 +42,9 @@ def arguments(
     g = torch.Generator().manual_seed(length)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=F64, generator=g).to(dtype)
+        return place(torch.randn(shape, dtype=F64, generator=g).to(dtype))
 
-    Ad, Bd = discretize(*legt(order, 40.0))
+    Ad, Bd = place_system(*discretize(*legt(order, 40.0)))
     return {
         "u": draw(batch, length, channels),
         "x": draw(batch, length, features),
@@ -54,23 +57,11 @@ def arguments(
     }
 
 
-def equations(
-    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
-    m_0: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    m = u.new_zeros(u.shape[0], u.shape[2], len(Bd)) if m_0 is None else m_0
-    outputs = []
-    for t in range(u.shape[1]):
-        m = m @ Ad.T + u[:, t, :, None] * Bd
-        outputs.append(torch.relu(m.flatten(1) @ W_m.T + x[:, t] @ W_x.T + bias))
-    return torch.stack(outputs, dim=1), m
-
-
 def with_gradients(run, inputs: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
     inputs = {key: None if t is None else t.clone().requires_grad_() for key, t in inputs.items()}
     outputs = list(run(**inputs))
     g = torch.Generator().manual_seed(0)
-    seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype) for o in outputs]
+    seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype).to(o.device) for o in outputs]
     given = {key: t for key, t in inputs.items() if t is not None}
     grads = torch.autograd.grad(
         outputs, [*given.values()], seeds, allow_unused=True, materialize_grads=True
@@ -87,7 +78,7 @@ def run(method: str):
 @initial
 def test_outputs_and_all_gradients(method, size: Any, with_m_0):
     inputs = arguments(*size, with_m_0=with_m_0)
-    got, right = with_gradients(run(method), inputs), with_gradients(equations, inputs)
+    got, right = with_gradients(run(method), inputs), with_gradients(naive, inputs)
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
 
 
@@ -96,7 +87,7 @@ def test_fft_of_some_sequences_at_a_time(monkeypatch, sizes):
     # Not by its dotted name: `lmu.ops.readout` is the function.
     monkeypatch.setattr(import_module("lmu.ops.readout.fft"), "_groups", lambda *_: sizes)
     inputs = arguments(3, 61, 2, 1, 7, 9, with_m_0=False)
-    got, right = with_gradients(run("fft"), inputs), with_gradients(equations, inputs)
+    got, right = with_gradients(run("fft"), inputs), with_gradients(naive, inputs)
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
 
 
@@ -104,7 +95,7 @@ def test_fft_of_some_sequences_at_a_time(monkeypatch, sizes):
 @initial
 def test_nothing_is_read_before_it_is_written(poisoned, method, with_m_0):
     inputs = arguments(3, 61, 2, 1, 7, 9, with_m_0=with_m_0)
-    got, right = with_gradients(run(method), inputs), with_gradients(equations, inputs)
+    got, right = with_gradients(run(method), inputs), with_gradients(naive, inputs)
     torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
 
 
@@ -113,14 +104,14 @@ def test_nothing_is_read_before_it_is_written(poisoned, method, with_m_0):
 def test_constant_impulse_response_can_be_given(method, with_m_0):
     inputs = arguments(2, 61, 2, 1, 7, 9, with_m_0=with_m_0)
     H = impulse_response(inputs["Ad"], inputs["Bd"], 70)
-    torch.testing.assert_close(readout(**inputs, method=method, H=H), equations(**inputs))
+    torch.testing.assert_close(readout(**inputs, method=method, H=H), naive(**inputs))
 
 
 @methods
 @initial
 def test_dynamics_for_each_channel(method, with_m_0):
     inputs = arguments(2, 61, 2, 1, 7, 9, with_m_0=with_m_0)
-    systems = [discretize(*legt(7, theta)) for theta in (20.0, 50.0)]
+    systems = [place_system(*discretize(*legt(7, theta))) for theta in (20.0, 50.0)]
     Ad, Bd = (torch.stack(parts) for parts in zip(*systems, strict=True))
     right = {}
     for c, (A, B) in enumerate(systems):  # the read-out of a channel alone, before the relu
@@ -130,7 +121,7 @@ def test_dynamics_for_each_channel(method, with_m_0):
         }
         one |= {"m_0": None if inputs["m_0"] is None else inputs["m_0"][:, c : c + 1]}
         one |= {"Ad": A, "Bd": B, "bias": inputs["bias"] + 1e3}
-        right[c] = equations(**one)
+        right[c] = naive(**one)
     both = inputs | {"Ad": Ad, "Bd": Bd, "bias": inputs["bias"] + 1e3}
     y, m_n = readout(**both, method=method)
     common = inputs["x"] @ inputs["W_x"].T + inputs["bias"] + 1e3
@@ -142,16 +133,16 @@ def test_dynamics_for_each_channel(method, with_m_0):
 @initial
 def test_float32_at_high_order(method, with_m_0):
     """Order 512 over 4096 steps: within 1e-5 of float64, relative."""
-    Ad, Bd = discretize(*legt(512, 4096.0))
+    Ad, Bd = place_system(*discretize(*legt(512, 4096.0)))
     inputs = arguments(1, 4096, 1, 1, 512, 8, with_m_0=with_m_0, dtype=torch.float32) | {
         "Ad": Ad,
         "Bd": Bd,
     }
     inputs["W_m"] = inputs["W_m"] / 512**0.5
-    wide: Arguments = {key: None if t is None else t.double() for key, t in inputs.items()}
-    for got, right in zip(readout(**inputs, method=method), equations(**wide), strict=True):
+    wide: Arguments = {key: None if t is None else exact(t) for key, t in inputs.items()}
+    for got, right in zip(readout(**inputs, method=method), naive(**wide), strict=True):
         assert got.dtype == torch.float32
-        assert (got - right).norm() / right.norm() < 1e-5
+        assert (exact(got) - right).norm() / right.norm() < 1e-5
 
 
 @methods
@@ -205,7 +196,8 @@ def test_choice():
 
 
 def test_wrong_arguments():
-    inputs: Arguments = arguments(2, 5, 2, 1, 3, 2, with_m_0=False)
+    drawn: Arguments = arguments(2, 5, 2, 1, 3, 2, with_m_0=False)
+    inputs = {key: None if t is None else t.cpu() for key, t in drawn.items()}
     with pytest.raises(ValueError, match=r"'auto' or one of .*'chunked'.*, got 'magic'"):
         readout(**inputs, method="magic")
     for name, wrong, error, says in [

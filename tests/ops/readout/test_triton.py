@@ -11,12 +11,14 @@ import torch
 
 from lmu import LMUFFT
 from lmu.ops import READOUT_METHODS, Problem, choose_readout, readout
+from tests import devices
 from tests.ops.readout.test_readout import arguments
 
 ROOT = Path(__file__).parents[3]
-TESTS = "tests/ops/readout/test_readout.py"
+TESTS = [f"tests/ops/readout/test_{name}.py" for name in ("readout", "activations")]
 # gradcheck runs the kernels once for each number: minutes in the interpreter. The layer is compiled
 # below.
+on_cpu = pytest.mark.skipif(devices.current.type != "cpu", reason="of the CPU")
 FAST = "triton and not gradcheck and not compiles"
 
 
@@ -82,6 +84,15 @@ steps, order = 5, 3
 given, R = draw(4, 2, steps + order), draw(2, 2 * steps - 1 + order * steps, 6)
 opcheck(readout_chunks, (given, R, draw(4, steps, 2), draw(2, 6), True))
 
+opcheck(readout_chunks, (given, R, draw(4, steps, 2), draw(2, 6), False))
+
+for f in ("identity", "tanh", "gelu", torch.sin):
+    results = []
+    for method in ("triton", "chunked"):
+        run = lambda **a: readout(**a, method=method, activation=f)
+        results.append(t.with_gradients(run, t.arguments(3, 37, 2, 1, 7, 9, with_m_0=True)))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
 small = t.arguments(2, 9, 1, 1, 3, 4, with_m_0=False)
 small["u"].requires_grad_()
 second = []
@@ -133,7 +144,7 @@ def test_the_layer_by_kernels_compiled_split_and_narrow():
     in_interpreter("-W", "ignore", "-c", LAYER, float64=False)
 
 
-def test_they_compile_for_a_card_that_is_not_here():
+def test_they_compile_for_a_gpu_that_is_not_here():
     pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -157,9 +168,10 @@ def test_they_compile_for_a_card_that_is_not_here():
         options = {key: value for key, value in kernels.OPTIONS.items() if key not in tiles}
         made = compile(source, target=GPUTarget("cuda", 80, 32), options=options)
         assert "cubin" in made.asm
-        assert made.metadata.shared < 99 * 1024  # what the smallest cards since sm_80 have
+        assert made.metadata.shared < 99 * 1024  # what the smallest GPUs since sm_80 have
 
 
+@on_cpu
 def test_a_cpu_is_refused():
     pytest.importorskip("triton")
     with pytest.raises(ValueError, match="needs CUDA tensors, got tensors on cpu"):
@@ -180,8 +192,9 @@ def test_it_runs_by_name_only():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_on_a_card(dtype):
-    exact = arguments(7, 203, 2, 3, 35, 70, with_m_0=True)
+def test_on_a_gpu(dtype):
+    drawn = arguments(7, 203, 2, 3, 35, 70, with_m_0=True)
+    exact = {key: value.cpu() for key, value in drawn.items()}
     there = {
         key: value.to("cuda", torch.float64 if key in ("Ad", "Bd") else dtype)
         for key, value in exact.items()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmu._arguments import explained, flag, instance, tensor, word
 from lmu.ops._activations import ACTIVATIONS, Function, check_activation, is_fused
-from lmu.ops._modes import is_exporting, is_transformed
+from lmu.ops._modes import is_exporting, is_transformed, no_autocast
 from lmu.ops.cost import CostFunction, MethodChoice, Problem, check_choice
 from lmu.ops.lmu.block_matrices import BlockDynamics
 from lmu.ops.lmu.blocks import blocks, blocks_cost
@@ -131,7 +131,7 @@ def lmu_sequence(
     """The hidden states of a whole sequence of the nonlinear LMU.
 
     ``u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` and
-    ``h_t = f(W_x x_t + W_h h_{t-1} + W_m m_t)``.
+    ``h_t = f(W_x x_t + W_h h_{t-1} + W_m m_t)``. All in the dtype of ``x``, also under autocast.
 
     Args:
         x: Input (batch, time, input), of the dtype of all other arguments.
@@ -184,7 +184,8 @@ def run_lmu(
     elif method == "auto":
         problem = _problem_of(x, h, m, weights)
         method = _decide(problem, feedback, is_transformed(), is_fused(activation))[0]
-    y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers, activation)
+    with no_autocast(x.device):
+        y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers, activation)
     return y, (h, m)
 
 

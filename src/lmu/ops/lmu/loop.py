@@ -213,7 +213,9 @@ def lmu_step(
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7.
     """
-    return run_lmu_step(u_x, h_x, h, m, weights, check_activation(activation))
+    check_activation(activation)
+    with no_autocast(u_x.device):
+        return run_lmu_step(u_x, h_x, h, m, weights, activation)
 
 
 def run_lmu_step(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lmu.ops._activations import activation_of
+from lmu.ops._activations import apply_rows
 from lmu.ops.memory.dispatch import run_memory
 
 
@@ -22,4 +22,4 @@ def naive(
     """
     m, m_n = run_memory(u, Ad, Bd, m_0, method="naive")
     z = m.flatten(2) @ W_m.mT + x @ W_x.mT + bias
-    return activation_of(activation).function(z), m_n
+    return apply_rows(activation, z), m_n
