@@ -35,6 +35,7 @@ def forgetful() -> LMU:
     """A layer that forgets; many with initial weights keep each rounding error for ever."""
     layer = LMU(1, HIDDEN, ORDER, THETA)
     assert layer.e_h is not None
+    assert layer.W_h is not None
     with torch.no_grad():
         layer.W_h.mul_(0.5)
         layer.e_h.mul_(0.5)

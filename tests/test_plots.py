@@ -76,6 +76,7 @@ def test_decode_of_any_delay_is_differentiable_and_checked():
 
 def test_decode_of_a_learned_window():
     layer = LMU(1, 3, 40, 150.0, learn_theta=True, memory_to_memory=False, hidden_to_memory=False)
+    assert layer.e_x is not None
     nn.init.ones_(layer.e_x)
     signal = torch.sin(torch.arange(300.0) / 20)
     _, (_, m) = layer(signal[None, :, None])

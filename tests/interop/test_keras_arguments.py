@@ -162,9 +162,17 @@ HONOURED: list[tuple[str, Any, Callable[[Any], bool]]] = [
     (
         "hidden_cell",
         hidden("Dense", activation="relu"),  # a single step has no LMUFFT
-        lambda layer: isinstance(layer, LMUFFT | LMUCell),
+        lambda layer: type(layer) in {LMUFFT, LMUCell},
     ),
-    ("hidden_cell", hidden("Dense"), lambda layer: isinstance(layer.hidden_cell, nn.Linear)),
+    (
+        "hidden_cell",
+        hidden("Dense"),
+        lambda layer: (
+            layer.hidden_activation == "identity"
+            if isinstance(layer, LMUFFT)
+            else isinstance(layer.hidden_cell, nn.Linear)
+        ),
+    ),
     ("hidden_cell", hidden("LSTMCell"), lambda m: isinstance(m.hidden_cell, nn.LSTMCell)),
     ("hidden_cell", hidden("GRUCell"), lambda m: isinstance(m.hidden_cell, nn.GRUCell)),
     (
@@ -177,7 +185,7 @@ HONOURED: list[tuple[str, Any, Callable[[Any], bool]]] = [
     (
         "hidden_cell",
         hidden("SimpleRNNCell", activation="relu"),
-        lambda layer: isinstance(layer.hidden_cell.activation, nn.ReLU),
+        lambda layer: (layer.hidden_cell, layer.hidden_activation) == ("rnn", "relu"),
     ),
     ("hidden_cell", hidden("SimpleRNNCell", trainable=False), lambda m: frozen(m) == OF_CELL),
     ("trainable_theta", True, lambda layer: layer.memory.log_theta.requires_grad),

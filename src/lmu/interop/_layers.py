@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lmu import LMU, LMUFFT, __version__
 from lmu.layers._modules import is_hooked, is_simple, name_of
 from lmu.models import SequenceClassifier
+from lmu.ops._activations import activation_of
 from lmu.ops._modes import compute_dtype, widen
 
 Activation = Callable[[Tensor], Tensor]
@@ -111,7 +112,7 @@ _NOT_READ = (
 
 
 def _lmu(layer: Any) -> Parts:
-    cell, recurrent = getattr(layer, "hidden_cell", "tanh"), False
+    cell, recurrent = layer.hidden_cell, False
     if isinstance(cell, nn.Module):
         cell, recurrent = _exportable(cell)
     names = ("e_x", "e_h", "e_m", "W_x", "W_h", "W_m")
@@ -125,11 +126,11 @@ def _lmu(layer: Any) -> Parts:
     return Parts(
         layer,
         _wide(weights) | _dynamics(layer),
-        encoder=_encoder(layer, None),
-        hidden=torch.tanh if dense else None,
+        encoder=_function(layer.encoder_activation),
+        hidden=_function(layer.hidden_activation) if dense else None,
         cell=None if dense else cell,
         recurrent=recurrent,
-        joins_input=getattr(layer, "input_to_hidden", True),
+        joins_input=layer.input_to_hidden,
         last_only=not layer.return_sequences,
     )
 
@@ -146,9 +147,11 @@ def _exportable(cell: nn.Module) -> tuple[nn.Module, bool]:
     return _copied(cell), recurrent
 
 
-def _encoder(layer: Any, default: Activation | None) -> Activation | None:
-    encoder = getattr(layer, "encoder_activation", default)
-    return _copied(encoder) if isinstance(encoder, nn.Module) else encoder
+def _function(activation: Any) -> Activation | None:
+    """An activation as a function that can be traced, or None."""
+    if isinstance(activation, nn.Module):
+        return _copied(activation)
+    return activation if activation is None else activation_of(activation).function
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -174,8 +177,8 @@ def _fft(layer: LMUFFT) -> Parts:
     return Parts(
         layer,
         weights | _dynamics(layer),
-        encoder=_encoder(layer, torch.relu),
-        hidden=torch.relu,
+        encoder=_function(layer.encoder_activation),
+        hidden=_function(layer.hidden_activation),
         last_only=not layer.return_sequences,
     )
 

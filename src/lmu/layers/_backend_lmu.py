@@ -10,7 +10,7 @@ from lmu.layers._modules import is_hooked
 from lmu.layers.lmu import LMU
 from lmu.layers.state import State
 from lmu.ops import LMUWeights, block_length
-from lmu.ops._activations import ACTIVATIONS, is_fused
+from lmu.ops._activations import activation_of, is_fused
 from lmu.ops._modes import widen
 from lmu.ops.lmu.block_matrices import block_matrices
 from lmu.ops.lmu.blocks_forward import BlockStates
@@ -46,7 +46,7 @@ class LMUBackend:
         self.o = o = block_matrices(weights, powers)
         self.weights = LMUWeights(*(w.clone() for w in weights))
         self.activation = layer.hidden_activation
-        self.activate = ACTIVATIONS[layer.hidden_activation].in_place
+        self.activate = activation_of(layer.hidden_activation).in_place
         self.dtype, self.out, self.n = dtype, layer._like().dtype, layer.hidden_size
         self.biased, self.c = layer._biased, layer.memory_channels
         self.length = steps = len(o.D) - 1

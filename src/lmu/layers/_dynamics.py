@@ -65,10 +65,10 @@ class Dynamics(nn.Module):
             )
         self.discretizer = discretizer
         self.system = check_system(system, memory_size, channels, learn_theta, discretizer)
-        theta = check_thetas(theta, channels)
-        self._theta = theta
+        checked: Any = check_thetas(theta, channels)
+        self._theta: float | tuple[float, ...] = checked
         exact = self._initial()  # which refuses a theta that is no positive number
-        self._theta = tuple(map(float, theta)) if isinstance(theta, tuple) else float(theta)
+        self._theta = tuple(map(float, checked)) if isinstance(checked, tuple) else float(checked)
         # None under a fake mode, whose tensors are of no use beyond it.
         self._exact = exact if is_plain(*exact.values()) else None
         self._assigned = False  # whether a matrix was

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,13 @@ from torch import Tensor, nn
 _FOREIGN = {"A": "Ad", "B": "Bd"}  # their names, and ours
 _IGNORED = ("H", "fft_H")
 _FLAT = ("Ad", "Bd", "log_theta", *_FOREIGN, *_IGNORED)
+
+
+def present_name(name: str, names: Container[str]) -> str:
+    """The name that an entry has here, of those that a module's entries have."""
+    prefix, _, leaf = name.rpartition(".")
+    nested = ".".join([*([prefix] if prefix else []), "memory", leaf])
+    return nested if name not in names and nested in names else name
 
 
 def adopt(

@@ -27,25 +27,25 @@ class CellAdapter(NamedTuple):
         """The input itself."""
         return x
 
-    def start(self, u: Tensor, state: State) -> State:
+    def start(self, u: Tensor, h: State) -> State:
         """The state before the first step; None if only the cell knows it."""
-        if state is not None or (self.recurrent and not isinstance(self.cell, nn.RNNCellBase)):
-            return state
+        if h is not None or (self.recurrent and not isinstance(self.cell, nn.RNNCellBase)):
+            return h
         # Of u, so that torch.func.vmap sees a batch in them.
         zeros = u.new_zeros(u.shape[0], self.hidden_size, dtype=self.dtype)
         return (zeros, zeros) if isinstance(self.cell, nn.LSTMCell) else zeros
 
-    def step(self, m: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
         """Output and state of one step, from the memory, the input and the state before."""
         z = self._join(m, x)
         if self.recurrent:
-            state = self._kept(self._call(z, _start(self.cell, z, state)))
-            return self._checked(output_of(state)), state
+            h = self._kept(self._call(z, _start(self.cell, z, h)))
+            return self._checked(output_of(h)), h
         y = self._checked(z if self.cell is None else self._call(z))
         return y, y
 
     def sequence(
-        self, m: Tensor, x: Tensor, state: State, mask: Tensor | None = None
+        self, m: Tensor, x: Tensor, h: State, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Outputs of all steps and the last state, where the memory is known beforehand.
 
@@ -54,9 +54,9 @@ class CellAdapter(NamedTuple):
         """
         z = self._join(m, x)
         if self.recurrent:
-            return self._recurrence(z, state, mask)
+            return self._recurrence(z, h, mask)
         y = self._checked(z if self.cell is None else self._all_steps(z, mask))
-        return y, last_valid(y, mask, state)
+        return y, last_valid(y, mask, h)
 
     def _all_steps(self, z: Tensor, mask: Tensor | None) -> Tensor:
         # Flat, so that a normalization sees features last, as it does step by step; and one over

@@ -329,6 +329,8 @@ class LMUCell(MemoryLayer):
             W_x = torch.cat([W_x, given(self.b_h, n)[:, None]], dim=1)
         dtype = compute_dtype(like.dtype)
         E, Bd = self._system().joined(self.memory_channels, dtype)
+        assert self.W_h is not None  # as the default cell, the only one that asks, has them
+        assert self.W_m is not None
         weights = LMUWeights(e_x, e_h, e_m, W_x, self.W_h, self.W_m, E, Bd)
         return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
 

@@ -86,7 +86,7 @@ class LMU(LMUCell):
             check_lmu_method(method, feedback=True, activation=self.hidden_activation)
         return method
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - of sequences
         self,
         x: Sequences,
         state: State = None,

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lmu.layers import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu.layers import LMU, LMUFFT, Bidirectional, LegendreMemory, LMUCell, LMUStack
+from lmu.layers._hidden import RNN
 from lmu.models._arguments import check_arguments
 from lmu.models.noise import GaussianNoise
 
-OURS = (LMU, LMUCell, LMUFFT, LMUStack, Bidirectional, GaussianNoise)
+OURS = (LMU, LMUCell, LMUFFT, LMUStack, LegendreMemory, Bidirectional, GaussianNoise)
 THEIRS = (
     nn.Linear, nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d,
     nn.Dropout, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU,
@@ -79,6 +80,8 @@ def build(value: Any, device: torch.device | str | None = None) -> Any:
         return _known(value["function"], FUNCTIONS, "function")
     arguments = {key: build(item, device) for key, item in value.items() if key != "class"}
     kind: Any = value.get("class")
+    if kind in {"LMU", "LMUCell"} and arguments.get("hidden_cell") == "tanh":
+        arguments["hidden_cell"] = RNN  # its name in the first edition
     if kind in ("nn.Sequential", "list"):
         items = arguments.get("items")
         if len(arguments) != 1 or not isinstance(items, list):

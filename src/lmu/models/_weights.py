@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmu.layers._foreign import present_name
+
 _NAMES: dict[Any, Any] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -46,8 +48,8 @@ def check_fit(model: nn.Module, path: Path, strict: bool) -> None:
         ValueError: It is damaged, or a tensor is missing, not expected, or of another shape or
             dtype.
     """
-    held = read_shapes(path)
     own = model.state_dict(keep_vars=True)
+    held = {present_name(name, own): found for name, found in read_shapes(path).items()}
     shared: dict[int, list[str]] = defaultdict(list)  # of which a file has one name
     for name, tensor in own.items():
         shared[id(tensor)].append(name)

@@ -63,7 +63,7 @@ ACTIVATIONS: dict[str, Activation] = {
 ZERO_AT_ZERO = ("tanh", "relu", "identity", "gelu")
 
 
-def check_activation(value: Any, name: str = "activation") -> str | Function:
+def check_activation(value: Any, name: str = "activation") -> Any:
     """Return an activation if it is a known name or a function.
 
     Raises:

@@ -159,6 +159,7 @@ def _initialize_as_published(layer: LMU) -> None:
     With a single input the usual draw of ``e_x``, one number, decides how much the memory is told:
     near zero, training starts slowly.
     """
+    assert layer.e_x is not None
     with torch.no_grad():
         layer.e_x.fill_(1)
         for parameter in (layer.e_h, layer.e_m, layer.W_x, layer.W_h):

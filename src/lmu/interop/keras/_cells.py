@@ -1,4 +1,4 @@
-"""Hidden cells of Keras that PyTorch lacks, and its activations."""
+"""Keras's activations, and a hidden cell that PyTorch lacks."""
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,16 @@ ACTIVATIONS = {
 }
 
 
-class SimpleRNNCell(nn.RNNCellBase):
-    r"""Elman's cell with any activation, ``nn.RNNCell`` having but two.
+class ResetFirstGRUCell(nn.RNNCellBase):
+    r"""The gated recurrent unit as first published; Keras's with ``reset_after=False``.
 
-    .. math:: h_t = f(W z_t + U h_{t-1} + b)
+    .. math::
+        r_t &= \sigma(W_r z_t + U_r h_{t-1} + b_r) \\
+        g_t &= \sigma(W_g z_t + U_g h_{t-1} + b_g) \\
+        n_t &= f(W_n z_t + U_n (r_t \odot h_{t-1}) + b_n) \\
+        h_t &= (1 - g_t) \odot n_t + g_t \odot h_{t-1}
+
+    ``nn.GRUCell`` multiplies by the reset gate after the product with ``U_n``.
 
     Args:
         input_size: Number of inputs.
@@ -40,11 +46,11 @@ class SimpleRNNCell(nn.RNNCellBase):
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
-    Parameters are ``weight_ih`` (hidden_size, input_size), ``weight_hh`` (hidden_size, hidden_size)
-    and ``bias_ih`` (hidden_size,).
-    """
+    Parameters are ``weight_ih`` (3 * hidden_size, input_size), ``weight_hh`` (3 * hidden_size,
+    hidden_size) and ``bias_ih`` (3 * hidden_size,), the rows of ``r``, ``g`` and ``n`` stacked.
 
-    _gates = 1
+    Source: Cho et al., EMNLP 2014 (arXiv 1406.1078), equations 5 to 8.
+    """
 
     def __init__(
         self,
@@ -55,32 +61,9 @@ class SimpleRNNCell(nn.RNNCellBase):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, self._gates, device, dtype)
+        super().__init__(input_size, hidden_size, bias, 3, device, dtype)
         self.register_parameter("bias_hh", None)  # one is enough
         self.activation = activation
-
-    def forward(self, z: Tensor, state: Tensor | None = None) -> Tensor:
-        """Give the state ``h_t`` (batch, hidden_size) after ``z`` (batch, input_size)."""
-        h = z.new_zeros(len(z), self.hidden_size) if state is None else state
-        return self.activation(F.linear(z, self.weight_ih, self.bias_ih) + h @ self.weight_hh.mT)
-
-
-class ResetFirstGRUCell(SimpleRNNCell):
-    r"""The gated recurrent unit as first published; Keras's with ``reset_after=False``.
-
-    .. math::
-        r_t &= \sigma(W_r z_t + U_r h_{t-1} + b_r) \\
-        g_t &= \sigma(W_g z_t + U_g h_{t-1} + b_g) \\
-        n_t &= f(W_n z_t + U_n (r_t \odot h_{t-1}) + b_n) \\
-        h_t &= (1 - g_t) \odot n_t + g_t \odot h_{t-1}
-
-    ``nn.GRUCell`` multiplies by the reset gate after the product with ``U_n``. Arguments and
-    parameters are those of :class:`SimpleRNNCell`, with the rows of ``r``, ``g`` and ``n`` stacked.
-
-    Source: Cho et al., EMNLP 2014 (arXiv 1406.1078), equations 5 to 8.
-    """
-
-    _gates = 3
 
     def forward(self, z: Tensor, state: Tensor | None = None) -> Tensor:
         """Give the state ``h_t`` (batch, hidden_size) after ``z`` (batch, input_size)."""

@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from lmu.interop.keras._arguments import activation, check_form, name_of, read
-from lmu.interop.keras._cells import ResetFirstGRUCell, SimpleRNNCell
+from lmu.interop.keras._cells import ResetFirstGRUCell
+from lmu.ops._activations import ACTIVATIONS
 
+OURS = tuple(ACTIVATIONS)  # of the default cell and of LMUFFT
 Config = Mapping[str, Any]
 
 _CLASSES = ("Dense", "SimpleRNNCell", "LSTMCell", "GRUCell")
@@ -52,8 +54,9 @@ def hidden_cell(
         warnings.warn(f"layer {where!r}: its dropout is left out", stacklevel=4)
     if kind == "Dense":
         return arguments | {"hidden_cell": dense(config["config"], inputs, where, factory)}
-    if kind == "SimpleRNNCell" and o["activation"] == "tanh":
-        return arguments | {"hidden_bias": o["use_bias"]}  # our own, and fast
+    if kind == "SimpleRNNCell":  # our own, and fast with an activation that has a name here
+        own = own_activation(o["activation"], where)
+        return arguments | {"hidden_bias": o["use_bias"], "hidden_activation": own}
     cell = _recurrent(kind, o, inputs, where, factory)
     if isinstance(cell, nn.LSTMCell) and cell.bias:
         cell.bias_hh.requires_grad_(False)  # Keras has one bias; two would learn twice as fast
@@ -66,14 +69,21 @@ def _recurrent(
 ) -> nn.Module:
     sizes = inputs, o["units"]
     reset_first = kind == "GRUCell" and not o["reset_after"]
-    if kind != "SimpleRNNCell" and o["recurrent_activation"] != "sigmoid":
+    if o["recurrent_activation"] != "sigmoid":
         raise ValueError(f"layer {where!r}: recurrent_activation must be sigmoid")
-    if kind == "SimpleRNNCell" or reset_first:
-        own = ResetFirstGRUCell if reset_first else SimpleRNNCell
-        return own(*sizes, activation(o["activation"], where), o["use_bias"], **factory)
+    if reset_first:
+        function = activation(o["activation"], where)
+        return ResetFirstGRUCell(*sizes, function, o["use_bias"], **factory)
     if o["activation"] != "tanh":
         raise ValueError(f"layer {where!r}: the activation of {kind} must be tanh")
     return (nn.GRUCell if kind == "GRUCell" else nn.LSTMCell)(*sizes, o["use_bias"], **factory)
+
+
+def own_activation(value: Any, where: str) -> str | nn.Module:
+    """Our name of an activation, where it has one, or its module."""
+    function = activation(value, where)
+    name = "identity" if isinstance(function, nn.Identity) else value
+    return name if name in OURS else function
 
 
 def dense(arguments: Config, inputs: int, where: str, factory: dict[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lmu.interop.keras._cells import ResetFirstGRUCell, SimpleRNNCell
+from lmu.interop.keras._cells import ResetFirstGRUCell
 from lmu.layers import LMU, LMUFFT, LMUCell
 
 Shape = tuple[int, ...]
@@ -224,7 +224,7 @@ def _layer_norm(norm: nn.LayerNorm) -> Plan:
     )
 
 
-def _rnn_cell(cell: nn.RNNCell | SimpleRNNCell) -> Plan:
+def _rnn_cell(cell: nn.RNNCell) -> Plan:
     return _recurrent(cell, (0,), (cell.hidden_size,))
 
 
@@ -272,7 +272,6 @@ _PLANS: dict[Any, Callable[..., Plan]] = {
     nn.GRUCell: _gru_cell,
     ResetFirstGRUCell: _gru_cell,
     nn.LSTMCell: _lstm_cell,
-    SimpleRNNCell: _rnn_cell,
     nn.RNNCell: _rnn_cell,
 }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lmu.interop.keras._arguments import check_form, dtype_of, name_of, read
-from lmu.interop.keras._hidden import hidden_cell
+from lmu.interop.keras._hidden import hidden_cell, own_activation
 from lmu.interop.keras._options import read_options
 from lmu.interop.keras._plans import assign, plan_of
 from lmu.layers import LMU, LMUFFT, LMUCell
@@ -32,7 +32,8 @@ def from_config(
         h_t &= \mathrm{cell}([m_t; x_t], h_{t-1})
 
     It is an :class:`lmu.LMUFFT` where nothing is fed back and the hidden cell is a Dense with a
-    bias and relu; for the class ``LMUCell`` an :class:`lmu.LMUCell`; otherwise an :class:`lmu.LMU`.
+    bias and an activation that LMUFFT knows by name; for the class ``LMUCell`` an
+    :class:`lmu.LMUCell`; otherwise an :class:`lmu.LMU`.
 
     What cannot be the same: a convolution with ``conv_mode="raw"`` cuts off the impulse response,
     ours are exact. Dropout acts in training only, but not just where KerasLMU drops: training goes
@@ -111,7 +112,7 @@ def build(
 
 
 def _is_lmu_fft(o: dict[str, Any], name: str) -> bool:
-    """Whether a layer is one of [C21]: no feedback, and a read-out with a bias and relu."""
+    """Whether a layer is one of [C21]: no feedback, and a read-out with a bias."""
     cell = o["hidden_cell"] and check_form(o["hidden_cell"], name)
     if o["hidden_to_memory"] or o["memory_to_memory"] or cell is None:
         return False
@@ -120,7 +121,8 @@ def _is_lmu_fft(o: dict[str, Any], name: str) -> bool:
     if cell["class_name"] != "Dense" or (o["kernel_initializer"] is None and o["use_bias"]):
         return False
     dense = read(cell["config"], name, units=..., activation="linear", use_bias=True)
-    return bool(dense["activation"] == "relu" and dense["use_bias"])
+    where = f"{name}/{name_of(cell)}"
+    return isinstance(own_activation(dense["activation"], where), str) and bool(dense["use_bias"])
 
 
 def _lmu_fft(o: dict[str, Any], factory: dict[str, Any]) -> LMUFFT:
@@ -137,6 +139,7 @@ def _lmu_fft(o: dict[str, Any], factory: dict[str, Any]) -> LMUFFT:
         input_to_hidden=o["input_to_hidden"],
         encode_input=encoded,
         encoder_activation=None,
+        hidden_activation=own_activation(o["hidden_cell"]["config"].get("activation"), o["name"]),
         dropout=float(o["dropout"]),
         initializers={"W_u.bias": nn.init.zeros_} if frozen else None,
         return_sequences=o["return_sequences"],
