@@ -1,4 +1,4 @@
-"""What no test may depend on: the terminal, the clock, other tests, and what else is running."""
+"""Isolation of tests from the terminal, the clock, other tests and other processes; --device."""
 
 import functools
 import gc
@@ -41,7 +41,7 @@ def device() -> torch.device:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Text in boxes is not wrapped, however long the paths in it are, and has no colours."""
-    devices.choose(config.getoption("--device"))
+    devices.choose(str(config.getoption("--device")))
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # whose own lines are as wide as the terminal
         writer = config.get_terminal_writer()

@@ -33,7 +33,7 @@ def test_functions_are_the_same_in_place(name):
     torch.testing.assert_close(row.in_place(z.clone()), right)
     if row.into is not None:
         out = torch.full_like(z, torch.nan)
-        row.into(z, out)
+        row.into(z, out=out)
         torch.testing.assert_close(out, right)
 
 
@@ -46,7 +46,7 @@ def test_backward_from_the_output(name, over):
     (right,) = torch.autograd.grad(y, z, grad)
     out = grad if over else torch.full_like(grad, torch.nan)
     with torch.no_grad():
-        row.backward(grad, y.detach(), out)
+        row.backward(grad, y.detach(), grad_input=out)
     torch.testing.assert_close(out, right)
 
 

@@ -1,4 +1,4 @@
-"""What torch.compile reads of the package, in words that the oldest PyTorch understands too."""
+"""The custom operators, in types that the oldest PyTorch understands too."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import lmu.ops
 PACKAGE = Path(lmu.__file__).parent
 
 BLOCKS = "Tensor x, Tensor h_0, Tensor m_0, Tensor X, Tensor M, Tensor W, Tensor D, Tensor H"
-CHUNKS = "Tensor given, Tensor R, Tensor x1, Tensor W1"
+CHUNKS = "Tensor sources, Tensor R, Tensor x1, Tensor W1"
 LINE = "Tensor Ad, Tensor steps, str group, str way"
 SCHEMAS = {
     "blocks": f"(bool kernels, str activation, {BLOCKS}) -> "

@@ -1,4 +1,4 @@
-"""How much Euler's memory amplifies noise, and which windows are refused for it."""
+"""Noise in Euler's memory, and the windows that are refused for it."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Hidden cells: what reads the memory, one step at a time or all steps at once."""
+"""Hidden cells of the user, which read the memory step by step or at all steps at once."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -63,8 +63,8 @@ class CellAdapter(NamedTuple):
         # the batch must not see padding.
         if mask is None or not _mixes_rows(self.cell):
             return self._call(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        found = self._call(z[mask.squeeze(2)])
-        return found.new_zeros(*z.shape[:2], found.shape[-1]).masked_scatter(mask, found)
+        outputs = self._call(z[mask.squeeze(2)])
+        return outputs.new_zeros(*z.shape[:2], outputs.shape[-1]).masked_scatter(mask, outputs)
 
     def _recurrence(self, z: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         state = _start(self.cell, z, state)
@@ -101,7 +101,7 @@ class CellAdapter(NamedTuple):
 
 
 def is_recurrent(cell: nn.Module | None) -> bool:
-    """Whether a cell is called with a state, as ``nn.RNNCell`` is, and not only with its input.
+    """True if a cell is called with a state, as ``nn.RNNCell`` is, and not only with its input.
 
     Its attribute ``recurrent`` says so, where it has one that is True or False; else the arguments
     of its ``forward``.
@@ -139,13 +139,13 @@ def size_of(cell: nn.Module | None, memory: int) -> int | None:
 
 
 def _mixes_rows(cell: nn.Module | None) -> bool:
-    """Whether a row of the output depends on other rows."""
+    """True if a row of the output depends on other rows."""
     kind = nn.modules.batchnorm._BatchNorm
     return cell is not None and any(isinstance(module, kind) for module in cell.modules())
 
 
 def _start(cell: nn.Module | None, z: Tensor, state: State) -> State:
-    """The given state, or zeros where they are what a cell starts from."""
+    """The state, or zeros where a cell starts from them."""
     if state is not None or not isinstance(cell, nn.RNNCellBase):
         return state
     # Of z, so that torch.func.vmap sees a batch in them: PyTorch's cells work in place.
@@ -154,7 +154,7 @@ def _start(cell: nn.Module | None, z: Tensor, state: State) -> State:
 
 
 def _has_kernel(cell: Any, z: Tensor) -> bool:
-    """Whether PyTorch runs this very cell over a sequence in one call."""
+    """True if PyTorch runs this very cell over a sequence in one call."""
     if type(cell) not in {nn.RNNCell, nn.GRUCell, nn.LSTMCell} or "forward" in cell.__dict__:
         return False
     # A hook must be called at every step: pruning makes weights in one.

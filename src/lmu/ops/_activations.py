@@ -1,6 +1,7 @@
 """Activations of hidden units by name, with their gradient from the output where it has one."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +17,8 @@ class Activation(NamedTuple):
 
     function: Function
     in_place: Function  # may overwrite its argument, and returns the result
-    into: Callable[[Tensor, Tensor], Any] | None = None  # (z, out)
-    backward: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # (grad, output, out)
+    into: Callable[..., Any] | None = None  # (z, out=)
+    backward: Callable[..., Any] | None = None  # (grad, output, grad_input=)
     slope: Callable[[Tensor, Tensor, Tensor], Any] | None = None  # (one, output, out)
 
 
@@ -31,29 +32,29 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": Activation(
         torch.tanh,
         Tensor.tanh_,
-        lambda z, out: torch.tanh(z, out=out),
-        lambda grad, y, out: _aten.tanh_backward.grad_input(grad, y, grad_input=out),
+        torch.tanh,
+        _aten.tanh_backward.grad_input,
         lambda one, y, out: torch.addcmul(one, y, y, value=-1, out=out),
     ),
     "relu": Activation(
         torch.relu,
         Tensor.relu_,
-        lambda z, out: torch.clamp_min(z, 0, out=out),
-        lambda grad, y, out: _aten.threshold_backward.grad_input(grad, y, 0, grad_input=out),
+        partial(torch.clamp_min, min=0),
+        partial(_aten.threshold_backward.grad_input, threshold=0),
         lambda one, y, out: torch.gt(y, 0, out=out),
     ),
     "sigmoid": Activation(
         torch.sigmoid,
         Tensor.sigmoid_,
-        lambda z, out: torch.sigmoid(z, out=out),
-        lambda grad, y, out: _aten.sigmoid_backward.grad_input(grad, y, grad_input=out),
+        torch.sigmoid,
+        _aten.sigmoid_backward.grad_input,
         lambda one, y, out: torch.addcmul(y, y, y, value=-1, out=out),
     ),
     "identity": Activation(
         _same,
         _same,
         lambda z, out: out.copy_(z),
-        lambda grad, y, out: out if out is grad else out.copy_(grad),
+        lambda grad, y, grad_input: grad_input if grad_input is grad else grad_input.copy_(grad),
         lambda one, y, out: out.fill_(1),
     ),
     "gelu": Activation(torch.nn.functional.gelu, torch.nn.functional.gelu),

@@ -37,18 +37,18 @@ def check_memory(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tenso
 
 
 def _check_types(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> None:
-    wanted = compute_dtype(u.dtype)
+    needed = compute_dtype(u.dtype)
     if not u.is_floating_point() or Ad.dtype != Bd.dtype:
         raise TypeError(
             "u must be floating and Ad and Bd of one dtype, "
             f"got u {u.dtype}, Ad {Ad.dtype}, Bd {Bd.dtype}"
         )
-    if torch.promote_types(Ad.dtype, wanted) != Ad.dtype:
-        raise TypeError(f"Ad and Bd must be at least {wanted} for u of {u.dtype}, got {Ad.dtype}")
-    if H is not None and H.dtype != wanted:
-        raise TypeError(f"H must be {wanted} for u of {u.dtype}, got {H.dtype}")
-    if m_0 is not None and m_0.dtype not in {wanted, widen(m_0[:0]).dtype}:
-        raise TypeError(f"m_0 must be {wanted} or float64 for u of {u.dtype}, got {m_0.dtype}")
+    if torch.promote_types(Ad.dtype, needed) != Ad.dtype:
+        raise TypeError(f"Ad and Bd must be at least {needed} for u of {u.dtype}, got {Ad.dtype}")
+    if H is not None and H.dtype != needed:
+        raise TypeError(f"H must be {needed} for u of {u.dtype}, got {H.dtype}")
+    if m_0 is not None and m_0.dtype not in {needed, widen(m_0[:0]).dtype}:
+        raise TypeError(f"m_0 must be {needed} or float64 for u of {u.dtype}, got {m_0.dtype}")
     for name, tensor in (("Ad", Ad), ("Bd", Bd), ("m_0", m_0), ("H", H)):
         if tensor is not None and tensor.device != u.device:
             raise ValueError(f"u is on {u.device} but {name} on {tensor.device}: move one of them")

@@ -13,7 +13,7 @@ FOLD = 8  # blocks of the nonlinear LMU, likewise
 
 
 class Sum(NamedTuple):
-    """What a loop over steps carries: ``m = base + delta``, in the dtype that it computes in.
+    """The memory in a loop over steps: ``m = base + delta``, in the dtype of the computation.
 
     Increments of some steps are added up in ``delta``, which stays small enough for that, and then
     to ``total``, in float64, of which ``base`` is the narrow copy. Where few steps need no such
@@ -27,8 +27,8 @@ class Sum(NamedTuple):
 
     @staticmethod
     def start(m: Tensor, dtype: torch.dtype, length: int) -> "Sum":
-        """Begin a loop over so many steps; a memory that is wider than ``dtype`` stays so."""
-        # A compiler wants tensors in all places, and had better not look at the length.
+        """Begin a loop over ``length`` steps; a memory that is wider than ``dtype`` stays so."""
+        # A compiler needs tensors in all places, and must not look at the length.
         alike = m.dtype == dtype and not torch.compiler.is_compiling()
         if alike and (length <= STRETCH or dtype == power_dtype(m.device)):
             return Sum(None, None, m, m)
@@ -55,7 +55,7 @@ class Sum(NamedTuple):
 
     @staticmethod
     def unpack(parts: Any, dtype: torch.dtype) -> "Sum":
-        """What was packed."""
+        """Undo :meth:`pack`."""
         return _begin(parts[0], dtype) if len(parts) == 1 else Sum(*parts)
 
     def end(self, dtype: torch.dtype) -> Tensor:

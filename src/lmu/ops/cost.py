@@ -5,9 +5,11 @@ Each algorithm has its cost function in its own file, beside what it runs.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log2
 
 import torch
+from torch import Tensor
 
 from lmu._arguments import flag, instance, whole, word
 
@@ -67,6 +69,15 @@ class Problem:
             return
         for name, rule in _RULES:
             rule(name, getattr(self, name))
+
+
+_cached = lru_cache(maxsize=4096)(Problem)
+
+
+def problem_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Problem:
+    """Sizes of the memory of an input (batch, time, channels), cached."""
+    batch, length, channels = u.shape
+    return _cached(length, Bd.shape[-1], rows, batch, channels, u.device.type)
 
 
 CostFunction = Callable[[Problem], Cost]

@@ -106,7 +106,7 @@ def _backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
         for i, (g_t, y_t) in enumerate(steps, start=1):
             if g is not None:
                 g_t.addmm_(g, W)
-            differentiate(g_t, y_t, g_t)
+            differentiate(g_t, y_t, grad_input=g_t)
             g = g_t
             if i % OFTEN == 0:
                 flush_(g)

@@ -1,4 +1,4 @@
-"""The discrete system of a memory, and what follows from it, computed once while it is constant."""
+"""The discrete system of a memory, and derived tensors, computed once while it is constant."""
 
 import threading
 import weakref
@@ -104,10 +104,16 @@ class System:
         It is kept for the next power of two, in case lengths creep up, unless the length is the
         one that is ``likely``.
         """
+        return self.kept_response(length, dtype, likely)
+
+    def kept_response(
+        self, length: int, dtype: torch.dtype, likely: int | None = None
+    ) -> Tensor | None:
+        """:meth:`response` of arguments that have been checked."""
         traced = torch.compiler.is_compiling()
         if not self.constant or traced or self.Bd.numel() * length > LARGEST_KEPT:
             return None
-        kept = self._found(("response", dtype))
+        kept = self._look_up(("response", dtype))
         if kept is not None and kept.shape[-1] >= length:
             return kept
         longest = 1 << (length - 1).bit_length()
@@ -119,7 +125,7 @@ class System:
 
     @explained(channels=whole(1), steps=whole(1), dtype=dtype_rule)
     def powers(self, channels: int, steps: int, dtype: torch.dtype) -> BlockDynamics:
-        """The powers that a block of so many steps multiplies, all channels being one system."""
+        """The powers that a block of ``steps`` steps multiplies, all channels being one system."""
 
         def make() -> BlockDynamics:
             E, Bd = join_channels(self.increment(), widen(self.Bd), channels)
@@ -131,8 +137,8 @@ class System:
         return self._keep(("powers", channels, steps, dtype), make)
 
     def squares(self, bits: int) -> list[Tensor]:
-        """``Ad^(2^i)`` for at least so many i."""
-        kept = self._found("squares") if self.constant else None
+        """``Ad^(2^i)`` for i below ``bits``, at least."""
+        kept = self._look_up("squares") if self.constant else None
         if kept is not None and len(kept) >= bits:
             return kept
 
@@ -162,12 +168,12 @@ class System:
         return rows.transpose(0, 1).to(m.dtype).contiguous()
 
     def _keep(self, name: Hashable, make: Callable[[], T]) -> T:
-        found = self._found(name)
-        if found is not None:
-            return found
+        kept = self._look_up(name)
+        if kept is not None:
+            return kept
         return self._make(name, make) if self.constant else make()
 
-    def _found(self, name: Hashable) -> Any:
+    def _look_up(self, name: Hashable) -> Any:
         if not self._plain or torch.compiler.is_compiling():
             return None
         version, value = self._kept.get(name, (None, None))
@@ -189,7 +195,7 @@ class System:
         return value
 
 
-# The systems of living layers by their Ad: operators of the compiler are given tensors alone.
+# The systems of living layers by their Ad: operators of the compiler take tensors alone.
 _systems = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 

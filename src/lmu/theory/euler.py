@@ -19,7 +19,7 @@ _LARGEST = 1e6  # beyond it, rounding makes powers of Ad grow that would not
     theta=number(above=0),
 )
 def noise_gain(Ad: Tensor, Bd: Tensor, theta: float) -> float:
-    r"""How many times noisier a discrete memory is than a perfect window.
+    r"""Factor by which a discrete memory is noisier than a perfect window.
 
     .. math::
         g = \max_i \sqrt{\theta \, P_{ii}}, \qquad

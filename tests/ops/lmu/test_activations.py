@@ -103,8 +103,7 @@ def test_float32_and_autocast(method, activation):
     x, h, m, w = args
     # So that the recurrence forgets, with an activation that does not.
     w = w._replace(W_h=w.W_h / 2, e_h=w.e_h / 4, e_m=w.e_m / 4)
-    x_w, h_w, m_w = map(exact, (x, h, m))
-    right = naive(x_w, h_w, m_w, LMUWeights(*map(exact, w)), activation)
+    right = naive(exact(x), exact(h), exact(m), LMUWeights(*map(exact, w)), activation)
     for enabled in (False, True):
         with torch.autocast(devices.current.type, torch.bfloat16, enabled=enabled):
             got = run(method, activation)(x, h, m, w)
@@ -158,23 +157,24 @@ def test_compiles_as_one_graph(method, activation):
 @fused
 def test_blocks_are_a_valid_operator(activation):
     x, h, m, w = arguments(2, 11, 2, 5, 4)
-    given = [x, h, m, *block_matrices(w, block_dynamics(w.E, w.Bd, 8))]
-    for t in given:
+    inputs = [x, h, m, *block_matrices(w, block_dynamics(w.E, w.Bd, 8))]
+    for t in inputs:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, activation, *given))
+    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, activation, *inputs))
 
 
 @fused
 def test_recurrence_is_a_valid_operator(activation):
     g = torch.Generator().manual_seed(0)
-    given = [
+    inputs = [
         place(torch.randn(shape, dtype=F64, generator=g) / 2).requires_grad_()
         for shape in ((2, 20, 5), (2, 5), (5, 5))
     ]
-    torch.library.opcheck(torch.ops.lmu.recurrence.default, (*given, activation))
-    results = [f(*given, activation) for f in (recurrence, lambda *a: plain(*a)[0])]
+    torch.library.opcheck(torch.ops.lmu.recurrence.default, (*inputs, activation))
+    a, h, W = inputs
+    results = [recurrence(a, h, W, activation), plain(a, h, W, activation)[0]]
     torch.testing.assert_close(*results)
-    grads = [torch.autograd.grad(y.square().sum(), given) for y in results]
+    grads = [torch.autograd.grad(y.square().sum(), inputs) for y in results]
     torch.testing.assert_close(*grads)
 
 
@@ -190,18 +190,20 @@ def test_choice():
 
 
 def test_wrong_activations():
-    args = arguments(1, 2, 1, 2, 2)
-    for call in (lmu_sequence, lambda *a, activation: lmu_step(*a, activation)):
-        given = args if call is lmu_sequence else (args[0][:, 0], *args[1:2], *args[1:])
-        with pytest.raises(ValueError, match=r"activation must be one of .*, got 'swish'"):
-            call(*given, activation="swish")
-        with pytest.raises(TypeError, match=r"activation must be one of .*, got 1"):
-            call(*given, activation=1)
+    x, h, m, w = arguments(1, 2, 1, 2, 2)
+    wrong: Any
+    for wrong, error in (("swish", ValueError), (1, TypeError)):
+        with pytest.raises(error, match=f"activation must be one of .*, got {wrong!r}"):
+            lmu_sequence(x, h, m, w, activation=wrong)
+        with pytest.raises(error, match=f"activation must be one of .*, got {wrong!r}"):
+            lmu_step(x[:, 0], h, h, m, w, wrong)
+        with pytest.raises(error, match=f"activation must be one of .*, got {wrong!r}"):
+            choose_lmu(Problem(5, 4, 3), activation=wrong)
     for method, activation, says in (
-        ("blocks", "gelu", "'blocks' runs the activations tanh, .*, got gelu: choose"),
-        ("blocks", torch.sin, "'blocks' runs the activations .*, got a function"),
-        ("triton", "relu", "'triton' runs the activations tanh, got relu"),
+        ("blocks", "gelu", r"'blocks' runs the activations tanh, .*, got gelu: choose"),
+        ("blocks", torch.sin, r"'blocks' runs the activations .*, got a function"),
+        ("triton", "relu", r"'triton' runs the activations tanh, got relu"),
     ):
         with pytest.raises(ValueError, match=says):
-            lmu_sequence(*args, method=method, activation=activation)
+            lmu_sequence(x, h, m, w, method=method, activation=activation)
         assert method in LMU_METHODS

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def run(method):
     ids=str,
 )
 def test_states_and_all_gradients(monkeypatch, method, rows, sizes):
-    # Blocks of 8 to 23 steps, whose weights' gradients are one product for up to so many rows.
+    # Blocks of 8 to 23 steps, whose weights' gradients are one product for up to ``rows`` rows.
     monkeypatch.setattr("lmu.ops.lmu.blocks_backward.ROWS", rows)
     args = arguments(*sizes)
     torch.testing.assert_close(with_gradients(run(method), *args), with_gradients(naive, *args))
@@ -115,7 +116,8 @@ def test_gradcheck(method):
 def test_float32_is_close_to_float64(method):
     """300 steps at order 64; the recurrence itself amplifies rounding, more so backward."""
     x, h, m, w = arguments(2, 300, 1, 32, 64, dtype=torch.float32)
-    right = with_gradients(naive, *map(exact, (x, h, m)), LMUWeights(*map(exact, w)))
+    wide = LMUWeights(*map(exact, w))
+    right = with_gradients(naive, exact(x), exact(h), exact(m), wide)
     got = with_gradients(run(method), x, h, m, w)
     for results, truths, bound in zip(got, right, (1e-5, 5e-5), strict=True):
         for actual, truth in zip(results, truths, strict=True):
@@ -232,14 +234,14 @@ def test_blocks_compile_as_one_operator(dynamic):
 
 # opcheck's own, in PyTorch 2.14.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("wanted", ["x", "weights", "all"])
-def test_blocks_are_a_valid_operator(wanted):
+@pytest.mark.parametrize("needed", ["x", "weights", "all"])
+def test_blocks_are_a_valid_operator(needed):
     x, h, m, w = arguments(2, 30, 2, 5, 4)
     powers = block_dynamics(w.E, w.Bd, 8)
-    given = [x, h, m, *block_matrices(w, powers)]
-    for t in {"x": given[:1], "weights": given[3:], "all": given}[wanted]:
+    inputs = [x, h, m, *block_matrices(w, powers)]
+    for t in {"x": inputs[:1], "weights": inputs[3:], "all": inputs}[needed]:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, "tanh", *given))
+    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, "tanh", *inputs))
 
 
 def test_powers_keep_the_digits_of_increments():
@@ -253,6 +255,7 @@ def test_powers_keep_the_digits_of_increments():
 
 
 def test_choice_is_the_loop_where_matrices_would_not_be_repaid():
+    options: dict[str, Any]
     long, short = Problem(784, 256, 212, 100), Problem(5, 16, 4)
     assert choose_lmu(long) == "blocks"
     assert choose_lmu(long, feedback=False) == "parallel"
@@ -279,10 +282,10 @@ for sizes in [(2, 2, 3, 5, 4), (17, 33, 1, 8, 5, 2)]:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 x, h, m, w = t.arguments(2, 30, 2, 5, 4, dtype=torch.float32)
-given = [x, h, m, *t.block_matrices(w, t.block_dynamics(w.E, w.Bd, 8))]
-for tensor in given:
+inputs = [x, h, m, *t.block_matrices(w, t.block_dynamics(w.E, w.Bd, 8))]
+for tensor in inputs:
     tensor.requires_grad_()
-torch.library.opcheck(torch.ops.lmu.blocks.default, (True, "tanh", *given))
+torch.library.opcheck(torch.ops.lmu.blocks.default, (True, "tanh", *inputs))
 """
 
 

@@ -60,10 +60,8 @@ def signals(case: Case, dtype: torch.dtype = F64) -> tuple[Tensor, Any]:
 def expected(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
     """The definition, element by element of the batch and channel, in float64."""
     batch, length, channels = u.shape
-    u, Ad, Bd, m_0 = (None if t is None else exact(t) for t in (u, Ad, Bd, m_0))
-    assert u is not None
-    assert Ad is not None
-    assert Bd is not None
+    u, Ad, Bd = exact(u), exact(Ad), exact(Bd)
+    m_0 = None if m_0 is None else exact(m_0)
     states = torch.empty(batch, length, channels, len(Bd), dtype=F64)
     for b in range(batch):
         for c in range(channels):

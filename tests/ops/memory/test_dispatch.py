@@ -86,11 +86,13 @@ def test_fast_lengths_are_even_and_smooth():
 
 
 def test_choices_refuse_what_is_no_problem_and_no_flag():
+    wrong: Any
     for choose in (choose_memory, explain_memory):
         for wrong in ([], "long", None):
             with pytest.raises(TypeError, match="problem must be of Problem, got"):
                 choose(wrong, all_states=True)
             with pytest.raises(TypeError, match="all_states must be True or False, got"):
                 choose(Problem(5, 4), all_states=wrong)
+        wrong = 1
         with pytest.raises(TypeError, match="initial_state must be True or False, got 1"):
-            choose(Problem(5, 4), all_states=True, initial_state=1)
+            choose(Problem(5, 4), all_states=True, initial_state=wrong)

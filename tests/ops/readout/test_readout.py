@@ -62,11 +62,11 @@ def with_gradients(run, inputs: Arguments) -> tuple[list[Tensor], dict[str, Tens
     outputs = list(run(**inputs))
     g = torch.Generator().manual_seed(0)
     seeds = [torch.randn(o.shape, dtype=F64, generator=g).to(o.dtype).to(o.device) for o in outputs]
-    given = {key: t for key, t in inputs.items() if t is not None}
+    known = {key: t for key, t in inputs.items() if t is not None}
     grads = torch.autograd.grad(
-        outputs, [*given.values()], seeds, allow_unused=True, materialize_grads=True
+        outputs, [*known.values()], seeds, allow_unused=True, materialize_grads=True
     )
-    return outputs, dict(zip(given, grads, strict=True))
+    return outputs, dict(zip(known, grads, strict=True))
 
 
 def run(method: str):
@@ -134,12 +134,10 @@ def test_dynamics_for_each_channel(method, with_m_0):
 def test_float32_at_high_order(method, with_m_0):
     """Order 512 over 4096 steps: within 1e-5 of float64, relative."""
     Ad, Bd = place_system(*discretize(*legt(512, 4096.0)))
-    inputs = arguments(1, 4096, 1, 1, 512, 8, with_m_0=with_m_0, dtype=torch.float32) | {
-        "Ad": Ad,
-        "Bd": Bd,
-    }
+    inputs = arguments(1, 4096, 1, 1, 512, 8, with_m_0=with_m_0, dtype=torch.float32)
+    inputs |= {"Ad": Ad, "Bd": Bd}
     inputs["W_m"] = inputs["W_m"] / 512**0.5
-    wide: Arguments = {key: None if t is None else exact(t) for key, t in inputs.items()}
+    wide: dict[str, Any] = {key: None if t is None else exact(t) for key, t in inputs.items()}
     for got, right in zip(readout(**inputs, method=method), naive(**wide), strict=True):
         assert got.dtype == torch.float32
         assert (exact(got) - right).norm() / right.norm() < 1e-5
@@ -154,7 +152,8 @@ def test_gradcheck_and_second_derivative(method, with_m_0, fast):
     values = [inputs[key].requires_grad_() for key in names]
 
     def call(*values: Tensor) -> tuple[Tensor, ...]:
-        return readout(**inputs | dict(zip(names, values, strict=True)), method=method)
+        changed: Arguments = inputs | dict(zip(names, values, strict=True))
+        return readout(**changed, method=method)
 
     assert torch.autograd.gradcheck(call, values, fast_mode=fast)
     assert torch.autograd.gradgradcheck(call, values, atol=1e-4, fast_mode=fast)
@@ -197,7 +196,7 @@ def test_choice():
 
 def test_wrong_arguments():
     drawn: Arguments = arguments(2, 5, 2, 1, 3, 2, with_m_0=False)
-    inputs = {key: None if t is None else t.cpu() for key, t in drawn.items()}
+    inputs: Arguments = {key: None if t is None else t.cpu() for key, t in drawn.items()}
     with pytest.raises(ValueError, match=r"'auto' or one of .*'chunked'.*, got 'magic'"):
         readout(**inputs, method="magic")
     for name, wrong, error, says in [

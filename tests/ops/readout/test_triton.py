@@ -81,10 +81,10 @@ compare(strided, big, 1e-12)
 g = torch.Generator().manual_seed(0)
 draw = lambda *s: torch.randn(s, generator=g, dtype=torch.float64).requires_grad_()
 steps, order = 5, 3
-given, R = draw(4, 2, steps + order), draw(2, 2 * steps - 1 + order * steps, 6)
-opcheck(readout_chunks, (given, R, draw(4, steps, 2), draw(2, 6), True))
+sources, R = draw(4, 2, steps + order), draw(2, 2 * steps - 1 + order * steps, 6)
+opcheck(readout_chunks, (sources, R, draw(4, steps, 2), draw(2, 6), True))
 
-opcheck(readout_chunks, (given, R, draw(4, steps, 2), draw(2, 6), False))
+opcheck(readout_chunks, (sources, R, draw(4, steps, 2), draw(2, 6), False))
 
 for f in ("identity", "tanh", "gelu", torch.sin):
     results = []
@@ -152,8 +152,8 @@ def test_they_compile_for_a_gpu_that_is_not_here():
     from lmu.ops.triton import readout as kernels
 
     tiles = ("TILE_M", "TILE_R", "TILE_K")
-    tensors = {"given", "R", "x1", "W1", "y", "dy", "dgiven", "dR", "dx1", "dW1"}
-    for name in ("_forward", "_given", "_states", "_kernel", "_input", "_weights"):
+    tensors = {"sources", "R", "x1", "W1", "y", "dy", "dsources", "dR", "dx1", "dW1"}
+    for name in ("_forward", "_sources", "_states", "_kernel", "_input", "_weights"):
         function = getattr(kernels, name)
         types = {
             argument: "constexpr" if argument in (*tiles, "RELU")

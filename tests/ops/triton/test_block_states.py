@@ -22,7 +22,7 @@ DEVICES = {"interpreter": "cpu", "cuda": "cuda"}
 
 
 def load(monkeypatch, interpret: bool) -> ModuleType:
-    """The module anew: at its import triton decides whether kernels are compiled."""
+    """A fresh import of the module, at which triton decides whether kernels are compiled."""
     pytest.importorskip("triton")
     if interpret:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -218,9 +218,9 @@ def test_nan_stays_in_its_row(where):
 
 def test_empty_batch(where):
     module, device = where
-    given = [torch.zeros(*shape, device=device) for shape in ((0, 2, 16), (0, 5), (16, 16))]
-    module.advance(*given, 5)
-    module.retreat(given[0], torch.zeros(0, 2, 5, device=device), given[2])
+    inputs = [torch.zeros(*shape, device=device) for shape in ((0, 2, 16), (0, 5), (16, 16))]
+    module.advance(*inputs, 5)
+    module.retreat(inputs[0], torch.zeros(0, 2, 5, device=device), inputs[2])
 
 
 z = torch.zeros
@@ -245,9 +245,9 @@ z = torch.zeros
     ],
 )
 def test_wrong_arguments_of_advance(interpreted, changed, error, message):
-    given = {"states": z(2, 3, 16), "before": z(2, 5), "M": z(16, 16), "hidden": 5} | changed
+    inputs = {"states": z(2, 3, 16), "before": z(2, 5), "M": z(16, 16), "hidden": 5} | changed
     with pytest.raises(error, match=message):
-        interpreted.advance(**given)
+        interpreted.advance(**inputs)
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,9 @@ def test_wrong_arguments_of_advance(interpreted, changed, error, message):
     ],
 )
 def test_wrong_arguments_of_retreat(interpreted, changed, error, message):
-    given = {"states": z(2, 3, 16), "slopes": z(2, 3, 5), "MT": z(16, 16)} | changed
+    inputs = {"states": z(2, 3, 16), "slopes": z(2, 3, 5), "MT": z(16, 16)} | changed
     with pytest.raises(error, match=message):
-        interpreted.retreat(**given)
+        interpreted.retreat(**inputs)
 
 
 def test_compiled_kernels_refuse_the_cpu(monkeypatch):

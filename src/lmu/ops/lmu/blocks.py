@@ -101,7 +101,7 @@ class BlockLMU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        """Gradients of all arguments; those of the dynamics only where they are wanted."""
+        """Gradients of all arguments; those of the dynamics only where they are needed."""
         tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
         saved, inputs = Saved(*tensors[:4]), tensors[4:]
         needed = ctx.needs_input_grad[2:]

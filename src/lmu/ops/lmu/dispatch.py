@@ -51,9 +51,9 @@ def choose_lmu(
         transformed: Whether ``torch.func`` sees the call.
         activation: Of the hidden units.
     """
-    fused = is_fused(check_activation(activation))
+    check_activation(activation)
     try:
-        return _decide(problem, feedback, transformed, fused)[0]
+        return _decide(problem, feedback, transformed, _name(activation))[0]
     except TypeError:  # of what cannot be looked up in a cache
         check_choice(problem, feedback=feedback, transformed=transformed)
         raise
@@ -68,12 +68,14 @@ def explain_lmu(
 ) -> MethodChoice:
     """The choice of :func:`choose_lmu` with its reason and cost."""
     method = choose_lmu(problem, feedback=feedback, transformed=transformed, activation=activation)
-    reason = _decide(problem, feedback, transformed, is_fused(activation))[1]
+    reason = _decide(problem, feedback, transformed, _name(activation))[1]
     return MethodChoice(method, reason, LMU_METHODS[method].cost(problem))
 
 
 @lru_cache(maxsize=4096, typed=True)
-def _decide(problem: Problem, feedback: bool, transformed: bool, fused: bool) -> tuple[str, str]:
+def _decide(
+    problem: Problem, feedback: bool, transformed: bool, activation: str | None
+) -> tuple[str, str]:
     """The method and the reason."""
     check_choice(problem, feedback=feedback, transformed=transformed)
     # Measured on a CPU: building a block's matrices takes as long as these many steps of the loop.
@@ -84,9 +86,13 @@ def _decide(problem: Problem, feedback: bool, transformed: bool, fused: bool) ->
         return "parallel", "nothing is fed back: the memory needs no steps, only h does"
     if problem.length < least:
         return "loop", f"fewer than {least} steps do not repay a block's matrices"
-    if not fused:
+    if activation not in FUSED:
         return "loop", f"blocks of time run the activations {', '.join(FUSED)}"
     return "blocks", "in blocks of time only the hidden recurrence is sequential"
+
+
+def _name(activation: str | Function) -> str | None:
+    return activation if isinstance(activation, str) else None
 
 
 def check_lmu_method(method: str, *, feedback: bool, activation: str | Function) -> None:
@@ -182,19 +188,13 @@ def run_lmu(
         if not feedback and not is_exporting():
             method = "parallel"
     elif method == "auto":
-        problem = _problem_of(x, h, m, weights)
-        method = _decide(problem, feedback, is_transformed(), is_fused(activation))[0]
+        (batch, length, _), channels = x.shape, len(weights.e_x)
+        order, device = m.shape[1] // channels, x.device.type
+        problem = _problem(length, order, h.shape[1], batch, channels, device)
+        method = _decide(problem, feedback, is_transformed(), _name(activation))[0]
     with no_autocast(x.device):
         y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers, activation)
     return y, (h, m)
 
 
-@lru_cache(maxsize=4096)
-def _problem(*sizes: int, device: str) -> Problem:
-    return Problem(*sizes, device=device)
-
-
-def _problem_of(x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights) -> Problem:
-    (batch, length, _), channels = x.shape, len(weights.e_x)
-    order, device = m.shape[1] // channels, x.device.type
-    return _problem(length, order, h.shape[1], batch, channels, device=device)
+_problem = lru_cache(maxsize=4096)(Problem)

@@ -34,7 +34,7 @@ class Memory(NamedTuple):
     dropout: float = 0.0  # probability that a state is dropped where it is fed back
 
     def masks(self, h: Tensor, m: Tensor) -> Masks:
-        """What multiplies ``h`` and ``m`` where they are fed back, the same at all steps."""
+        """Factors of ``h`` and ``m`` where they are fed back, the same at all steps."""
         if not self.dropout:
             return None, None
         ones = (torch.ones_like(s, dtype=self.E.dtype) for s in (h, m))
@@ -59,15 +59,15 @@ def _feed(state: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
 class Cell(Protocol):
     """A hidden cell, which reads the memory."""
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """What the steps read of the input (batch, time, input), for all of them at once."""
+    def inputs(self, x: Tensor, /) -> Tensor:
+        """The input (batch, time, input) as the steps read it, for all of them at once."""
         ...
 
-    def start(self, u: Tensor, h: State) -> State:
+    def start(self, u: Tensor, h: State, /) -> State:
         """The state before the first step; None if only the cell knows it."""
         ...
 
-    def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
+    def step(self, m: Tensor, x: Tensor, h: State, /) -> tuple[Tensor, State]:
         """Output and state, from the memory, a slice of :meth:`inputs` and the state before."""
         ...
 
@@ -148,8 +148,8 @@ def run_steps(
         return before, h, Sum.unpack(m, u.dtype).fold().pack()
 
     with no_autocast(u.device) if default else nullcontext():
-        given = cell.inputs(x)
-        xs = (u, given) if mask is None else (u, given, mask)
+        shares = cell.inputs(x)
+        xs = (u, shares) if mask is None else (u, shares, mask)
         start = before, h, Sum.start(m, u.dtype, u.shape[1]).pack()
         (_, h, after), y = in_stretches(step, start, xs, mend)
         return y, h, Sum.unpack(after, u.dtype).end(m.dtype)

@@ -11,7 +11,7 @@ from lmu.ops.recurrence import recurrence
 from lmu.theory import apply_power, apply_powers, impulse_response, krylov
 from lmu.theory.rounding import narrow
 
-COMPILED = 1 << 13  # the length that chunks are as long for where a compiler looks on
+COMPILED = 1 << 13  # length for which a compiled program cuts chunks
 LARGEST_OPERATOR = 1 << 22  # floats: what is read again and again should stay in the cache
 # Fitted to runs of all methods on two cores, forward and backward; see docs/engine.md.
 STEP = 2e-5  # seconds of the recurrence from one chunk to the next
@@ -99,16 +99,16 @@ def chunked_readout(
     start = u.new_zeros(batch, order) if m_0 is None else m_0
     states = chunk_states(padded, Ad, Bd, start)
     operator = chunk_operator(Ad, Bd, W, steps)
-    given = torch.cat([padded, narrow(states, u.dtype)], dim=2)
+    sources = torch.cat([padded, narrow(states, u.dtype)], dim=2)
     if z is None:
-        z = (given @ operator).unflatten(2, (steps, -1)).flatten(1, 2)
+        z = (sources @ operator).unflatten(2, (steps, -1)).flatten(1, 2)
     else:
-        z.view(batch * chunks, -1).addmm_(given.flatten(0, 1), operator)
+        z.view(batch * chunks, -1).addmm_(sources.flatten(0, 1), operator)
     return z, _last(padded, states, Ad, Bd, length).to(start.dtype)
 
 
 def _number(length: int, steps: int) -> int:
-    """Chunks of a sequence; where a compiler looks on one more, as it tells one from several."""
+    """Chunks of a sequence; compiled one more, as a compiler tells one from several."""
     return -(-length // steps) + (1 if torch.compiler.is_compiling() else 0)
 
 
@@ -125,9 +125,9 @@ def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Ten
     left = length - last * steps
     age = left - 1 - torch.arange(steps, device=u.device)
     H = narrow(impulse_response(Ad, Bd, steps), u.dtype)[:, age.clamp(min=0)]
-    given = torch.where(age >= 0, u.select(1, last), u.new_zeros(())) @ H.mT
+    forced = torch.where(age >= 0, u.select(1, last), u.new_zeros(())) @ H.mT
     exponents = torch.full((u.shape[0],), left, device=u.device)
-    return given + apply_powers(Ad, before.mT, exponents, steps).mT
+    return forced + apply_powers(Ad, before.mT, exponents, steps).mT
 
 
 def chunked_final(

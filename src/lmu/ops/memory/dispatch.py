@@ -27,6 +27,7 @@ from lmu.ops.cost import (
     check_choice,
     compare,
     explain_comparison,
+    problem_of,
 )
 from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_seconds
 from lmu.ops.memory.fft import fft, fft_cost, fft_seconds
@@ -240,19 +241,8 @@ def run_final_state(
     u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None
 ) -> Tensor:
     """:func:`final_state` of arguments that have been checked."""
-    H = system.response(u.shape[1], compute_dtype(u.dtype), likely)
+    H = system.kept_response(u.shape[1], compute_dtype(u.dtype), likely)
     return run_final(u, widen(system.Ad), widen(system.Bd), m_0, H=H)
-
-
-@lru_cache(maxsize=4096)
-def _problem(*sizes: int, device: str) -> Problem:
-    return Problem(*sizes, device=device)
-
-
-def problem_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Problem:
-    """Sizes of the memory of an input (batch, time, channels), cached."""
-    batch, length, number = u.shape
-    return _problem(length, Bd.shape[-1], rows, batch, number, device=u.device.type)
 
 
 def _lookup(name: str) -> MemoryMethod:

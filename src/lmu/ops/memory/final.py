@@ -18,7 +18,8 @@ def final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | Non
     """The last memory state, ``m_T = sum_k H[:, k] u_{T-k} + Ad^T m_0``.
 
     Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
-    channels, order), ``H`` (order, >= time) or None; returns (batch, channels, order).
+    channels, order), ``H`` (order, >= time) or None; or with dynamics for each channel ``Ad``,
+    ``Bd`` and ``H`` with a first axis more. Returns (batch, channels, order).
 
     Cost: 2 b T c d FLOPs and no intermediate state; with ``m_0`` also 2 d^3 log2(T), without ``H``
     also 2 d^2 T + 2 d^3 log2(T).
@@ -26,6 +27,10 @@ def final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | Non
     Source: Chilkuri & Eliasmith, ICML 2021, equation 25.
     """
     batch, length, number = u.shape
+    if Ad.ndim == 3:
+        starts = [None] * number if m_0 is None else m_0.split(1, dim=1)
+        each = zip(u.split(1, dim=2), channels(number, Ad, Bd, H), starts, strict=True)
+        return torch.cat([final(v, A, B, m, K) for v, (A, B, K), m in each], dim=1)
     if H is None:
         H = narrow(impulse_response(widen(Ad), widen(Bd), length), u.dtype)
     # Reversing the input is cheaper than reversing H, which is order / batch times as large.
@@ -69,8 +74,7 @@ def compiled_final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Ten
     """As :func:`final`, of constant dynamics, also of each channel, in one operator."""
     system, length = system_of(Ad, Bd), u.shape[1]
     H = _response(system, length, u.dtype)
-    each = channels(u.shape[2], Ad, Bd, H)
-    m = torch.cat([final(u[..., c, None], *ABH[:2], None, ABH[2]) for c, ABH in enumerate(each)], 1)
+    m = final(u, Ad, Bd, None, H)
     return m if m_0 is None else (m + system.advance(widen(m_0), length)).to(m_0.dtype)
 
 

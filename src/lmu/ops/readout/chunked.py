@@ -55,7 +55,7 @@ def chunks_readout_cost(problem: Problem) -> Cost:
 
 
 def cost_of_chunks(problem: Problem, inputs: float) -> Cost:
-    """Cost of chunks where an output is a sum over so many ``inputs``, and the states before."""
+    """Cost of chunks where an output is a sum over ``inputs`` inputs, and the states before."""
     b, T, c, d, r = (
         problem.batch, problem.length, problem.channels, problem.order, problem.rows
     )  # fmt: skip

@@ -27,8 +27,8 @@ from lmu.ops.cost import (
     check_choice,
     compare,
     explain_comparison,
+    problem_of,
 )
-from lmu.ops.memory.dispatch import problem_of
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_seconds
 from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_seconds
 from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
@@ -206,7 +206,8 @@ def run_readout(
         return apply_rows(activation, z), m_n
     dtype = compute_dtype(u.dtype)
     with no_autocast(u.device):
-        u, x, W_m, W_x, bias = (t.to(dtype) for t in (u, x, W_m, W_x, bias))
+        u, x = u.to(dtype), x.to(dtype)
+        W_m, W_x, bias = W_m.to(dtype), W_x.to(dtype), bias.to(dtype)
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             u, x = (pad(t, (0, 0, 0, 0, 0, 1)) for t in (u, x))
             y, m_n = run(u, x, Ad, Bd, W_m, W_x, bias, None, H, activation)

@@ -23,8 +23,8 @@ from lmu.ops._modes import (
     widen,
 )
 from lmu.ops.cost import Cost, Problem, out_of_cache
-from lmu.ops.memory.dispatch import run_method
 from lmu.ops.memory.fft import fast_length
+from lmu.ops.memory.final import final
 from lmu.ops.readout.chunked import channels_readout
 from lmu.theory import impulse_response
 from lmu.theory.rounding import narrow
@@ -47,7 +47,7 @@ def fft_readout(
     if H is None:
         H = narrow(impulse_response(widen(Ad), widen(Bd), length), u.dtype)
     K = W_m.unflatten(1, (-1, order)).transpose(0, 1) @ H[..., :length]  # (channels, rows, time)
-    m_n = run_method("final", u, Ad, Bd, m_0, H)
+    m_n = final(u, Ad, Bd, m_0, H)
     if m_0 is None and not is_transformed():
         return FFTReadout.apply(u.mT, K, x, W_x, bias, activation)[0], m_n
     z = convolve(u.mT, K) + x @ W_x.mT + bias
@@ -57,7 +57,7 @@ def fft_readout(
 
 
 class Plan(NamedTuple):
-    """How the sequence is cut."""
+    """Pieces that a sequence is cut into, and their transforms."""
 
     pieces: int
     steps: int  # of a piece
@@ -144,7 +144,7 @@ def _spectra(u: Tensor, K: Tensor, p: Plan) -> tuple[Tensor, Tensor]:
 
 
 def _groups(batch: int, spectrum: int, device: torch.device) -> tuple[int, int]:
-    """Sequences multiplied at once, and those transformed at once, for spectra of so many floats.
+    """Sequences multiplied, and sequences transformed, at once; ``spectrum`` floats each.
 
     On a CPU transforms stay in the cache; other devices want more work at once.
     """
@@ -186,7 +186,7 @@ def _forward(
                 a = before[: len(z)]
                 _transpose(z[..., :length], a)
                 a.flatten(0, 1).addmm_(x1[part].flatten(0, 1), W1)
-                activate(a, y[part])
+                activate(a, out=y[part])
     return y
 
 
@@ -217,7 +217,7 @@ def _back_to_spectra(
             for j in range(0, S.shape[1], some):
                 part = slice(i + j, i + min(j + some, S.shape[1]))
                 g = before[: part.stop - part.start]
-                differentiate(dy[part], y[part], g)
+                differentiate(dy[part], y[part], grad_input=g)
                 flat = g.flatten(0, 1)
                 dW1.addmm_(x1[part].flatten(0, 1).mT, flat)
                 if dx is not None:

@@ -37,19 +37,19 @@ def kernels_readout(
     steps = chunk_length(length, order, len(W_m))
     chunks = -(-length // steps)
     padded = pad(u.mT, (0, chunks * steps - length)).unflatten(2, (chunks, steps))
-    given, responses, last = [], [], []
+    sources, responses, last = [], [], []
     each = zip(W_m.split(order, dim=1), channels(number, Ad, Bd, None), strict=True)
     for c, (W, (A, B, _)) in enumerate(each):
         start = u.new_zeros(batch, order) if m_0 is None else m_0[:, c]
         states = chunk_states(padded[:, c], A, B, start)
-        given.append(torch.cat([padded[:, c], narrow(states, u.dtype)], dim=2).flatten(0, 1))
+        sources.append(torch.cat([padded[:, c], narrow(states, u.dtype)], dim=2).flatten(0, 1))
         responses.append(_responses(widen(A), widen(B), W, steps))
         rest = u[:, (chunks - 1) * steps :, c, None]
         last.append(final(rest, A, B, states[:, -1:], None).squeeze(1).to(start.dtype))
     x1 = pad(x, (0, 1, 0, chunks * steps - length), value=1.0).reshape(batch * chunks, steps, -1)
     W1 = torch.cat([W_x.mT, bias[None]])
     y = readout_chunks(
-        torch.stack(given, dim=1), torch.stack(responses), x1, W1, activation == "relu"
+        torch.stack(sources, dim=1), torch.stack(responses), x1, W1, activation == "relu"
     )
     return y.view(batch, chunks * steps, -1)[:, :length], torch.stack(last, dim=1)
 
@@ -60,7 +60,7 @@ def kernels_readout_cost(problem: Problem) -> Cost:
 
 
 def _responses(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
-    """What ``W m`` is at each step of a chunk after an input, and after a state before it.
+    """Responses ``W m`` at each step of a chunk to an input, and to the state before it.
 
     Shapes: ``W`` (rows, order); returns (2 * steps - 1 + order * steps, rows): zeros for delays
     below zero, delays, and for each component of the state all steps.
@@ -71,52 +71,52 @@ def _responses(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
 
 
 @torch.library.custom_op("lmu::readout_chunks", mutates_args=())
-def readout_chunks(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
+def readout_chunks(sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
     """Hidden units (M, L, rows) of M chunks; shapes as in :mod:`lmu.ops.triton.readout`."""
-    return _kernels(given).forward(*(t.contiguous() for t in (given, R, x1, W1)), relu)
+    return _kernels(sources).forward(*(t.contiguous() for t in (sources, R, x1, W1)), relu)
 
 
 @torch.library.custom_op("lmu::readout_chunks_backward", mutates_args=())
 def readout_chunks_backward(
-    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
+    dy: Tensor, y: Tensor, sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the arguments."""
-    return _kernels(given).backward(*(t.contiguous() for t in (dy, y, given, R, x1, W1)), relu)
+    return _kernels(sources).backward(*(t.contiguous() for t in (dy, y, sources, R, x1, W1)), relu)
 
 
-def _kernels(given: Tensor) -> Any:
+def _kernels(sources: Tensor) -> Any:
     from lmu.ops.triton import block_states, readout
 
-    if given.device.type != "cuda" and readout.compiled():
+    if sources.device.type != "cuda" and readout.compiled():
         raise ValueError(
-            f"method 'triton' needs CUDA tensors, got tensors on {given.device}: move the layer "
+            f"method 'triton' needs CUDA tensors, got tensors on {sources.device}: move the layer "
             "and its input to a GPU, or choose another method"
         )
-    block_states.check_product(given.dtype)
+    block_states.check_product(sources.dtype)
     return readout
 
 
 @readout_chunks.register_fake
-def _(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
+def _(sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
     return x1.new_empty(x1.shape[0], x1.shape[1], W1.shape[1])
 
 
 @readout_chunks_backward.register_fake
 def _(
-    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
+    dy: Tensor, y: Tensor, sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
 ) -> tuple[Tensor, ...]:
     return tuple(
-        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (given, R, x1, W1)
+        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (sources, R, x1, W1)
     )
 
 
-def plain(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> tuple[Tensor]:
+def plain(sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> tuple[Tensor]:
     """The result of the kernels by autograd."""
     steps = x1.shape[1]
     t = torch.arange(steps, device=R.device)
     forced = R[:, t - t[:, None] + steps - 1]  # (channels, steps of input, steps, rows)
     free = R[:, 2 * steps - 1 :].unflatten(1, (-1, steps))
-    z = torch.einsum("mck,cktr->mtr", given, torch.cat([forced, free], dim=1))
+    z = torch.einsum("mck,cktr->mtr", sources, torch.cat([forced, free], dim=1))
     z = z + x1 @ W1
     return (torch.relu(z) if relu else z,)
 

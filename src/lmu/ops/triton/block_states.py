@@ -144,7 +144,7 @@ def _triton_version() -> tuple[int, ...]:
 
 
 def _compiled() -> bool:
-    """Whether kernels are compiled; with TRITON_INTERPRET=1 at the import they are interpreted."""
+    """True if kernels are compiled, False if TRITON_INTERPRET=1 was set at the import."""
     return isinstance(_advance, triton.runtime.JITFunction)
 
 

@@ -1,6 +1,6 @@
 r"""The chunked read-out in one pass: product, input, bias and relu, forward and backward.
 
-Within a chunk, with ``given`` the inputs of its steps and the state before it, ``z`` at step t is
+Within a chunk, with ``sources`` the inputs of its steps and the state before it, ``z`` at step t is
 
     z_t = sum_{s<=t} K_{t-s} given_s + sum_i F_{i,t} given_{L+i} + W_1 [x_t; 1]
 
@@ -19,20 +19,20 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-TILE_M, TILE_R, TILE_K = 64, 64, 32  # chunks, hidden units, given numbers; powers of two
+TILE_M, TILE_R, TILE_K = 64, 64, 32  # chunks, hidden units, sources; powers of two
 PARTS = 32  # of the chunks, whose gradients of weights are summed apart, to fill a GPU
 # Two stages of loads ahead, not three: float64 then fits the shared memory of small GPUs too.
 OPTIONS: dict[str, Any] = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K}
 OPTIONS |= {"num_stages": 2, "enable_fp_fusion": True}
 
 
-def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
+def forward(sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Tensor:
     r"""Hidden units of all chunks.
 
     Cost: 2 M L r (c (L / 2 + d) + k) FLOPs, and no memory but the result's.
 
     Args:
-        given: Inputs and states (M, channels, L + order), one row for each chunk.
+        sources: Inputs and states (M, channels, L + order), one row for each chunk.
         R: Responses (channels, 2 L - 1 + order L, r).
         x1: Input with a one behind it (M, L, k).
         W1: Weights of the input with the bias behind them (k, r).
@@ -41,49 +41,51 @@ def forward(given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> Ten
     Returns:
         y (M, L, r).
     """
-    M, C, size = given.shape
+    M, C, size = sources.shape
     L, width = x1.shape[1], W1.shape[1]
     y = x1.new_empty(M, L, width)
+    options: dict[str, Any] = OPTIONS | {"RELU": relu}
     grid = (triton.cdiv(M, TILE_M), triton.cdiv(width, TILE_R), L)
-    with torch.cuda.device_of(given):
+    with torch.cuda.device_of(sources):
         _forward[grid](  # pyright: ignore[reportIndexIssue]
-            given, R, x1, W1, y, M, C, size, L, width, x1.shape[2], R.shape[1], RELU=relu, **OPTIONS
+            sources, R, x1, W1, y, M, C, size, L, width, x1.shape[2], R.shape[1], **options
         )
     return y
 
 
 def backward(
-    dy: Tensor, y: Tensor, given: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
+    dy: Tensor, y: Tensor, sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``given``, ``R``, ``x1`` and ``W1``; shapes as in :func:`forward`."""
-    M, C, size = given.shape
+    """Gradients of ``sources``, ``R``, ``x1`` and ``W1``; shapes as in :func:`forward`."""
+    M, C, size = sources.shape
     L, width, k = x1.shape[1], W1.shape[1], x1.shape[2]
     rows = triton.cdiv(M, TILE_M)
-    dgiven, dR = torch.empty_like(given), torch.zeros_like(R)
+    dsources, dR = torch.empty_like(sources), torch.zeros_like(R)
     dx1, dW1 = torch.empty_like(x1), W1.new_zeros(min(PARTS, rows), k, width)
+    options: dict[str, Any] = OPTIONS | {"RELU": relu}
     sizes = (M, C, size, L, width, k, R.shape[1])
     tiles_k, tiles_r = triton.cdiv(size, TILE_K), triton.cdiv(width, TILE_R)
-    with torch.cuda.device_of(given):
-        _given[(rows, tiles_k, C)](  # pyright: ignore[reportIndexIssue]
-            dy, y, R, dgiven, *sizes, RELU=relu, **OPTIONS
+    with torch.cuda.device_of(sources):
+        _sources[(rows, tiles_k, C)](  # pyright: ignore[reportIndexIssue]
+            dy, y, R, dsources, *sizes, **options
         )
         _states[(triton.cdiv(size - L, TILE_K), tiles_r, L * C)](  # pyright: ignore[reportIndexIssue]
-            dy, y, given, dR, *sizes, RELU=relu, **OPTIONS
+            dy, y, sources, dR, *sizes, **options
         )
         _kernel[(triton.cdiv(L, TILE_K), tiles_r, C)](  # pyright: ignore[reportIndexIssue]
-            dy, y, given, dR, *sizes, RELU=relu, **OPTIONS
+            dy, y, sources, dR, *sizes, **options
         )
         _input[(rows, triton.cdiv(k, TILE_K), L)](  # pyright: ignore[reportIndexIssue]
-            dy, y, W1, dx1, *sizes, RELU=relu, **OPTIONS
+            dy, y, W1, dx1, *sizes, **options
         )
         _weights[(len(dW1), tiles_r, triton.cdiv(k, TILE_K))](  # pyright: ignore[reportIndexIssue]
-            dy, y, x1, dW1, len(dW1), *sizes, RELU=relu, **OPTIONS
+            dy, y, x1, dW1, len(dW1), *sizes, **options
         )
-    return dgiven, dR, dx1, dW1.sum(0)
+    return dsources, dR, dx1, dW1.sum(0)
 
 
 def compiled() -> bool:
-    """Whether kernels are compiled; with TRITON_INTERPRET=1 at the import they are interpreted."""
+    """True if kernels are compiled, False if TRITON_INTERPRET=1 was set at the import."""
     return isinstance(_forward, triton.runtime.JITFunction)
 
 
@@ -98,7 +100,7 @@ def _dot(a, b, total):
 
 @triton.jit
 def _responses(R, c, k, t, cols, inside, L, size, width, height):
-    """The rows of ``R`` that belong to the given numbers ``k`` at step t."""
+    """The rows of ``R`` that belong to the sources ``k`` at step t."""
     row = tl.where(k < L, t - k + L - 1, 2 * L - 1 + (k - L) * L + t)
     row = (c * height + row).to(tl.int64)
     return tl.load(R + row * width + cols, mask=inside & (k < size), other=0.0)
@@ -115,7 +117,7 @@ def _masked(dy, y, at, inside, RELU: tl.constexpr):
 
 @triton.jit
 def _forward(
-    given, R, x1, W1, y, M, C, size, L, width, features, height,
+    sources, R, x1, W1, y, M, C, size, L, width, features, height,
     TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
@@ -135,7 +137,9 @@ def _forward(
             # A tile that lies above the diagonal is zero.
             if (start <= t) | (start + TILE_K > L):
                 k = start + across
-                a = tl.load(given + (rows * C + c) * size + k, mask=(m < M) & (k < size), other=0.0)
+                a = tl.load(
+                    sources + (rows * C + c) * size + k, mask=(m < M) & (k < size), other=0.0
+                )
                 b = _responses(R, c, start + down, t, cols, cols < width, L, size, width, height)
                 total = _dot(a, b, total)
     if RELU:
@@ -144,15 +148,15 @@ def _forward(
 
 
 @triton.jit
-def _given(
-    dy, y, R, dgiven, M, C, size, L, width, features, height,
+def _sources(
+    dy, y, R, dsources, M, C, size, L, width, features, height,
     TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)[:, None]
     first, c = tl.program_id(1) * TILE_K, tl.program_id(2)
     k = first + tl.arange(0, TILE_K)[None, :]
     rows = m.to(tl.int64)
-    total = tl.full((TILE_M, TILE_K), 0.0, dgiven.dtype.element_ty)
+    total = tl.full((TILE_M, TILE_K), 0.0, dsources.dtype.element_ty)
     for t in range(L):
         if (first <= t) | (first + TILE_K > L):
             for start in range(0, width, TILE_R):
@@ -161,12 +165,12 @@ def _given(
                 r = start + tl.arange(0, TILE_R)[:, None]
                 b = _responses(R, c, k, t, r, r < width, L, size, width, height)
                 total = _dot(g, b, total)
-    tl.store(dgiven + (rows * C + c) * size + k, total, mask=(m < M) & (k < size))
+    tl.store(dsources + (rows * C + c) * size + k, total, mask=(m < M) & (k < size))
 
 
 @triton.jit
 def _states(
-    dy, y, given, dR, M, C, size, L, width, features, height,
+    dy, y, sources, dR, M, C, size, L, width, features, height,
     TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     """Gradients of F: of a tile of states at one step."""
@@ -176,7 +180,7 @@ def _states(
     total = tl.full((TILE_K, TILE_R), 0.0, dR.dtype.element_ty)
     for start in range(0, M, TILE_M):
         m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
-        a = tl.load(given + (m * C + c) * size + L + i, mask=(m < M) & (L + i < size), other=0.0)
+        a = tl.load(sources + (m * C + c) * size + L + i, mask=(m < M) & (L + i < size), other=0.0)
         m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
         g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width), RELU)
         total = _dot(a, g, total)
@@ -186,7 +190,7 @@ def _states(
 
 @triton.jit
 def _kernel(
-    dy, y, given, dR, M, C, size, L, width, features, height,
+    dy, y, sources, dR, M, C, size, L, width, features, height,
     TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
     """Gradients of K: of a tile of delays, from all steps that have so much behind them."""
@@ -198,7 +202,7 @@ def _kernel(
         for start in range(0, M, TILE_M):
             m = (start + tl.arange(0, TILE_M)[None, :]).to(tl.int64)
             a = tl.load(
-                given + (m * C + c) * size + t - delay, mask=(m < M) & (delay <= t), other=0.0
+                sources + (m * C + c) * size + t - delay, mask=(m < M) & (delay <= t), other=0.0
             )
             m = (start + tl.arange(0, TILE_M)[:, None]).to(tl.int64)
             g = _masked(dy, y, (m * L + t) * width + cols, (m < M) & (cols < width), RELU)
