@@ -136,11 +136,8 @@ class Shards:
         """
         return self._ends(u, system, m_0)[0]
 
-    def final(
-        self, u: Tensor, system: System, m_0: Tensor | None, likely: int | None = None
-    ) -> Tensor:
+    def final(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor:
         """The memory after the last step here; arguments and result as :meth:`start`."""
-        del likely  # the impulse response is not needed
         return self._ends(u, system, m_0, both=True)[1]
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:

@@ -56,15 +56,6 @@ def _differs(function: Any, x: Tensor, training: bool) -> bool:
     return not all(torch.equal(answers[0], answer) for answer in answers[1:])
 
 
-def activate(function: Any, u: Tensor) -> Tensor:
-    """An encoder's activation of ``u`` (..., channels), row by row as in a step."""
-    if function is None:
-        return u
-    if u.ndim == 2 or isinstance(function, BuiltinFunctionType):
-        return function(u)
-    return function(u.flatten(0, 1)).view_as(u)
-
-
 class Asked:
     """Keeps the answer of :func:`has_state` for a function, until it is another one."""
 

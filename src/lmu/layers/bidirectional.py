@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lmu.layers._call import call, check_layer, gives_sequences, hidden_of, like_of, sizes_of
 from lmu.layers._checks import check_input, check_pair
-from lmu.layers._ragged import reverse, unpack
+from lmu.layers._sequences import reverse, unpack
 from lmu.layers.memory import Lengths
 from lmu.layers.state import State
 

@@ -23,11 +23,11 @@ from lmu.layers._checks import (
 )
 from lmu.layers._hidden import RNN, CellAdapter, is_recurrent
 from lmu.layers._modules import name_of_function, reset_modules
-from lmu.layers._stateful import Asked, activate
+from lmu.layers._stateful import Asked
 from lmu.layers.memory import LegendreMemory
 from lmu.layers.state import State
 from lmu.ops import LMUWeights
-from lmu.ops._activations import check_activation
+from lmu.ops._activations import apply_rows, check_activation
 from lmu.ops._modes import compute_dtype, memory_dtype, no_autocast
 from lmu.ops.lmu.loop import DefaultCell, Memory, run_lmu_step, run_steps
 from lmu.theory.rounding import flush
@@ -358,7 +358,9 @@ class LMUCell(MemoryLayer):
 
     def _activate(self, u: Tensor, x: Tensor) -> Tensor:
         """The encoder's activation; one in place must not write to the caller's input."""
-        return activate(self.encoder_activation, u.clone() if u is x else u)
+        if self.encoder_activation is None:
+            return u
+        return apply_rows(self.encoder_activation, u.clone() if u is x else u)
 
     @property
     def _starts_itself(self) -> bool:

@@ -13,8 +13,7 @@ from lmu.layers._call import step_by_call
 from lmu.layers._checks import check_flag, check_sequence, check_sequences
 from lmu.layers._hidden import CellAdapter
 from lmu.layers._modules import is_hooked
-from lmu.layers._ragged import Ragged, align_left, align_right, unpack
-from lmu.layers._sequences import in_pieces
+from lmu.layers._sequences import Ragged, align_left, align_right, in_pieces, unpack
 from lmu.layers.cell import LMUCell
 from lmu.layers.memory import Lengths
 from lmu.layers.state import State

@@ -23,9 +23,8 @@ from lmu.layers._checks import (
     check_state,
 )
 from lmu.layers._modules import is_hooked, is_simple, name_of, name_of_function, reset_modules
-from lmu.layers._ragged import Ragged, last_step, unpack
-from lmu.layers._sequences import in_pieces
-from lmu.layers._stateful import Asked, activate
+from lmu.layers._sequences import Ragged, in_pieces, last_step, unpack
+from lmu.layers._stateful import Asked
 from lmu.layers.memory import LegendreMemory, Lengths
 from lmu.ops import READOUT_METHODS, MethodChoice, Problem, explain_memory, explain_readout
 from lmu.ops._activations import apply_rows, check_activation
@@ -307,7 +306,7 @@ class LMUFFT(MemoryLayer):
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         u = self._encode(signal)
-        last = self.memory._shard.last
+        last = self.memory._ends
         if every:
             output, m_n = self._all_outputs(u, signal, m_0)
             if ragged is None:
@@ -331,7 +330,9 @@ class LMUFFT(MemoryLayer):
     def _encode(self, x: Tensor) -> Tensor:
         u = x if self.W_u is None else self.W_u(x)
         # An activation that works in place must not write to the caller's input.
-        return activate(self.encoder_activation, u.clone() if u is x else u)
+        if self.encoder_activation is None:
+            return u
+        return apply_rows(self.encoder_activation, u.clone() if u is x else u)
 
     def _refuse_state(self) -> None:
         for i, name in enumerate(("encoder_activation", "hidden_activation")):

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu._arguments import checked, explained, flag, optional, tensor, whole
 from lmu.layers._checks import check_input, check_sequence, check_state
 from lmu.layers._dynamics import Dynamics
-from lmu.layers._ragged import Ragged, align_right, unpack
-from lmu.layers._shard import WHOLE, Shard
+from lmu.layers._sequences import Ragged, align_right, unpack
+from lmu.layers._shard import Shard
 from lmu.layers._window import read_window
 from lmu.ops import MEMORY_METHODS, MethodChoice, Problem, explain_memory, memory_step
 from lmu.ops._modes import compute_dtype, is_transformed, memory_dtype, no_autocast, widen
@@ -65,7 +65,7 @@ class LegendreMemory(Dynamics):
         >>> m, m_n = memory(u)  # doctest: +SKIP
     """
 
-    _shard: Shard = WHOLE  # which lmu.distributed replaces
+    _shard: Shard | None = None  # which lmu.distributed sets
     seq_len: int | None = None  # a length that is likely, of which the impulse response is kept
 
     def __init__(
@@ -129,8 +129,7 @@ class LegendreMemory(Dynamics):
         signal, m_0, ragged = self._checked(u, m_0, lengths)
         if ragged is None:
             m, m_n = self._states(signal, m_0)
-            (m_n,) = self._shard.last(m_n)
-            return m.flatten(2), m_n.flatten(1)
+            return m.flatten(2), self._ends(m_n)[0].flatten(1)
         m = self._states(signal, m_0)[0].flatten(2)
         m = torch.where(ragged.inside, m, m.new_zeros(()))
         return ragged.pack(m), self._last(signal, m_0, ragged).flatten(1)
@@ -147,7 +146,7 @@ class LegendreMemory(Dynamics):
         """
         signal, m_0, ragged = self._checked(u, m_0, lengths)
         m_n = self._last(signal, m_0, ragged)
-        return (self._shard.last(m_n)[0] if ragged is None else m_n).flatten(1)
+        return (self._ends(m_n)[0] if ragged is None else m_n).flatten(1)
 
     @explained(W=tensor("rows", "states", floating=True), bias=optional(tensor(floating=True)))
     def readout(
@@ -181,7 +180,7 @@ class LegendreMemory(Dynamics):
         signal, m_0, _ = self._checked(u, m_0, None)
         bias = W.new_zeros(W.shape[:1]) if bias is None else bias
         y, m_n = self._readout(signal, signal[..., :0], W, W[:, :0], bias, m_0, method, activation)
-        return y, self._shard.last(m_n)[0].flatten(1)
+        return y, self._ends(m_n)[0].flatten(1)
 
     @explained(u=tensor(floating=True))
     def step(self, u: Tensor, m: Tensor | None = None) -> Tensor:
@@ -255,7 +254,8 @@ class LegendreMemory(Dynamics):
     def _states(self, u: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
         """The memory at all steps (batch, time, channels, order), and after the last."""
         system = self._system(u.device)
-        m_0 = self._shard.start(u, system, m_0)
+        if self._shard is not None:
+            m_0 = self._shard.start(u, system, m_0)
         H = system.response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
         return run_memory(u, widen(system.Ad), widen(system.Bd), m_0, method=self.method, H=H)
 
@@ -263,8 +263,10 @@ class LegendreMemory(Dynamics):
         """The memory after the last step of each sequence; of a shard, after its last step."""
         system = self._system(u.device)
         if ragged is None:
-            return self._shard.final(u, system, m_0, self.seq_len)
-        if self._shard is not WHOLE:
+            if self._shard is None:
+                return run_final_state(u, system, m_0, self.seq_len)
+            return self._shard.final(u, system, m_0)
+        if self._shard is not None:
             raise ValueError(
                 "lengths and packed sequences cannot be spread over processes: pad all sequences "
                 "to one length and drop lengths"
@@ -293,7 +295,8 @@ class LegendreMemory(Dynamics):
     ) -> tuple[Tensor, Tensor]:
         """``f(W_m m_t + W_x x_t + bias)`` at all steps, and the memory after the last."""
         system = self._system(u.device)
-        m_0 = self._shard.start(u, system, m_0)
+        if self._shard is not None:
+            m_0 = self._shard.start(u, system, m_0)
         if method == "auto":
             method = pick_readout(u, system.Bd, W_m.shape[0], m_0 is not None)
         H = None
@@ -303,6 +306,10 @@ class LegendreMemory(Dynamics):
         return run_readout(
             u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation=activation
         )
+
+    def _ends(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Values of the sequence's last step, from those of the last step here."""
+        return values if self._shard is None else self._shard.last(*values)
 
     def _step(self, u: Tensor, m: Tensor) -> Tensor:
         dtype, system = compute_dtype(u.dtype), self._system(u.device)

@@ -20,8 +20,8 @@ from lmu.layers._call import (
 )
 from lmu.layers._checks import check_flag, check_input, check_probability
 from lmu.layers._modules import is_hooked, name_of, unwrap
-from lmu.layers._ragged import last_step, unpack
-from lmu.layers._shard import WHOLE, Shard
+from lmu.layers._sequences import last_step, unpack
+from lmu.layers._shard import Shard
 from lmu.layers.memory import Lengths
 from lmu.layers.state import State
 
@@ -65,7 +65,7 @@ class LMUStack(nn.Module):
     """
 
     _ends_at_last_step = True
-    _shard: Shard = WHOLE  # which lmu.distributed replaces
+    _shard: Shard | None = None  # which lmu.distributed sets
 
     def __init__(
         self,
@@ -174,14 +174,14 @@ class LMUStack(nn.Module):
             given, after = call(layer, self.norms[i](y), before, steps, asked)
             ended.append(after)
             if given.ndim == 2:
-                y = self._shard.last(y[:, -1])[0] if steps is None else last_step(y, steps)
+                y = self._end(y[:, -1]) if steps is None else last_step(y, steps)
             y = self._join(i, y, given)
         y = self.last_norm(y)
         if ragged is not None and y.ndim == 3:
             y = torch.where(ragged.inside, y, y.new_zeros(()))
         last = y
         if y.ndim == 3 and ragged is None:
-            last = self._shard.last(y[:, -1].clone())[0]
+            last = self._end(y[:, -1].clone())
         elif ragged is not None:
             last = last_step(y, ragged.lengths) if y.ndim == 3 else y
             last = ragged.ended(last, None if state is None else state[0])
@@ -217,6 +217,10 @@ class LMUStack(nn.Module):
             x = self._join(i, x, y)
         x = self.last_norm(x)
         return x.clone(), (x, tuple(ended))
+
+    def _end(self, y: Tensor) -> Tensor:
+        """The sequence's last step, from the last step here."""
+        return y if self._shard is None else self._shard.last(y)[0]
 
     def _join(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         y = self.drop(y)

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from lmu.layers._call import asking
 from lmu.layers._checks import check_input, check_probability, check_size
 from lmu.layers._modules import unwrap
-from lmu.layers._ragged import unpack
+from lmu.layers._sequences import unpack
 from lmu.models._config import describe
 from lmu.models._hub import HubModel
 
