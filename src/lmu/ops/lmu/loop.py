@@ -134,12 +134,17 @@ def run_steps(
 
     def step(carry: Carry, slices: Slices) -> Stepped:
         (before, h, m), (u_t, x_t, *mask_t) = carry, slices
-        with nullcontext() if default else no_autocast(u.device):
-            u_t, after = memory.step(u_t, before, Sum.unpack(m, u.dtype), keep)
-            read, m_n = after.m, freeze(after.pack(), m, *mask_t)
-        y, h_n = cell.step(read, x_t, h)
-        output = torch.cat([y.to(read), read, u_t], dim=1) if record else y
-        return (y, freeze(h_n, h, *mask_t), m_n), output
+        m_n = Sum.unpack(m, u.dtype)
+        if default:  # nothing is narrowed around the whole loop
+            u_t, m_n = memory.step(u_t, before, m_n, keep)
+        else:
+            with no_autocast(u.device):
+                u_t, m_n = memory.step(u_t, before, m_n, keep)
+        y, h_n = cell.step(m_n.m, x_t, h)
+        output = torch.cat([y.to(m_n.m), m_n.m, u_t], dim=1) if record else y
+        if mask_t:
+            return (y, freeze(h_n, h, *mask_t), freeze(m_n.pack(), m, *mask_t)), output
+        return (y, h_n, m_n.pack()), output
 
     def mend(carry: Carry) -> Carry:
         before, h, m = carry
