@@ -256,7 +256,7 @@ class LegendreMemory(Dynamics):
         system = self._system(u.device)
         if self._shard is not None:
             m_0 = self._shard.start(u, system, m_0)
-        H = system.response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
+        H = system.kept_response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
         return run_memory(u, widen(system.Ad), widen(system.Bd), m_0, method=self.method, H=H)
 
     def _last(self, u: Tensor, m_0: Tensor | None, ragged: Ragged | None = None) -> Tensor:
@@ -301,7 +301,7 @@ class LegendreMemory(Dynamics):
             method = pick_readout(u, system.Bd, W_m.shape[0], m_0 is not None)
         H = None
         if method not in {"chunked", "triton"}:
-            H = system.response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
+            H = system.kept_response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
         Ad, Bd = widen(system.Ad), widen(system.Bd)
         return run_readout(
             u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation=activation

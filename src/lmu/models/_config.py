@@ -80,7 +80,7 @@ def build(value: Any, device: torch.device | str | None = None) -> Any:
         return _known(value["function"], FUNCTIONS, "function")
     arguments = {key: build(item, device) for key, item in value.items() if key != "class"}
     kind: Any = value.get("class")
-    if kind in {"LMU", "LMUCell"} and arguments.get("hidden_cell") == "tanh":
+    if kind in ("LMU", "LMUCell") and arguments.get("hidden_cell") == "tanh":
         arguments["hidden_cell"] = RNN  # its name in the first edition
     if kind in ("nn.Sequential", "list"):
         items = arguments.get("items")

@@ -85,7 +85,7 @@ def run_parallel(
             m_n = run_final_state(u, system, m_0).flatten(1)
             states, x = m_n.unsqueeze(1), x[:, -1:]
         else:
-            H = system.response(u.shape[1], u.dtype)
+            H = system.kept_response(u.shape[1], u.dtype)
             states, m_n = run_memory(u, widen(system.Ad), widen(system.Bd), m_0, H=H)
             states, m_n = states.flatten(2), m_n.flatten(1)
         if mask is not None:

@@ -233,7 +233,7 @@ def final_state(u: Tensor, system: System, m_0: Tensor | None, likely: int | Non
         m_0: State before the first step (batch, channels, order); zeros if None.
         likely: A length that is likely to come again.
     """
-    H = system.response(u.shape[1], compute_dtype(u.dtype), likely)
+    H = system.kept_response(u.shape[1], compute_dtype(u.dtype), likely)
     return final_memory(u, widen(system.Ad), widen(system.Bd), m_0, H=H)
 
 
