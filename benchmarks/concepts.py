@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from experiments.capacity.models import memory_alone
 from lmu import LMU
 from lmu._files import write_json
-from lmu.tasks.capacity import memory_alone
 from lmu.theory import decode_window, discretize, impulse_response, least_theta, legendre, legt
 
 OUTPUT = Path(__file__).parent.parent / "results" / "concepts.json"

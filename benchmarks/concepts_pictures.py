@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks import style
 from benchmarks.concepts import memory
 from benchmarks.tables._shared import record
+from experiments.capacity.data import band_limited_noise
 from lmu.plots import plot_window
-from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, legendre, legt
 
 THETA = 200

@@ -14,7 +14,7 @@ import torch
 def machine(device: torch.device | None = None) -> dict:
     """Processor, versions, commit and date; of a CUDA device also what the card is."""
     # These bring Lightning, which the processes that measure memory do not need.
-    from lmu.experiments.record import processor
+    from experiments.record import processor
     from lmu.training.report import git_commit
 
     of_card = {"card": card(device)} if device is not None and device.type == "cuda" else {}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from experiments.capacity.data import band_limited_noise
 from lmu._files import write_json
-from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, least_theta, legt, noise_gain
 
 OUTPUT = Path(__file__).parent.parent / "results" / "numerics.json"

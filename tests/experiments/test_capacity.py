@@ -4,9 +4,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.experiments.capacity import DelayModule, Settings, run
-from lmu.tasks.capacity import DelayLine
+from experiments.__main__ import build_app
+from experiments.capacity.models import DelayLine
+from experiments.capacity.recipe import DelayModule, Settings, run
 
 QUICK = Settings(
     windows=(60, 100), orders=(12, 48), points=5, signals=2, reads=10,
@@ -60,8 +60,8 @@ def test_lstm_is_trained_on_the_delayed_signal():
 
 def test_command(tmp_path):
     path = tmp_path / "figures.json"
-    command = ["reproduce", "capacity", "--quick", "--lstm-seconds", "0.5", "--output", str(path)]
-    result = CliRunner().invoke(app, command)
+    command = ["capacity", "--quick", "--lstm-seconds", "0.5", "--output", str(path)]
+    result = CliRunner().invoke(build_app(), command)
     assert result.exit_code == 0, result.output
     assert len(json.loads(path.read_text())["rows"]) == 7
     assert "LMU, order 100" in result.output

@@ -6,18 +6,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.experiments import mackey_glass
-from lmu.experiments.mackey_glass import Settings, run
-from lmu.experiments.mackey_glass.models import MODELS
-from lmu.experiments.mackey_glass.training import (
+from experiments.__main__ import build_app
+from experiments.mackey_glass import runs as mackey_glass
+from experiments.mackey_glass.data import MackeyGlass, Part, make_task, nrmse
+from experiments.mackey_glass.models import MODELS
+from experiments.mackey_glass.recipe import (
     MackeyGlassModule,
     Recipe,
     predict,
     step_weights,
     train,
 )
-from lmu.tasks.mackey_glass import MackeyGlass, Part, make_task, nrmse
+from experiments.mackey_glass.runs import Settings, run
 from lmu.training.module import TrainingDivergedError
 
 QUICK = Settings(
@@ -218,7 +218,7 @@ def test_trouble_in_training():
 
 
 def _command(*arguments):
-    return CliRunner().invoke(app, ["reproduce", "mackey-glass", *arguments])
+    return CliRunner().invoke(build_app(), ["mackey-glass", *arguments])
 
 
 def test_command(tmp_path):

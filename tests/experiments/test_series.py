@@ -8,9 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.experiments.series import Settings, plan, problems, run, runs
-from lmu.experiments.series.baselines import (
+from experiments.__main__ import build_app
+from experiments.series import problems, runs
+from experiments.series.baselines import (
     autoregression,
     memory_regression,
     minirocket,
@@ -18,10 +18,12 @@ from lmu.experiments.series.baselines import (
     repeat_cycle,
     warped_distances,
 )
-from lmu.experiments.series.models import NETWORKS, sized
-from lmu.experiments.series.problems import PROBLEMS, score_forecasts, split_recordings
-from lmu.experiments.series.training import Part, Recipe, train
-from lmu.tasks.series import HORIZON, as_recordings
+from experiments.series.data import HORIZON, as_recordings
+from experiments.series.models import NETWORKS, sized
+from experiments.series.plan import Settings, plan, run
+from experiments.series.problems import PROBLEMS, score_forecasts, split_recordings
+from experiments.series.recipe import Part, Recipe
+from experiments.series.training import train
 
 NETWORK = [(data, model) for data, networks in NETWORKS.items() for model in networks]
 
@@ -252,13 +254,13 @@ def test_command(tmp_path, monkeypatch, few_orders):
     path = tmp_path / "figures.json"
     network = {"LMUFFT": NETWORKS["sunspots"]["LMUFFT"]}
     monkeypatch.setitem(NETWORKS, "sunspots", network)
-    arguments = ["reproduce", "series", "sunspots", "--quick", "--output", str(path)]
-    result = CliRunner().invoke(app, arguments)
+    arguments = ["series", "sunspots", "--quick", "--output", str(path)]
+    result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 0, result.output
     assert "autoregression" in result.output
     assert len(json.loads(path.read_text())["rows"]) == 4
-    assert CliRunner().invoke(app, [*arguments[:2], "moonspots"]).exit_code == 2
+    assert CliRunner().invoke(build_app(), [arguments[0], "moonspots"]).exit_code == 2
     path.write_text("[]")
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 2
     assert "no record of this experiment" in re.sub(r"[\s│]+", " ", result.output)

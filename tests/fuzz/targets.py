@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import lmu
+from experiments.capacity import data as capacity
+from experiments.capacity import models as memories
+from experiments.mackey_glass import data as mackey_glass
+from experiments.series import data as series
 from lmu import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack, Stream, ops, theory
 from lmu.models import GaussianNoise, SequenceClassifier
-from lmu.tasks import capacity, mackey_glass, mnist, psmnist, series
+from lmu.tasks import mnist, psmnist
 
 Target = Callable[[], tuple[Callable[..., Any], dict[str, Any]]]
 TARGETS: dict[str, Target] = {}
@@ -23,10 +27,11 @@ TARGETS: dict[str, Target] = {}
 NOT_CALLED = {
     "lmu.__version__", "lmu.ops.LMU_METHODS", "lmu.ops.METHODS", "lmu.ops.READOUTS",
     "lmu.ops.Choice", "lmu.ops.Method", "lmu.ops.Powers", "lmu.ops.LMUWeights",
-    "lmu.theory.DISCRETIZERS", "lmu.tasks.mackey_glass.Part", "lmu.tasks.mackey_glass.MackeyGlass",
+    "lmu.theory.DISCRETIZERS", "experiments.mackey_glass.data.Part",
+    "experiments.mackey_glass.data.MackeyGlass",
     "lmu.tasks.mnist.DataError", "lmu.tasks.mnist.default_cache", "lmu.tasks.psmnist.Preset",
-    "lmu.tasks.psmnist.default_permutation", "lmu.tasks.series.Recordings",
-    "lmu.tasks.series.Windows", "lmu.tasks.series.sunspots",
+    "lmu.tasks.psmnist.default_permutation", "experiments.series.data.Recordings",
+    "experiments.series.data.Windows", "experiments.series.data.sunspots",
 }  # fmt: skip
 
 
@@ -232,23 +237,23 @@ lazily(
 
 # Tasks.
 
-target("lmu.tasks.capacity.band_limited_noise", capacity.band_limited_noise, length=50, theta=20.0,
-       seed=0, cutoff=5.0, batch=2)  # fmt: skip
-target("lmu.tasks.capacity.memory_alone", capacity.memory_alone, theta=9.0, order=4,
+target("experiments.capacity.data.band_limited_noise", capacity.band_limited_noise, length=50,
+       theta=20.0, seed=0, cutoff=5.0, batch=2)  # fmt: skip
+target("experiments.capacity.models.memory_alone", memories.memory_alone, theta=9.0, order=4,
        return_sequences=False, discretizer="zoh", dtype=torch.float32)  # fmt: skip
-lazily("lmu.tasks.capacity.decoding_error", lambda: (capacity.decoding_error, {
-    "layer": capacity.memory_alone(9.0, 4), "signal": rand(2, 40), "delays": torch.tensor([0, 3]),
+lazily("experiments.capacity.models.decoding_error", lambda: (memories.decoding_error, {
+    "layer": memories.memory_alone(9.0, 4), "signal": rand(2, 40), "delays": torch.tensor([0, 3]),
     "reads": 5}))  # fmt: skip
-target("lmu.tasks.capacity.DelayLine", capacity.DelayLine, hidden_size=3, delays=2)
-lazily("lmu.tasks.capacity.DelayLine.forward", lambda: (
-    capacity.DelayLine(3, 2), {"x": rand(2, 5, 1)}))  # fmt: skip
-lazily("lmu.tasks.mackey_glass.mackey_glass", lambda: (mackey_glass.mackey_glass, {
+target("experiments.capacity.models.DelayLine", memories.DelayLine, hidden_size=3, delays=2)
+lazily("experiments.capacity.models.DelayLine.forward", lambda: (
+    memories.DelayLine(3, 2), {"x": rand(2, 5, 1)}))  # fmt: skip
+lazily("experiments.mackey_glass.data.mackey_glass", lambda: (mackey_glass.mackey_glass, {
     "history": torch.tensor([1.1, 1.2]), "steps": 30, "tau": 17.0, "beta": 0.2, "gamma": 0.1,
     "n": 10.0, "substeps": 10}))  # fmt: skip
-target("lmu.tasks.mackey_glass.make_task", mackey_glass.make_task, series=(1, 1, 1), length=20,
-       ahead=3, seed=0)  # fmt: skip
+target("experiments.mackey_glass.data.make_task", mackey_glass.make_task, series=(1, 1, 1),
+       length=20, ahead=3, seed=0)  # fmt: skip
 lazily(
-    "lmu.tasks.mackey_glass.nrmse",
+    "experiments.mackey_glass.data.nrmse",
     lambda: (
         mackey_glass.nrmse,
         {"prediction": rand(3, 4), "target": rand(3, 4), "centered": False},
@@ -284,25 +289,26 @@ def recordings() -> series.Recordings:
     return series.as_recordings([rand(5, 2), rand(3, 2), rand(4, 2)], ["a", "b", "a"])
 
 
-target("lmu.tasks.series.load_recordings", series.load_recordings, name="no such", part="train")
-lazily("lmu.tasks.series.as_recordings", lambda: (series.as_recordings, {
+target("experiments.series.data.load_recordings", series.load_recordings, name="no such",
+       part="train")  # fmt: skip
+lazily("experiments.series.data.as_recordings", lambda: (series.as_recordings, {
     "series": [rand(5, 2), rand(3, 2)], "labels": ["a", "b"]}))  # fmt: skip
 lazily(
-    "lmu.tasks.series.as_recordings, one series",
+    "experiments.series.data.as_recordings, one series",
     lambda: (lambda one: series.as_recordings([rand(3, 2), one], ["a", "b"]), {"one": rand(5, 2)}),
 )
-lazily("lmu.tasks.series.Recordings.select", lambda: (
+lazily("experiments.series.data.Recordings.select", lambda: (
     recordings().select, {"chosen": torch.tensor([0, 2])}))  # fmt: skip
-lazily("lmu.tasks.series.normalize", lambda: (
+lazily("experiments.series.data.normalize", lambda: (
     series.normalize, {"data": recordings(), "training": recordings()}))  # fmt: skip
-lazily("lmu.tasks.series.held_out", lambda: (
+lazily("experiments.series.data.held_out", lambda: (
     series.held_out, {"data": recordings(), "fold": 0, "folds": 2}))  # fmt: skip
-lazily("lmu.tasks.series.windows", lambda: (series.windows, {
+lazily("experiments.series.data.windows", lambda: (series.windows, {
     "series": rand(30), "window": 5, "horizon": 3, "first": 4, "end": 20}))  # fmt: skip
-lazily("lmu.tasks.series.rmse", lambda: (
+lazily("experiments.series.data.rmse", lambda: (
     series.rmse, {"forecasts": rand(4, 3), "truth": rand(4, 3)}))  # fmt: skip
 lazily(
-    "lmu.tasks.series.accuracy",
+    "experiments.series.data.accuracy",
     lambda: (series.accuracy, {"answers": torch.tensor([1, 2]), "labels": torch.tensor([1, 0])}),
 )
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from lmu.tasks.mackey_glass import AHEAD, mackey_glass, make_task, nrmse
+from experiments.mackey_glass.data import AHEAD, mackey_glass, make_task, nrmse
 
 F64 = torch.float64
 HISTORY = torch.tensor([0.5, 1.1, 1.2, 1.3], dtype=F64)

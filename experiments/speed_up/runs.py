@@ -1,4 +1,4 @@
-"""Training time of the parallel LMU against recurrences: Chilkuri & Eliasmith, ICML 2021."""
+"""Time a step of training of each layer; its loop is written by hand, as it is what is timed."""
 
 import random
 import statistics
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.record import write_record
 from lmu import LMU, LMUFFT
-from lmu.experiments.record import write_record
 from lmu.models import SequenceClassifier
 from lmu.tasks.psmnist import CLASSES, PIXELS, PRESETS
 from lmu.training.lightning import flushed_denormals

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmu.experiments.series.models import Forecaster
-from lmu.experiments.series.training import Part
-from lmu.models import SequenceClassifier
-from lmu.tasks.series import (
+from experiments.series.data import (
     HORIZON,
     YEARS,
     Recordings,
@@ -24,6 +21,9 @@ from lmu.tasks.series import (
     sunspots,
     windows,
 )
+from experiments.series.models import Forecaster
+from experiments.series.recipe import Part
+from lmu.models import SequenceClassifier
 
 FOLDS = 5
 WINDOW = 66  # years that a network sees: six cycles

@@ -4,8 +4,8 @@ import sys
 import pytest
 import torch
 
-from lmu.tasks import series
-from lmu.tasks.series import (
+from experiments.series import data as series
+from experiments.series.data import (
     HORIZON,
     YEARS,
     accuracy,

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmu.experiments.series.baselines import (
+from experiments.series.baselines import (
     autoregression,
     memory_regression,
     minirocket,
     nearest_neighbour,
     repeat_cycle,
 )
-from lmu.experiments.series.models import NETWORKS, sized
-from lmu.experiments.series.problems import FOLDS, PROBLEMS, Split, score_forecasts
-from lmu.experiments.series.training import Recipe, train
-from lmu.tasks.series import HORIZON, Recordings, accuracy
+from experiments.series.data import HORIZON, Recordings, accuracy
+from experiments.series.models import NETWORKS, sized
+from experiments.series.problems import FOLDS, PROBLEMS, Split, score_forecasts
+from experiments.series.recipe import Recipe
+from experiments.series.training import train
 
 REGRESSIONS: dict[str, tuple[Callable[..., Tensor], dict[str, list[Any]]]] = {
     "LMU memory, linear": (

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmu.tasks.series import HORIZON, YEARS, sunspots
+from experiments.series.data import HORIZON, YEARS, sunspots
 
 Rows = list[dict[str, Any]]
 

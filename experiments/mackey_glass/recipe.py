@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lmu.tasks.mackey_glass import MackeyGlass, Part, nrmse
+from experiments.mackey_glass.data import MackeyGlass, Part, nrmse
 from lmu.training.lightning import fit, quiet_lightning
 from lmu.training.module import TrainingDivergedError
 from lmu.training.seeds import derive_seed

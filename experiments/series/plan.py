@@ -1,4 +1,4 @@
-"""Real series: recordings of several lengths to classify, and sunspots to forecast.
+"""All runs on real series, and their record.
 
 Hyperparameters were chosen by the validation figures that the record holds beside those of the
 test: each model is first trained without the validation part and scored on it, then trained on all
@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments.record import add_row, read_rows
+from experiments.series import runs
+from experiments.series.data import HORIZON
+from experiments.series.figures import draw
+from experiments.series.models import NETWORKS
 from lmu._extras import require
-from lmu.experiments.record import add_row, read_rows
-from lmu.experiments.series import runs
-from lmu.experiments.series.models import NETWORKS
-from lmu.experiments.series.pictures import draw
-from lmu.tasks.series import HORIZON
 from lmu.training.pictures import write_figure
 
 NAME = "series"

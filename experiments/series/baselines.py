@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.capacity.models import memory_alone
+from experiments.series.data import HORIZON, Recordings, windows
 from lmu._extras import require
-from lmu.tasks.capacity import memory_alone
-from lmu.tasks.series import HORIZON, Recordings, windows
 
 
 def nearest_neighbour(train: Recordings, test: Recordings) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much of its window a memory can tell: Voelker et al., NeurIPS 2019, section 3.1."""
+"""Decode untrained memories, train an LSTM for the same delays, and record both."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from lmu.experiments.record import write_record
-from lmu.tasks.capacity import DelayLine, band_limited_noise, decoding_error, memory_alone
+from experiments.capacity.data import band_limited_noise
+from experiments.capacity.figures import draw
+from experiments.capacity.models import DelayLine, decoding_error, memory_alone
+from experiments.record import write_record
 from lmu.training.lightning import fit, quiet_lightning
 from lmu.training.pictures import write_figure
 
@@ -180,22 +181,3 @@ def _lstm_row(settings: Settings, window: int, signal: Tensor) -> dict[str, Any]
     trained = sum(p.numel() for p in model.parameters())
     name = f"LSTM, {settings.lstm_units} units"
     return _row(name, window, delays, error, trained, seconds) | {"steps": trainer.global_step}
-
-
-def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Error against delay, one panel for each length of the window."""
-    windows = sorted({row["window"] for row in rows})
-    figure = Figure(figsize=(3.2 * len(windows) + 0.6, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(windows), sharey=True, squeeze=False)[0]
-    for axes, window in zip(panels, windows, strict=True):
-        for row in rows:
-            if row["window"] == window:
-                delays = [delay / window for delay in row["delays"]]
-                style = "--" if row["trained_parameters"] else "-"
-                axes.semilogy(delays, row["nrmse"], style, label=row["model"])
-        axes.set(title=f"{window:,} steps", xlabel="delay / window")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("error / signal")
-    handles = {line.get_label(): line for axes in panels for line in axes.lines}
-    panels[-1].legend(handles.values(), handles.keys(), fontsize=7)
-    return figure

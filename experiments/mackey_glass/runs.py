@@ -1,4 +1,4 @@
-"""A chaotic series, 15 steps ahead: Voelker et al., NeurIPS 2019, section 3.3, as corrected."""
+"""Train and test each model over its seeds, and record it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import seed_everything
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lmu.experiments.mackey_glass.models import MODELS
-from lmu.experiments.mackey_glass.training import Recipe, predict, train
-from lmu.experiments.record import add_row, read_rows
-from lmu.tasks.mackey_glass import MackeyGlass, make_task, nrmse
+from experiments.mackey_glass.data import MackeyGlass, make_task, nrmse
+from experiments.mackey_glass.figures import SHOWN, draw
+from experiments.mackey_glass.models import MODELS
+from experiments.mackey_glass.recipe import Recipe, predict, train
+from experiments.record import add_row, read_rows
 from lmu.training.pictures import write_figure
 
 NAME = "mackey-glass"
@@ -29,7 +28,6 @@ KINDS = {
     "test_by_step": list,
     "prediction": list,
 }  # of a row's figures, those that are told and drawn
-SHOWN = 250  # steps of a test series that the picture shows
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Settings:
     """What the experiment is run with.
 
     Attributes:
-        models: Keys of :data:`~lmu.experiments.mackey_glass.models.MODELS`.
+        models: Keys of :data:`~experiments.mackey_glass.models.MODELS`.
         seeds: Runs of each model, with the seeds 0, 1 and so on, of weights and windows.
         epochs: Of training, of 200 batches each.
         batches: Batches in an epoch.
@@ -174,37 +172,3 @@ def _tell(row: dict[str, Any]) -> str:
         f"test {row['test_nrmse']:.4f} (after 100 steps {row['test_nrmse_after_100']:.4f})  "
         f"{row['seconds']:.0f} s"
     )
-
-
-def draw(rows: list[dict[str, Any]], task: MackeyGlass) -> Figure:
-    """A test series with the predictions of each model's first run, and the errors by step.
-
-    Args:
-        rows: See :func:`run`.
-        task: The series.
-    """
-    firsts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        firsts.setdefault(row["model"], row)
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    panels = figure.subplot_mosaic([["series"] * 2, ["error"] * 2, ["start", "history"]])
-    truth = task.test.y[0, :SHOWN, 0].tolist()
-    panels["series"].plot(truth, "k", lw=2.4, alpha=0.35, label="truth")
-    for name, row in firsts.items():
-        prediction, lw = row["prediction"], 0.9
-        panels["series"].plot(prediction, lw=lw, label=name)
-        wrong = [abs(a - b) for a, b in zip(prediction, truth, strict=True)]
-        panels["error"].semilogy(wrong, lw=lw)
-        panels["start"].semilogy(row["test_by_step"], lw=1.2)
-        panels["history"].semilogy(range(1, 1 + len(row["val_history"])), row["val_history"])
-    panels["series"].set(title="a test series, 15 steps ahead", ylabel="tanh(x - 1)")
-    figure.legend(loc="outside lower center", ncols=1 + len(firsts))
-    panels["error"].set(
-        title="error on this series", xlabel="step", ylabel="absolute error", ylim=(1e-5, 1)
-    )
-    panels["start"].set(xlabel="step", ylabel="NRMSE", title="all test series, by step")
-    panels["history"].set(xlabel="epoch", ylabel="NRMSE", title="validation")
-    panels["history"].xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in panels.values():
-        axes.grid(alpha=0.3)
-    return figure

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lmu.tasks.capacity import band_limited_noise, decoding_error, memory_alone
+from experiments.capacity.data import band_limited_noise
+from experiments.capacity.models import decoding_error, memory_alone
 
 F64 = torch.float64
 

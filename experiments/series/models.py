@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from experiments.series.recipe import Recipe
 from lmu import LMU, LMUFFT, LMUStack
-from lmu.experiments.series.training import Recipe
 
 
 class LastGRU(nn.Module):
@@ -149,7 +149,7 @@ class Network:
     Attributes:
         build: Gives the layer of a number of features, of hidden units, and ``arguments``.
         arguments: As plain data.
-        recipe: See :class:`lmu.experiments.series.training.Recipe`.
+        recipe: See :class:`experiments.series.recipe.Recipe`.
     """
 
     build: Callable[..., nn.Module]
