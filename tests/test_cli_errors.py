@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from lmu.cli import app
 from lmu.cli._app import Command, Group
-from lmu.cli.train import UNUSED, Model
 from lmu.tasks import mnist
 from lmu.tasks.mnist import DataError
-from lmu.tasks.psmnist import build_model, default_permutation
-from lmu.training import room
-from lmu.training.config import RunConfig
+from lmu.tasks.psmnist import room
+from lmu.tasks.psmnist.config import UNUSED, PsMNISTConfig
+from lmu.tasks.psmnist.data import default_permutation
+from lmu.tasks.psmnist.models import build_model
 from lmu.training.saved import FORMAT, KEY
 
 HUGE = "9" * 20
@@ -35,7 +35,7 @@ def invoke(*arguments: str, code: int = 2) -> str:
 
 def save(path: Path, **changes: object) -> Path:
     """A checkpoint as a run leaves it, without training."""
-    config = RunConfig(**{"hidden_size": 6, "memory_size": 5, "limit": 20, **changes})  # pyright: ignore[reportArgumentType]
+    config = PsMNISTConfig(**{"hidden_size": 6, "memory_size": 5, "limit": 20, **changes})  # pyright: ignore[reportArgumentType]
     weights = build_model(**config.model_arguments()).state_dict()
     content = {
         "state_dict": {f"model.{name}": value for name, value in weights.items()},
@@ -110,13 +110,13 @@ def test_experiments_are_no_commands() -> None:
     assert "No such command 'reproduce'" in invoke("reproduce", "capacity")
 
 
-@pytest.mark.parametrize("model", Model)
-def test_options_that_a_model_does_not_use_are_refused(model: Model) -> None:
+@pytest.mark.parametrize("model", UNUSED)
+def test_options_that_a_model_does_not_use_are_refused(model: str) -> None:
     values = {"layers": "2", "hidden_noise": "0", "theta": "784", "memory_size": "4"}
     for name in UNUSED[model]:
         option = f"--{name.replace('_', '-')}"
-        text = invoke("train", "psmnist", "--model", model.value, option, values.get(name, "0"))
-        assert f"Invalid value for {option}: --model {model.value} does not use it" in text
+        text = invoke("train", "psmnist", "--model", model, option, values.get(name, "0"))
+        assert f"Invalid value for {option}: --model {model} does not use it" in text
 
 
 def test_explain_has_no_option_without_effect() -> None:

@@ -32,7 +32,7 @@ ROOMS = (
     "plots",
     "models",
 )
-ROOMS += ("tasks", "training", "interop", "cli", "__main__")
+ROOMS += ("training", "tasks", "interop", "cli", "__main__")
 
 USE = """
 import torch

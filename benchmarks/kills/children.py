@@ -18,7 +18,7 @@ from lmu.tasks import mnist
 
 def prepare() -> None:
     """Import and read once, in the parent, what takes every command seconds to import and read."""
-    import lmu.training.run  # noqa: F401
+    import lmu.tasks.psmnist.run  # noqa: F401
 
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
     paths, load = mnist.locate(), mnist.load

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.kills import children
 from benchmarks.kills.checks import damaged, intact, temporaries
 from benchmarks.kills.victims import OPTIONS
-from lmu.training.checkpoint import LAST, PREVIOUS
+from lmu.training.saved import LAST, PREVIOUS
 
 EPOCHS = 12
 SIZES = range(8, 408, 8)  # kB: from no room for a checkpoint to room for all but the last picture

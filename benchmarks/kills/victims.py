@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.kills import children
 from benchmarks.kills.checks import Seen, check_run, damaged, intact, temporaries
 from experiments.psmnist.recipes import RECIPES, Recipe
-from lmu.training.checkpoint import LAST, PREVIOUS
-from lmu.training.config import RunConfig
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.training.saved import LAST, PREVIOUS
 
 TINY = {"hidden_size": 6, "memory_size": 5, "batch_size": 50, "limit": 100, "accelerator": "cpu"}
 OPTIONS = [part for k, v in TINY.items() for part in ("--" + k.replace("_", "-"), str(v))]
@@ -101,7 +101,7 @@ def experiment(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Co
         tmpdir: ``TMPDIR`` of the commands.
         rng: Chooses the moments.
     """
-    RECIPES["lmufft"] = Recipe(RunConfig(epochs=40, **TINY), 2)
+    RECIPES["lmufft"] = Recipe(PsMNISTConfig(epochs=40, **TINY), 2)
     commands = {
         "psmnist": ["psmnist", "lmufft", "--output", str(folder)],
         "mackey-glass": ["mackey-glass", "lmufft", "--quick", "--epochs", "1", "--seeds", "6"],

@@ -1,21 +1,24 @@
 """Decode untrained memories, train an LSTM for the same delays, and record both."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from torch import Tensor
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
 
 from experiments.capacity.data import band_limited_noise
 from experiments.capacity.figures import draw
 from experiments.capacity.models import DelayLine, decoding_error, memory_alone
 from experiments.record import write_record
-from lmu.training.lightning import fit, quiet_lightning
+from lmu.training.batches import Share
+from lmu.training.lightning import fit
+from lmu.training.module import Optimization, TrainingModule
+from lmu.training.objective import Regression
 from lmu.training.pictures import write_figure
 
 
@@ -108,76 +111,73 @@ def _tell(row: dict[str, Any]) -> str:
     )
 
 
-class DelayModule(LightningModule):
-    """Train a delay line on ever new signals.
+class Signals:
+    """Ever new signals of two windows, and what they were at each delay in the second.
 
     Args:
-        model: Maps (batch, time, 1) to (batch, time, delays).
         window: Length of the window.
         delays: Whole steps (points,).
         seed: Of the signals.
     """
 
-    def __init__(self, model: DelayLine, window: int, delays: Tensor, seed: int) -> None:
-        super().__init__()
-        self.model, self.window, self.delays, self.seed = model, window, delays, seed
+    def __init__(self, window: int, delays: Tensor, seed: int) -> None:
+        self.window, self.delays, self.seed = window, delays, seed
 
-    def train_dataloader(self) -> Any:
-        """Endless batches of 32 signals of two windows."""
+    def __iter__(self) -> Iterator[Share]:
         number = 0
         while True:
             number += 1
-            yield self.signals(1_000_000 * (self.seed + 1) + number)
+            signal = self.draw(1_000_000 * (self.seed + 1) + number)
+            yield signal[..., None], self.targets(signal), 1.0
 
-    def signals(self, seed: int) -> Tensor:
+    def draw(self, seed: int) -> Tensor:
         """Two windows of noise (32, 2 * window)."""
         return band_limited_noise(4 * self.window, self.window, seed=seed, batch=32)[
             :, : 2 * self.window
         ].float()
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Mean squared error over the second window."""
-        return (
-            (self.model(batch[..., None])[:, self.window :] - self.targets(batch)).square().mean()
-        )
 
     def targets(self, signal: Tensor) -> Tensor:
         """The signal at each delay (batch, time - window, delays), from the second window on."""
         now = torch.arange(self.window, signal.shape[1])
         return signal[:, now[:, None] - self.delays]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+class Late(nn.Module):
+    """The outputs of a model from the second window on.
+
+    Args:
+        model: Gives outputs (batch, time, delays).
+        window: Length of the window.
+    """
+
+    def __init__(self, model: nn.Module, window: int) -> None:
+        super().__init__()
+        self.model, self.window = model, window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (batch, time - window, delays)."""
+        return self.model(x)[:, self.window :]
 
 
-def _trainer(seconds: float) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_steps=-1,
-        max_epochs=1,
-        max_time=timedelta(seconds=seconds),
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+@dataclass(frozen=True)
+class Adam(Optimization):
+    """Adam at one rate."""
+
+    def configure(self, module: LightningModule) -> OptimizerLRScheduler:
+        """The optimizer."""
+        return torch.optim.Adam(module.parameters(), lr=self.learning_rate)
 
 
 def _lstm_row(settings: Settings, window: int, signal: Tensor) -> dict[str, Any]:
     seed_everything(settings.seed, verbose=False)
     delays = _delays(settings, window)
-    model = DelayLine(settings.lstm_units, settings.points)
-    module = DelayModule(model, window, delays, settings.seed)
-    with quiet_lightning():
-        trainer = _trainer(settings.lstm_seconds)
-        start = time.perf_counter()
-        fit(trainer, module)
-        seconds = time.perf_counter() - start
+    model = Late(DelayLine(settings.lstm_units, settings.points), window)
+    module = TrainingModule(model, Regression(), Adam(5e-3, 1), seed=None)
+    signals = Signals(window, delays, settings.seed)
+    spent = fit(module, signals, epochs=1, max_seconds=settings.lstm_seconds)
     with torch.no_grad():
-        wrong = module.model(signal[..., None])[:, window:] - module.targets(signal)
+        wrong = model(signal[..., None]) - signals.targets(signal)
     error = (wrong.square().mean(dim=(0, 1)) / signal.square().mean()).sqrt()
     trained = sum(p.numel() for p in model.parameters())
     name = f"LSTM, {settings.lstm_units} units"
-    return _row(name, window, delays, error, trained, seconds) | {"steps": trainer.global_step}
+    return _row(name, window, delays, error, trained, spent.seconds) | {"steps": spent.steps}

@@ -1,20 +1,21 @@
-"""How a model learns to predict Mackey-Glass series: Lightning, on a CPU."""
+"""Train a model to predict Mackey-Glass series, on windows each begun anew."""
 
 import copy
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from experiments.mackey_glass.data import MackeyGlass, Part, nrmse
-from lmu.training.lightning import fit, quiet_lightning
-from lmu.training.module import TrainingDivergedError
+from lmu.training.batches import Share
+from lmu.training.lightning import fit
+from lmu.training.module import Optimization, TrainingDivergedError, TrainingModule
+from lmu.training.objective import Loss, Regression
 from lmu.training.seeds import derive_seed
 
 
@@ -41,65 +42,74 @@ class Recipe:
     warm_up: int = 50
 
 
-class MackeyGlassModule(LightningModule):
-    """Train a model on windows of series, each begun anew, and keep the best weights.
+class KeepBest(Callback):
+    """Note the error on the validation series after each epoch, and keep the best weights.
 
     Args:
-        model: Maps (batch, time, 1) to (batch, time, 1).
-        task: The series; those to test with are not touched.
-        recipe: See :class:`Recipe`.
-        seed: Of the windows.
+        part: The validation series.
+        learning_rate: For the message of an error.
     """
 
-    def __init__(self, model: nn.Module, task: MackeyGlass, recipe: Recipe, seed: int) -> None:
-        super().__init__()
-        self.model, self.task, self.recipe, self.seed = model, task, recipe, seed
+    def __init__(self, part: Part, learning_rate: float) -> None:
+        self.part, self.learning_rate = part, learning_rate
         self.history: list[float] = []
         self.best: dict[str, Tensor] = {}
-        self.weights = step_weights(recipe, self.task.train.x.shape[1])
-        self.power = self.task.train.y.square().mean()
 
-    def train_dataloader(self) -> "Windows":
-        """Other windows in each epoch."""
-        return Windows(self)
-
-    def training_step(self, batch: Part, batch_idx: int) -> Tensor:
-        """Estimate, from windows, of the squared NRMSE over whole series."""
-        wrong = (self.model(batch.x) - batch.y).square().mean(dim=(0, 2))
-        return (wrong * self.weights).sum() / self.power
-
-    def on_train_epoch_end(self) -> None:
-        """Note the error on the validation series, and keep the weights if it is the least so far.
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure.
 
         Raises:
             TrainingDivergedError: The error is not finite.
         """
-        error = nrmse(predict(self.model, self.task.val.x), self.task.val.y)
+        assert isinstance(pl_module, TrainingModule)
+        error = nrmse(predict(pl_module.model, self.part.x), self.part.y)
         if not math.isfinite(error):
-            rate = self.recipe.learning_rate
             raise TrainingDivergedError(
-                f"the validation error is {error} after epoch {self.current_epoch + 1}: "
-                f"lower the learning rate, {rate:g}"
+                f"the validation error is {error} after epoch {trainer.current_epoch + 1}: "
+                f"lower the learning rate, {self.learning_rate:g}"
             )
         if error < min(self.history, default=math.inf):
-            self.best = copy.deepcopy(self.model.state_dict())
+            self.best = copy.deepcopy(pl_module.model.state_dict())
         self.history.append(error)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam; the learning rate rises linearly, then falls to zero along a cosine."""
-        recipe = self.recipe
-        steps = recipe.epochs * recipe.batches
+
+@dataclass(frozen=True)
+class WarmAdam(Optimization):
+    """Adam whose learning rate rises linearly, then falls to zero along a cosine, step by step.
+
+    Attributes:
+        warm_up: Steps in which it rises.
+        steps: All steps.
+    """
+
+    warm_up: int = 1
+    steps: int = 1
+
+    def configure(self, module: LightningModule) -> OptimizerLRScheduler:
+        """The optimizer and its schedule."""
 
         def course(step: int) -> float:
-            rise = min(1.0, (step + 1) / recipe.warm_up)
-            return rise * (1 + math.cos(math.pi * step / steps)) / 2
+            rise = min(1.0, (step + 1) / self.warm_up)
+            return rise * (1 + math.cos(math.pi * step / self.steps)) / 2
 
-        optimizer = torch.optim.Adam(self.parameters(), lr=recipe.learning_rate)
+        optimizer = torch.optim.Adam(module.parameters(), lr=self.learning_rate)
         scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, course)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def series_loss(recipe: Recipe, part: Part) -> Loss:
+    """The estimate, from windows of training series, of the squared NRMSE over whole series."""
+    weights = step_weights(recipe, part.x.shape[1])
+    power = part.y.square().mean()
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        wrong = (outputs - target).square().mean(dim=(0, 2))
+        return (wrong * weights).sum() / power
+
+    return loss
 
 
 def step_weights(recipe: Recipe, length: int) -> Tensor:
@@ -119,27 +129,30 @@ def step_weights(recipe: Recipe, length: int) -> Tensor:
 
 
 class Windows:
-    """Windows of the training series, drawn at random.
+    """Windows of the training series, drawn at random, other ones in each epoch.
 
     Args:
-        module: Knows the series, the recipe, the seed and the epoch.
+        part: The training series.
+        recipe: See :class:`Recipe`.
+        seed: Of the windows.
+        epoch: Gives the current epoch, counted from 0.
     """
 
-    def __init__(self, module: MackeyGlassModule) -> None:
-        self.module = module
+    def __init__(self, part: Part, recipe: Recipe, seed: int, epoch: Callable[[], int]) -> None:
+        self.part, self.recipe, self.seed, self.epoch = part, recipe, seed, epoch
 
     def __len__(self) -> int:
-        return self.module.recipe.batches
+        return self.recipe.batches
 
-    def __iter__(self) -> Iterator[Part]:
-        module, recipe = self.module, self.module.recipe
-        series, length, _ = module.task.train.x.shape
-        g = torch.Generator().manual_seed(derive_seed(module.seed, "windows", module.current_epoch))
+    def __iter__(self) -> Iterator[Share]:
+        recipe = self.recipe
+        series, length, _ = self.part.x.shape
+        g = torch.Generator().manual_seed(derive_seed(self.seed, "windows", self.epoch()))
         for _ in range(recipe.batches):
             which = torch.randint(series, (recipe.batch_size, 1), generator=g)
             begin = torch.randint(length - recipe.window + 1, (recipe.batch_size, 1), generator=g)
             steps = begin + torch.arange(recipe.window)
-            yield Part(*(values[which, steps] for values in module.task.train))
+            yield *(values[which, steps] for values in self.part), 1.0
 
 
 @torch.no_grad()
@@ -185,19 +198,12 @@ def train(model: nn.Module, task: MackeyGlass, recipe: Recipe, seed: int) -> Tra
             f"windows must be longer than their start, {recipe.start} steps, and at most as long "
             f"as the series, {length}: got {recipe.window}"
         )
-    module = MackeyGlassModule(model, task, recipe, seed)
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=recipe.epochs,
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        start, cpu_start = time.perf_counter(), time.process_time()
-        fit(trainer, module)
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    model.load_state_dict(module.best)
-    return Trained(model.eval(), module.history, seconds, cpu_seconds)
+    steps = recipe.epochs * recipe.batches
+    adam = WarmAdam(recipe.learning_rate, recipe.epochs, warm_up=recipe.warm_up, steps=steps)
+    objective = Regression(series_loss(recipe, task.train))
+    module = TrainingModule(model, objective, adam, seed=None)
+    windows = Windows(task.train, recipe, seed, lambda: module.current_epoch)
+    keep = KeepBest(task.val, recipe.learning_rate)
+    spent = fit(module, windows, epochs=recipe.epochs, callbacks=[keep])
+    model.load_state_dict(keep.best)
+    return Trained(model.eval(), keep.history, spent.seconds, spent.cpu_seconds)

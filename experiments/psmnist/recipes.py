@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lmu.tasks.psmnist import PRESETS
-from lmu.training.config import RunConfig
+from lmu.tasks.psmnist.config import PRESETS, PsMNISTConfig
 
 
 @dataclass(frozen=True)
@@ -16,13 +15,13 @@ class Recipe:
         seeds: Number of runs.
     """
 
-    config: RunConfig
+    config: PsMNISTConfig
     seeds: int
 
 
 def _recipe(seeds: int, model: str, **settings: Any) -> Recipe:
     settings.setdefault("learning_rate", PRESETS[model].learning_rate)
-    return Recipe(RunConfig(model=model, **settings), seeds)
+    return Recipe(PsMNISTConfig(model=model, **settings), seeds)
 
 
 # Chosen on training digits that were held out.

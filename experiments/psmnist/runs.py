@@ -10,11 +10,11 @@ from rich.console import Console
 
 from experiments.psmnist.recipes import RECIPES
 from lmu._files import read_json, remove_leftovers, write_json
-from lmu.training.config import ConfigError, RunConfig
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.run import resume_config, train
 from lmu.training.folders import remove_if_empty
-from lmu.training.report import shareable
-from lmu.training.run import resume_config, train
 from lmu.training.saved import CheckpointError
+from lmu.training.settings import ConfigError
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
         output: Folder of the files.
         seeds: Number of seeds of each model; that of its recipe if None.
         console: Where progress is shown; nowhere if None.
-        changes: Fields of :class:`~lmu.training.config.RunConfig` that shall differ from the
+        changes: Fields of :class:`~lmu.tasks.psmnist.config.PsMNISTConfig` that differ from the
             recipes, such as where the data are.
 
     Raises:
@@ -63,14 +63,14 @@ def run(
 
 def _runs(
     names: list[str], seeds: int | None, changes: dict[str, Any]
-) -> Iterator[tuple[str, RunConfig]]:
+) -> Iterator[tuple[str, PsMNISTConfig]]:
     for name in names:
         recipe = RECIPES[name]
         for seed in range(recipe.seeds if seeds is None else seeds):
             yield f"{name}-seed{seed}", replace(recipe.config, seed=seed, **changes)
 
 
-def _train(config: RunConfig, folder: Path, console: Console | None) -> dict[str, Any]:
+def _train(config: PsMNISTConfig, folder: Path, console: Console | None) -> dict[str, Any]:
     """Train, or continue what is in the folder if its settings are the same."""
     for run in sorted((p for p in folder.glob("*") if p.is_dir()), reverse=True):
         if remove_if_empty(run):  # killed before it had written its settings
@@ -80,12 +80,12 @@ def _train(config: RunConfig, folder: Path, console: Console | None) -> dict[str
         except CheckpointError as error:
             _say(console, f"{error}. It stays as it is, and another run is begun")
             continue
-        if shareable(found) == shareable(config):
+        if found.shareable() == config.shareable():
             return train(found, resume=checkpoint, console=console).metrics
     return train(config, output=folder, console=console).metrics
 
 
-def _is_done(path: Path, config: RunConfig) -> bool:
+def _is_done(path: Path, config: PsMNISTConfig) -> bool:
     """Whether the file holds this run.
 
     Raises:
@@ -97,7 +97,7 @@ def _is_done(path: Path, config: RunConfig) -> bool:
         found = read_json(path)["config"]
     except (ValueError, KeyError, TypeError):
         found = None
-    if found != shareable(config) | config.model_arguments():
+    if found != config.shareable() | config.model_arguments():
         raise ConfigError(
             "output", f"{path} is not the result of this recipe: name another folder, or delete it"
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from experiments.series.data import (
     HORIZON,
@@ -24,6 +23,7 @@ from experiments.series.data import (
 from experiments.series.models import Forecaster
 from experiments.series.recipe import Part
 from lmu.models import SequenceClassifier
+from lmu.training.objective import Classification, Objective, Regression
 
 FOLDS = 5
 WINDOW = 66  # years that a network sees: six cycles
@@ -58,7 +58,7 @@ class Problem:
         outputs: Classes, or values to forecast.
         budget: Number of parameters.
         head: Builds the network of a layer, outputs and dropout.
-        loss: Of outputs and targets.
+        objective: What is minimized.
         split: Divides the data: for validation with a seed, for the test with None.
     """
 
@@ -66,7 +66,7 @@ class Problem:
     outputs: int
     budget: int
     head: Callable[[nn.Module, int, float], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    objective: Objective
     split: Callable[[int | None], Split]
 
 
@@ -126,12 +126,12 @@ def score_forecasts(forecasts: Tensor, truth: Tensor) -> dict[str, Any]:
 
 PROBLEMS = {
     "JapaneseVowels": Problem(
-        12, 9, 16_000, SequenceClassifier, F.cross_entropy,
+        12, 9, 16_000, SequenceClassifier, Classification(9),
         partial(split_recordings, "JapaneseVowels"),
     ),
     "BasicMotions": Problem(
-        6, 4, 16_000, SequenceClassifier, F.cross_entropy,
+        6, 4, 16_000, SequenceClassifier, Classification(4),
         partial(split_recordings, "BasicMotions"),
     ),
-    "sunspots": Problem(1, HORIZON, 3_000, Forecaster, F.mse_loss, split_sunspots),
+    "sunspots": Problem(1, HORIZON, 3_000, Forecaster, Regression(), split_sunspots),
 }  # fmt: skip

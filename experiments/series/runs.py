@@ -42,7 +42,7 @@ def network(data: str, model: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     units = sized(build, problem.budget)
 
     def figures(split: Split) -> tuple[dict[str, Any], float]:
-        fitted, seconds = train(partial(build, units), problem.loss, split.train, recipe, seed)
+        fitted, seconds = train(partial(build, units), problem.objective, split.train, recipe, seed)
         with torch.no_grad():
             return split.score(fitted(split.test.x, split.test.lengths)), seconds
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from experiments.record import write_record
 from lmu import LMU, LMUFFT
 from lmu.models import SequenceClassifier
-from lmu.tasks.psmnist import CLASSES, PIXELS, PRESETS
+from lmu.tasks.psmnist.config import PRESETS
+from lmu.tasks.psmnist.data import CLASSES, PIXELS
 from lmu.training.lightning import flushed_denormals
 
 

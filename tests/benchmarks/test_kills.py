@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmu.training.config import RunConfig
-from lmu.training.run import train
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.run import train
 
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
@@ -19,7 +19,7 @@ from benchmarks.kills.checks import Seen, check_run, temporaries
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = RunConfig(
+    config = PsMNISTConfig(
         hidden_size=4, memory_size=3, batch_size=50, limit=100, epochs=2, accelerator="cpu"
     )
     return train(config, output=tmp_path_factory.mktemp("runs")).folder

@@ -11,9 +11,10 @@ from experiments.mackey_glass import runs as mackey_glass
 from experiments.mackey_glass.data import MackeyGlass, Part, make_task, nrmse
 from experiments.mackey_glass.models import MODELS
 from experiments.mackey_glass.recipe import (
-    MackeyGlassModule,
     Recipe,
+    Windows,
     predict,
+    series_loss,
     step_weights,
     train,
 )
@@ -140,10 +141,9 @@ def test_windows_stand_for_whole_series():
     wrong[:8] = torch.arange(8.0)
     assert (weights * wrong[:20]).sum().item() == pytest.approx(wrong.mean().item(), rel=1e-5)
     task = _task(torch.ones(4, 1000, 1))
-    module = MackeyGlassModule(torch.nn.Identity(), task, recipe, seed=0)
     # Half of the target is missing at every step, of which the loss is the square.
-    batch = Part(*(values[:, :20] for values in task.train))
-    assert module.training_step(batch, 0).item() == pytest.approx(0.25)
+    x, y = (values[:, :20] for values in task.train)
+    assert series_loss(recipe, task.train)(x, y).item() == pytest.approx(0.25)
 
 
 def test_windows_are_of_the_training_series():
@@ -151,8 +151,7 @@ def test_windows_are_of_the_training_series():
     recipe = Recipe(0.01, 2, batches=40, batch_size=8, window=30)
 
     def windows(seed):
-        module = MackeyGlassModule(torch.nn.Identity(), _task(series), recipe, seed)
-        return list(module.train_dataloader())
+        return [Part(x, y) for x, y, _ in Windows(_task(series).train, recipe, seed, lambda: 0)]
 
     found = windows(0)
     assert len(found) == 40

@@ -15,12 +15,13 @@ from experiments.__main__ import build_app
 from experiments.psmnist import runs as psmnist
 from experiments.psmnist.recipes import RECIPES, Recipe
 from experiments.psmnist.runs import run
-from lmu.tasks.psmnist import build_model
-from lmu.training.config import ConfigError, RunConfig
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.models import build_model
 from lmu.training.interruption import RunInterruptedError
+from lmu.training.settings import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
-TINY = RunConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
+TINY = PsMNISTConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
 
 
 class StopAt(Callback):
@@ -86,7 +87,7 @@ def test_options_of_the_table_build_models_of_its_sizes():
         sizes: dict[str, Any] = {
             key: value if key == "model" else int(value) for key, value in given.items()
         }
-        model = build_model(**RunConfig(**sizes).model_arguments())
+        model = build_model(**PsMNISTConfig(**sizes).model_arguments())
         assert f"{sum(p.numel() for p in model.parameters()):,}" == parameters
 
 

@@ -19,7 +19,9 @@ from experiments.mackey_glass import data as mackey_glass
 from experiments.series import data as series
 from lmu import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack, Stream, ops, theory
 from lmu.models import GaussianNoise, SequenceClassifier
-from lmu.tasks import mnist, psmnist
+from lmu.tasks import mnist
+from lmu.tasks.psmnist import data as psmnist
+from lmu.tasks.psmnist import models
 
 Target = Callable[[], tuple[Callable[..., Any], dict[str, Any]]]
 TARGETS: dict[str, Target] = {}
@@ -29,8 +31,8 @@ NOT_CALLED = {
     "lmu.ops.Choice", "lmu.ops.Method", "lmu.ops.Powers", "lmu.ops.LMUWeights",
     "lmu.theory.DISCRETIZERS", "experiments.mackey_glass.data.Part",
     "experiments.mackey_glass.data.MackeyGlass",
-    "lmu.tasks.mnist.DataError", "lmu.tasks.mnist.default_cache", "lmu.tasks.psmnist.Preset",
-    "lmu.tasks.psmnist.default_permutation", "experiments.series.data.Recordings",
+    "lmu.tasks.mnist.DataError", "lmu.tasks.mnist.default_cache", "lmu.tasks.psmnist.config.Preset",
+    "lmu.tasks.psmnist.data.default_permutation", "experiments.series.data.Recordings",
     "experiments.series.data.Windows", "experiments.series.data.sunspots",
 }  # fmt: skip
 
@@ -265,23 +267,25 @@ target("lmu.tasks.mnist.read_bytes", mnist.read_bytes, name=next(iter(mnist.FILE
 target("lmu.tasks.mnist.verify", mnist.verify, paths={n: Path("no") for n in mnist.FILES})
 target("lmu.tasks.mnist.load", mnist.load, paths={n: Path("no") for n in mnist.FILES},
        part="train")  # fmt: skip
-target("lmu.tasks.psmnist.build_model", psmnist.build_model, model="deep", hidden_size=4,
+target("lmu.tasks.psmnist.models.build_model", models.build_model, model="deep", hidden_size=4,
        memory_size=3, theta=9.0, dropout=0.1, input_dropout=0.0, layers=2,
        hidden_noise=0.1)  # fmt: skip
-target("lmu.tasks.psmnist.build_model of LSTM", psmnist.build_model, model="lstm", hidden_size=4,
-       memory_size=None, theta=9.0, dropout=0.1)  # fmt: skip
-target("lmu.tasks.psmnist.load_permutation", psmnist.load_permutation, path=Path("no/such/file"))
-lazily("lmu.tasks.psmnist.check_permutation", lambda: (psmnist.check_permutation, {
+target("lmu.tasks.psmnist.models.build_model of LSTM", models.build_model, model="lstm",
+       hidden_size=4, memory_size=None, theta=9.0, dropout=0.1)  # fmt: skip
+target(
+    "lmu.tasks.psmnist.data.load_permutation", psmnist.load_permutation, path=Path("no/such/file")
+)
+lazily("lmu.tasks.psmnist.data.check_permutation", lambda: (psmnist.check_permutation, {
     "permutation": psmnist.default_permutation(), "name": "permutation"}))  # fmt: skip
-target("lmu.tasks.psmnist.split_indices", psmnist.split_indices, full_train=False)
-lazily("lmu.tasks.psmnist.PsMNIST", lambda: (psmnist.PsMNIST, {
+target("lmu.tasks.psmnist.data.split_indices", psmnist.split_indices, full_train=False)
+lazily("lmu.tasks.psmnist.data.PsMNIST", lambda: (psmnist.PsMNIST, {
     "permutation": psmnist.default_permutation(), "data": "no/such/folder", "full_train": False,
     "limit": 3}))  # fmt: skip
 lazily(
-    "lmu.tasks.psmnist.PsMNIST.sequences",
+    "lmu.tasks.psmnist.data.PsMNIST.sequences",
     lambda: (psmnist.PsMNIST().sequences, {"images": torch.zeros(2, 28, 28, dtype=torch.uint8)}),
 )
-lazily("lmu.tasks.psmnist.PsMNIST.images", lambda: (
+lazily("lmu.tasks.psmnist.data.PsMNIST.images", lambda: (
     psmnist.PsMNIST().images, {"sequences": torch.rand(2, 784, 1)}))  # fmt: skip
 
 
@@ -316,9 +320,8 @@ lazily(
 # Training, whose packages may be missing.
 
 
-def later(module: str, name: str, /, **given: Any) -> None:
+def later(full: str, name: str, /, **given: Any) -> None:
     """Add a call of a function that is imported only when it is called."""
-    full = f"lmu.training.{module}"
     lazily(f"{full}.{name}", lambda: (getattr(importlib.import_module(full), name), dict(given)))
 
 
@@ -328,12 +331,13 @@ CONFIG = {"model": "lmufft", "hidden_size": 3, "memory_size": 3, "layers": 2, "t
           "gradient_clip": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0, "schedule": "cosine",
           "patience": 0, "seed": 0, "full_train": False, "limit": 5, "data": "no/such/folder",
           "permutation": None, "devices": "1", "num_nodes": 1}  # fmt: skip
-later("config", "RunConfig", **CONFIG)
-later("checkpoint", "resolve_checkpoint", path=Path("no/such/file"), preferred=("a.ckpt",))
-later("checkpoint", "load_checkpoint", path=Path("no/such/file"))
-later("predict", "predict_digits", checkpoint=Path("no/such/file"), count=3, seed=0, data=None)
-later("run", "evaluate", checkpoint=Path("no/such/file"))
-later("run", "resume_config", path=Path("no/such/file"))
-later("run", "train", config=None, resume=None)
-later("pictures", "reconstruct", sequence=torch.ones(9), order=3, theta=5.0)
-later("seeds", "derive_seed", seed=0)
+later("lmu.tasks.psmnist.config", "PsMNISTConfig", **CONFIG)
+later("lmu.training.saved", "resolve_checkpoint", path=Path("no/such/file"), preferred=("a.ckpt",))
+later("lmu.tasks.psmnist.recipe", "load_classifier", checkpoint=Path("no/such/file"))
+later("lmu.tasks.psmnist.digits", "predict_digits", checkpoint=Path("no/such/file"), count=3,
+      seed=0, data=None)  # fmt: skip
+later("lmu.tasks.psmnist.run", "evaluate", checkpoint=Path("no/such/file"))
+later("lmu.tasks.psmnist.run", "resume_config", path=Path("no/such/file"))
+later("lmu.tasks.psmnist.run", "train", config=None, resume=None)
+later("lmu.tasks.psmnist.figures", "reconstruct", sequence=torch.ones(9), order=3, theta=5.0)
+later("lmu.training.seeds", "derive_seed", seed=0)

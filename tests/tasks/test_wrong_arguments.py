@@ -10,7 +10,8 @@ from experiments.capacity import data as capacity
 from experiments.capacity.models import DelayLine, decoding_error, memory_alone
 from experiments.mackey_glass import data as mackey_glass
 from experiments.series import data as series
-from lmu.tasks import mnist, psmnist
+from lmu.tasks import mnist
+from lmu.tasks.psmnist import data as psmnist
 
 ONES = torch.ones(4, 3)
 NAN = torch.tensor([1.0, math.nan])

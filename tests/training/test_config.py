@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from lmu.training.config import ConfigError, RunConfig
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.training.settings import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -37,18 +38,18 @@ from lmu.training.config import ConfigError, RunConfig
 )
 def test_wrong_settings(setting: str, value: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
-        RunConfig(**{setting: value})  # pyright: ignore[reportArgumentType]
+        PsMNISTConfig(**{setting: value})  # pyright: ignore[reportArgumentType]
     assert error.value.setting == setting
 
 
 def test_early_stopping_needs_validation() -> None:
     with pytest.raises(ConfigError, match="--full-train"):
-        RunConfig(full_train=True, patience=3)
+        PsMNISTConfig(full_train=True, patience=3)
 
 
 def test_defaults_are_the_published_models() -> None:
-    arguments = RunConfig().model_arguments()
+    arguments = PsMNISTConfig().model_arguments()
     assert (arguments["hidden_size"], arguments["memory_size"]) == (346, 468)
     assert arguments["dropout"] == 0.5
-    assert RunConfig(model="lmu").model_arguments()["dropout"] == 0.0
-    assert RunConfig(dropout=0.0).model_arguments()["dropout"] == 0.0
+    assert PsMNISTConfig(model="lmu").model_arguments()["dropout"] == 0.0
+    assert PsMNISTConfig(dropout=0.0).model_arguments()["dropout"] == 0.0

@@ -10,18 +10,13 @@ import typer
 from lmu._extras import require
 from lmu.cli._app import did_you_mean
 from lmu.cli._shared import console, flag, given
+from lmu.training.config import RunConfig
+from lmu.training.settings import ConfigError, settings_of
 
-# What Lightning interprets, with what it commonly takes. When it refuses, any of them may be the
-# reason.
+# What Lightning interprets. When it refuses, any of them may be the reason.
 _LIGHTNING = {
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "devices": ("auto",),
-    "num_nodes": (),
-    "strategy": ("auto", "ddp", "ddp_spawn", "fsdp", "deepspeed"),
-    "precision": (
-        "32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true",
-    ),
-}  # fmt: skip
+    name: known.known for name, known in settings_of(RunConfig).items() if known.known is not None
+}
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Storage size calc")
 
 
@@ -43,7 +38,6 @@ def refuse_unused(context: typer.Context, names: Iterable[str], by: str) -> None
 def clear_errors(context: typer.Context) -> Iterator[None]:
     """Say what is wrong with the input, in words and without a traceback."""
     from lmu.tasks.mnist import DataError
-    from lmu.training.config import ConfigError
     from lmu.training.saved import CheckpointError
 
     try:

@@ -1,16 +1,17 @@
-"""Whether a run fits: refused before anything is allocated, not when the system kills it."""
+"""Refuse a run that does not fit, before anything is allocated and not when the system kills it."""
 
 import os
 
 import torch
 
-from lmu.tasks.psmnist import PIXELS
-from lmu.training.config import ConfigError, RunConfig
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.data import PIXELS
+from lmu.training.settings import ConfigError
 
 _RECURRENT = {"lmu": 3, "lstm": 8, "gru": 6}  # numbers kept for each hidden unit and pixel
 
 
-def check_room(config: RunConfig) -> None:
+def check_room(config: PsMNISTConfig) -> None:
     """Refuse a model or a batch that needs more memory than this machine has.
 
     Raises:
@@ -31,7 +32,7 @@ def check_room(config: RunConfig) -> None:
             )
 
 
-def weight_bytes(config: RunConfig) -> float:
+def weight_bytes(config: PsMNISTConfig) -> float:
     """About what the weights take, with their gradients and Adam's two moments."""
     arguments = config.model_arguments()
     h, d = arguments["hidden_size"], arguments["memory_size"] or 0
@@ -46,7 +47,7 @@ def weight_bytes(config: RunConfig) -> float:
     return 16 * numbers[config.model] + 8 * (4.0 * d * d + PIXELS * d)
 
 
-def batch_bytes(config: RunConfig) -> float:
+def batch_bytes(config: PsMNISTConfig) -> float:
     """About what a step of training keeps for its backward pass."""
     hidden = config.model_arguments()["hidden_size"]
     kept = PIXELS * _RECURRENT[config.model] if config.model in _RECURRENT else 3 * config.layers

@@ -1,7 +1,7 @@
-"""Show what a trained model takes single digits for."""
+"""Show a trained model's answers to single digits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from lmu._arguments import instance
 from lmu._extras import require
-from lmu.tasks.psmnist import PsMNIST
-from lmu.training.config import check_seed, check_within
-from lmu.training.saved import BEST, LAST, load_checkpoint, resolve_checkpoint
+from lmu.tasks.psmnist.recipe import load_classifier
+from lmu.training.settings import check, seed_rule, within
 
 MOST = 10_000  # digits that there are to choose from
 MOST_DRAWN = 100  # in a picture: Matplotlib takes some 20 ms for each
@@ -61,16 +60,16 @@ def predict_digits(
         DataError: The data are missing or damaged.
     """
     instance(int)("count", count)
-    check_within("count", count, 1, MOST)
-    check_seed(seed)
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    model, task = loaded.model(), PsMNIST(loaded.permutation, data or loaded.config.data)
-    x, y = task.test_part()
+    check("count", count, within(1, MOST))
+    check("seed", seed, seed_rule)
+    loaded = load_classifier(checkpoint)
+    digits = replace(loaded.recipe.data, data=data or loaded.recipe.config.data, limit=None)
+    model, (x, y) = loaded.model(), digits.test_part()
     chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:count]
     with torch.inference_mode():
         logits = torch.cat([model(x[part]) for part in chosen.split(_BATCH)])
     probabilities, answers = logits.softmax(1).max(1)
-    images = task.images(x[chosen])
+    images = digits.images(x[chosen])
     return [
         Prediction(
             int(chosen[i]), images[i], int(y[chosen[i]]), int(answers[i]), float(probabilities[i])
