@@ -25,8 +25,8 @@ def write_record(path: Path, experiment: str, settings: Row, **results: Any) -> 
 
     Args:
         path: The file, written whole.
-        experiment: Its name, the command's.
-        settings: What the command was given.
+        experiment: Name of its command.
+        settings: Those of the experiment.
         results: Figures, as plain data.
     """
     where = {
@@ -92,7 +92,7 @@ def add_row(
     Args:
         path: See :func:`write_record`, as for ``experiment`` and ``settings``.
         experiment: Its name.
-        settings: What the command was given.
+        settings: Those of the experiment.
         row: The new one. One with its key that another process has added meanwhile stays.
         kinds: See :func:`read_rows`.
         key: What tells a row from others.
@@ -140,7 +140,7 @@ def locked(path: Path) -> Iterator[None]:
 def processor() -> str:
     """The processor's name."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()

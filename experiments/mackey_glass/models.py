@@ -79,7 +79,7 @@ class Model:
 
     Attributes:
         name: For tables.
-        build: Draws it anew.
+        build: Builds it with fresh weights.
         learning_rate: Of Adam, at its highest.
     """
 

@@ -1,4 +1,4 @@
-"""Train a model to predict Mackey-Glass series, on windows each begun anew."""
+"""Train a model to predict Mackey-Glass series, on windows that start without a state."""
 
 import copy
 import math

@@ -102,7 +102,7 @@ def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[st
     Raises:
         ValueError: It is another file, or holds runs with other settings.
     """
-    found = {}
+    runs = {}
     for row in read_rows(output, NAME, KINDS):
         begins = {model: _start_of_row(settings, model, row["seed"]) for model in MODELS}
         alike = [model for model, begin in begins.items() if begin.items() <= row.items()]
@@ -111,8 +111,8 @@ def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[st
                 f"{output} holds runs with other settings (of {row['model']}, for one): name "
                 "another file, or delete it"
             )
-        found[alike[0], row["seed"]] = row
-    return found
+        runs[alike[0], row["seed"]] = row
+    return runs
 
 
 def _key(row: dict[str, Any]) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""How each model of the table is trained, and how often."""
+"""The settings and number of runs of each row of the table."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -76,12 +76,12 @@ def _train(config: PsMNISTConfig, folder: Path, console: Console | None) -> dict
         if remove_if_empty(run):  # killed before it had written its settings
             continue
         try:
-            checkpoint, found = resume_config(run, partial(_say, console), data=config.data)
+            checkpoint, earlier = resume_config(run, partial(_say, console), data=config.data)
         except CheckpointError as error:
             _say(console, f"{error}. It stays as it is, and another run is begun")
             continue
-        if found.shareable() == config.shareable():
-            return train(found, resume=checkpoint, console=console).metrics
+        if earlier.shareable() == config.shareable():
+            return train(earlier, resume=checkpoint, console=console).metrics
     return train(config, output=folder, console=console).metrics
 
 
@@ -94,10 +94,10 @@ def _is_done(path: Path, config: PsMNISTConfig) -> bool:
     if not path.is_file():
         return False
     try:
-        found = read_json(path)["config"]
+        recorded = read_json(path)["config"]
     except (ValueError, KeyError, TypeError):
-        found = None
-    if found != config.shareable() | config.model_arguments():
+        recorded = None
+    if recorded != config.shareable() | config.model_arguments():
         raise ConfigError(
             "output", f"{path} is not the result of this recipe: name another folder, or delete it"
         )

@@ -1,4 +1,4 @@
-"""What stood before networks, on the same data and the same origins of forecasts."""
+"""Methods without networks, on the same data and the same origins of forecasts."""
 
 import numpy as np
 import torch

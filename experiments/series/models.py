@@ -63,7 +63,7 @@ class Forecaster(nn.Module):
 
 
 def _memory(features: int, channels: int | None) -> dict[str, Any]:
-    """A memory of each feature as it is, or of so many rectified mixtures of them.
+    """A memory of each feature as it is, or of rectified mixtures of them.
 
     What is rectified keeps its strength when it is averaged, as an oscillation does not.
     """
@@ -124,7 +124,7 @@ def sized(build: Callable[[int], nn.Module], budget: int) -> int:
     """The most hidden units with which a network has no more parameters than ``budget``.
 
     Args:
-        build: Builds it with so many hidden units.
+        build: Builds it with a number of hidden units.
         budget: Number of parameters.
 
     Raises:

@@ -119,9 +119,9 @@ def _key(row: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def _is_among(run: Run, rows: list[dict[str, Any]], output: Path) -> bool:
-    wanted = run.row()
-    same = [row for row in rows if _key(row) == _key(wanted)]
-    if any(row["recipe"] != wanted["recipe"] for row in same):
+    new = run.row()
+    same = [row for row in rows if _key(row) == _key(new)]
+    if any(row["recipe"] != new["recipe"] for row in same):
         raise ValueError(
             f"{output} holds {run.model} on {run.data} with other settings: name another file, or "
             "delete it"

@@ -1,4 +1,4 @@
-"""How a network is trained on a part of real series."""
+"""The data and settings of a network's training."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What one run on a real series gives: its validation and test figures, and how long it took."""
+"""One run on a real series: its validation and test figures, and its time."""
 
 import time
 from collections.abc import Callable

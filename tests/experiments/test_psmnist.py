@@ -140,7 +140,7 @@ def test_whatever_a_kill_leaves_the_same_command_ends_well(tiny, tmp_path, monke
         file.write_bytes(file.read_bytes()[:-900])
     said = io.StringIO()
     run(["lmufft"], tmp_path, seeds=1, console=Console(file=said, width=1000))
-    assert "train anew. It stays as it is, and another run is begun" in said.getvalue()
+    assert "train again. It stays as it is, and another run is begun" in said.getvalue()
     again = json.loads(done.read_text())
     assert again["test_loss"] == figures["test_loss"]
     assert len(list(runs.iterdir())) == 2  # the damaged one, and the new one

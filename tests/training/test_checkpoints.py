@@ -185,6 +185,38 @@ def test_the_one_before_takes_the_place_of_the_last(
     assert not list(copy.glob(".*"))
 
 
+class StopAfter(Callback):
+    """Ctrl-C when two epochs are over."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_of_the_first_edition_goes_on(
+    small: dict[str, Any], output: Path, finished: RunResult
+) -> None:
+    """Its checkpoints name no task, and their best figure is called an accuracy."""
+    with pytest.raises(RunInterruptedError) as error:
+        train(PsMNISTConfig(epochs=3, **small), output=output, callbacks=[StopAfter()])
+    folder = error.value.folder
+
+    def older(content: dict[str, Any]) -> None:
+        assert content["torch_lmu"].pop("task") == "psmnist"
+        state = content["callbacks"]["RunCheckpoint"]
+        if state["best"] is not None:
+            state["best_accuracy"] = state.pop("best")
+
+    for name in (BEST, LAST, PREVIOUS):
+        change(folder / name, older)
+    path, config = resume_config(folder)
+    resumed = train(config, resume=path)
+    assert resumed.metrics["chosen"] == finished.metrics["chosen"]
+    for name in (LAST, BEST):
+        ours, theirs = (load_classifier(run / name).state_dict for run in (folder, finished.folder))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_a_damaged_last_one_does_not_take_the_place_of_the_one_before(copy: Path) -> None:
     class Stop(Callback):
         def on_train_epoch_start(self, trainer, pl_module) -> None:
@@ -201,11 +233,11 @@ def test_a_damaged_last_one_does_not_take_the_place_of_the_one_before(copy: Path
 def test_nothing_is_left_to_go_on_from(copy: Path, tmp_path: Path) -> None:
     flip(copy / BEST, 30_000)
     path, config = resume_config(copy)
-    with pytest.raises(CheckpointError, match=r"best\.ckpt .*of epoch \d.* train anew"):
+    with pytest.raises(CheckpointError, match=r"best\.ckpt .*of epoch \d.* train again"):
         train(config, resume=path)
     for name in (LAST, PREVIOUS):
         flip(copy / name, 30_000)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt .*previous\.ckpt .*train anew"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt .*previous\.ckpt .*train again"):
         resume_config(copy)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):

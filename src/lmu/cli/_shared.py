@@ -35,7 +35,7 @@ def flag(setting: str) -> str:
     return _FLAGS.get(setting, "--" + setting.replace("_", "-"))
 
 
-def given(context: typer.Context) -> set[str]:
+def on_command_line(context: typer.Context) -> set[str]:
     """The parameters that were set on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}

@@ -9,7 +9,7 @@ from rich.table import Table
 from lmu.cli._app import Command, new_app
 from lmu.cli._errors import refuse_unused, training_errors
 from lmu.cli._options import of_settings, plain
-from lmu.cli._shared import console, flag, given, percent, say
+from lmu.cli._shared import console, flag, on_command_line, percent, say
 from lmu.tasks.psmnist.config import UNUSED, PsMNISTConfig
 from lmu.training.settings import settings_of
 
@@ -43,7 +43,7 @@ def psmnist(
         if resume is None:
             config = PsMNISTConfig.from_options(settings)
         else:
-            changed = given(context) - {"resume"}
+            changed = on_command_line(context) - {"resume"}
             if changed - _PLACE:
                 names = ", ".join(sorted(flag(name) for name in changed - _PLACE))
                 raise typer.BadParameter(

@@ -1,4 +1,4 @@
-"""Everything that determines a run, whatever it trains."""
+"""Settings of every run."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,7 +37,7 @@ class RunConfig:
     epochs: int = setting(15, "Passes over the training part.", within(1, 1_000_000))
     max_seconds: float | None = setting(
         None,
-        "Stop training after so long, whatever --epochs says.",
+        "Seconds after which training stops, whatever --epochs says.",
         lies_in(0.1, 1e9, "0.1 to 1e9"),
     )
     batch_size: int = setting(
@@ -51,7 +51,7 @@ class RunConfig:
     label_smoothing: float = setting(0.0, "Of the training loss.", share)
     schedule: Schedule = setting("cosine", "Course of the learning rate.", choices=SCHEDULES)
     patience: int = setting(
-        0, "Stop after so many epochs without improvement; 0: never.", within(0, 1_000_000)
+        0, "Epochs without improvement after which to stop; 0: never.", within(0, 1_000_000)
     )
     seed: int = setting(0, "Seed of everything random.", seed_rule)
     full_train: bool = setting(
@@ -61,7 +61,7 @@ class RunConfig:
     )
     limit: int | None = setting(
         None,
-        "Use at most so many samples of each part, for a quick trial.",
+        "Most samples of each part, for a quick trial.",
         within(1, 1_000_000_000),
         section="data",
     )

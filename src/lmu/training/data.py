@@ -1,4 +1,4 @@
-"""What training asks of a data set."""
+"""The protocol of a data set, and checks of its tensors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ Part = tuple[Tensor, ...]  # inputs, and last the target, of all samples
 
 
 class Description(NamedTuple):
-    """What a data set is of.
+    """Facts of a data set.
 
     Attributes:
         kind: ``"classification"``, of int64 labels (samples,), or ``"regression"``.
@@ -30,11 +30,11 @@ class Description(NamedTuple):
 
 
 class DataSet(Protocol):
-    """What training asks of a data set. Parts are read when they are asked for."""
+    """A data set to train on. Parts are read when they are asked for."""
 
     @property
     def description(self) -> Description:
-        """What it is of."""
+        """Its facts."""
         ...
 
     @property

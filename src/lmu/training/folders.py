@@ -1,4 +1,4 @@
-"""The folder of a run: made, found as a kill left it, and put in order before the run goes on."""
+"""Folders of runs: make one, or put one in order before its run goes on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,7 +123,7 @@ def _check_best(folder: Path, kind: type[Recipe], epoch: int) -> None:
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. It held the best weights so far, of epoch {epoch}, which the run is to "
-            "test in the end: train anew"
+            "test in the end: train again"
         ) from error
 
 

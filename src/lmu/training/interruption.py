@@ -1,4 +1,4 @@
-"""Ends of a run before its time: a signal, a full disk, or the loss of one of its processes."""
+"""Ends of a run before its time: by a signal, a full disk, or the loss of a process."""
 
 import re
 from collections.abc import Iterator

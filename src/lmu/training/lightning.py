@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Spent(NamedTuple):
-    """What training took.
+    """Cost of training.
 
     Attributes:
         seconds: Of time.

@@ -1,4 +1,4 @@
-"""What is minimized and measured: classification and regression."""
+"""Objectives: the losses and figures of classification and regression."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def shown(name: str, value: float) -> str:
 
 
 class Objective(Protocol):
-    """What the module asks of an objective.
+    """A loss to minimize, and figures to report.
 
     Attributes:
         monitor: The figure of the validation part that chooses the best epoch.
@@ -62,11 +62,11 @@ class Objective(Protocol):
         ...
 
     def keep(self, outputs: Tensor, target: Tensor) -> Any:
-        """What is kept of a training step for the figures of its epoch."""
+        """The part of a training step that its epoch's figures need."""
         ...
 
     def collect(self, kept: Sequence[Any]) -> Tensor:
-        """The tally of what was kept."""
+        """The tally of all kept steps."""
         ...
 
     def tally(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -175,10 +175,10 @@ class Regression:
 
 
 def objective_of(kind: Kind, outputs: int, label_smoothing: float = 0.0) -> Objective:
-    """The objective of a kind of task with so many classes or numbers to predict.
+    """The objective of a kind of task.
 
     Raises:
-        ValueError: Labels are to be smoothed that are none.
+        ValueError: Labels of a regression are to be smoothed.
     """
     if kind == "classification":
         return Classification(outputs, label_smoothing)

@@ -98,5 +98,5 @@ class EpochProgress(Callback):
 
 def _figures(row: dict[str, Any], prefix: str) -> dict[str, str]:
     """The figures of a part, as text."""
-    found = {n.removeprefix(prefix): value for n, value in row.items() if n.startswith(prefix)}
-    return {name: shown(name, value) for name, value in found.items()}
+    values = {n.removeprefix(prefix): value for n, value in row.items() if n.startswith(prefix)}
+    return {name: shown(name, value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What is trained: settings, a data set and a model, put together by a task."""
+"""Recipes: the settings, data set and model of a task, put together for training."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -46,7 +46,7 @@ class Recipe(ABC):
         return cls.of(config)
 
     def entry(self) -> dict[str, Any]:
-        """What checkpoints hold beside the settings."""
+        """Content of checkpoints beside the settings."""
         return {}
 
     @property
@@ -68,7 +68,7 @@ class Recipe(ABC):
         """
 
     def check(self) -> None:  # noqa: B027
-        """Refuse, before anything is made, what cannot be trained here.
+        """Refuse what cannot be trained here, before anything is made.
 
         Raises:
             ConfigError: The message says why.
@@ -76,7 +76,7 @@ class Recipe(ABC):
 
     @property
     def title(self) -> str:
-        """What is trained, for a picture."""
+        """Title of pictures."""
         return self.task
 
     def settings(self) -> dict[str, Any]:

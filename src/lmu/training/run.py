@@ -71,7 +71,7 @@ def train(
             :func:`resume_config`.
         output: Folder in which the run's folder, named by the time, is made.
         resume: The checkpoint to continue from; its folder is then the run's. Or a run's folder, to
-            begin anew in it.
+            start over in it.
         console: Where progress is shown; nowhere if None.
         callbacks: Further Lightning callbacks.
 

@@ -28,7 +28,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedCheckpoint(Generic[R]):
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
         path: Its file.
@@ -74,7 +74,7 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     """The checkpoint file that ``path``, a file or the folder of a run, stands for.
 
     Args:
-        path: What the user gave.
+        path: The file or folder.
         preferred: File names to look for in a folder, the first that exists wins.
 
     Raises:
@@ -83,10 +83,10 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     path_rule("path", path)
     path = Path(path)
     if isdir(path):  # False, too, of a name that is too long, or in a folder that is closed to us
-        found = [path / name for name in preferred if isfile(path / name)]
-        if not found:
+        present = [path / name for name in preferred if isfile(path / name)]
+        if not present:
             raise CheckpointError(f"{path} holds no checkpoint ({' or '.join(preferred)})")
-        return found[0]
+        return present[0]
     if not isfile(path):
         what = "is not a file" if exists(path) else "does not exist"
         raise CheckpointError(f"{path} {what}: name a checkpoint or the folder of a run")
@@ -127,7 +127,7 @@ def newest_intact(path: Path, kind: type[R], say: Callable[[str], None]) -> Load
         return loaded
     if wrong:
         told = ", and ".join(map(str, wrong))
-        raise CheckpointError(f"{told}: there is nothing to go on from, train anew")
+        raise CheckpointError(f"{told}: there is nothing to go on from, train again")
     raise CheckpointError(f"{path} holds no checkpoint ({LAST} or {PREVIOUS})")
 
 

@@ -1,4 +1,4 @@
-"""Fields of settings: each is written once, with its default, help, range and option."""
+"""Fields of settings, each with its default, help, range and option."""
 
 import math
 import numbers
@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a field beside its type and default.
+    """Facts of a field beside its type and default.
 
     Attributes:
         help: Text of the option.
@@ -57,14 +57,14 @@ def setting(default: Any, help: str, rule: Rule | None = None, **more: Any) -> A
 
 
 def facts(one: Field[Any]) -> Setting:
-    """What :func:`setting` was told of a field."""
+    """The facts that :func:`setting` wrote into a field."""
     return one.metadata["setting"]
 
 
 def settings_of(config: type[Any]) -> dict[str, Setting]:
     """The settings of a dataclass in the order of the command's options."""
-    found = {one.name: facts(one) for one in fields(config)}
-    return dict(sorted(found.items(), key=lambda item: SECTIONS.index(item[1].section)))
+    settings = {one.name: facts(one) for one in fields(config)}
+    return dict(sorted(settings.items(), key=lambda item: SECTIONS.index(item[1].section)))
 
 
 def within(least: int, most: int) -> Rule:

@@ -114,7 +114,7 @@ class PsMNIST:
         permutation: Order of the pixels (784,).
         data: Folder of the MNIST files; looked for as :func:`lmu.tasks.mnist.locate` says if None.
         full_train: Train on all 60,000 digits, without validation.
-        limit: Use at most so many digits of each part.
+        limit: Most digits of each part.
 
     Raises:
         TypeError: An argument has the wrong type.
