@@ -179,9 +179,21 @@ def test_a_regression_diverges_in_words(output: Path) -> None:
 
 
 def test_labels_of_a_regression_cannot_be_smoothed(output: Path) -> None:
-    with pytest.raises(ConfigError, match="no labels to be smoothed"):
+    with pytest.raises(ConfigError, match="no labels to be smoothed") as error:
         run.train(recipe(label_smoothing=0.1), output=output)
+    assert error.value.setting == "label_smoothing"
     assert not output.exists()
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_model_of_other_outputs_is_told(kind: str, output: Path) -> None:
+    class Other(WaveRecipe):
+        def build_model(self) -> nn.Module:
+            layer = LMUFFT(2, 6, 4, None, 12.0, return_sequences=False)
+            return SequenceClassifier(layer, 3)
+
+    with pytest.raises(ValueError, match=r"must give outputs \(16, [12]\) .* got \(16, 3\)"):
+        run.train(Other(recipe(kind=kind).config), output=output)
 
 
 def test_settings_of_a_task_are_checked_like_those_of_every_run() -> None:

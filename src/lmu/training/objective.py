@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmu.training.settings import ConfigError
+
 Kind = Literal["classification", "regression"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -99,6 +101,7 @@ class Classification:
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """See :class:`Objective`."""
+        _check_shape(outputs, (len(target), self.classes))
         return F.cross_entropy(outputs, target, label_smoothing=self.label_smoothing)
 
     def summed(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -145,6 +148,7 @@ class Regression:
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """See :class:`Objective`."""
+        _check_shape(outputs, tuple(target.shape))
         return self._loss(outputs, target)
 
     def summed(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -174,14 +178,27 @@ class Regression:
         return Metrics(loss / samples, int(samples), rmse=(squares / numbers) ** 0.5)
 
 
+def _check_shape(outputs: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse outputs that a loss would spread over the targets.
+
+    Raises:
+        ValueError: The message has both shapes.
+    """
+    if outputs.shape != shape:
+        raise ValueError(
+            f"the model must give outputs {shape} for these targets, got {tuple(outputs.shape)}"
+        )
+
+
 def objective_of(kind: Kind, outputs: int, label_smoothing: float = 0.0) -> Objective:
     """The objective of a kind of task.
 
     Raises:
-        ValueError: Labels of a regression are to be smoothed.
+        ConfigError: Labels of a regression are to be smoothed.
     """
     if kind == "classification":
         return Classification(outputs, label_smoothing)
     if label_smoothing:
-        raise ValueError(f"regression has no labels to be smoothed, got {label_smoothing}")
+        text = f"regression has no labels to be smoothed, got {label_smoothing}: drop it"
+        raise ConfigError("label_smoothing", text)
     return Regression()

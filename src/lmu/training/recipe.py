@@ -64,7 +64,7 @@ class Recipe(ABC):
         """The model, with fresh weights.
 
         Raises:
-            ValueError: The settings do not make a model.
+            ConfigError: The settings do not make a model.
         """
 
     def check(self) -> None:  # noqa: B027

@@ -194,15 +194,12 @@ def build_module(recipe: Recipe) -> TrainingModule:
     """The module of a recipe, with fresh weights drawn from its seed.
 
     Raises:
-        ConfigError: The model refuses the settings.
+        ConfigError: The model or the objective refuses the settings.
     """
     config, data = recipe.config, recipe.data.description
     seed_everything(config.seed, verbose=False)
-    try:
-        model = recipe.build_model()
-        objective = objective_of(data.kind, data.outputs, config.label_smoothing)
-    except (ValueError, RuntimeError) as error:  # the latter of sizes for which there is no memory
-        raise ConfigError("model", str(error)) from error
+    model = recipe.build_model()
+    objective = objective_of(data.kind, data.outputs, config.label_smoothing)
     optimization = Optimization(
         config.learning_rate, config.epochs, config.schedule, config.weight_decay
     )

@@ -50,7 +50,7 @@ class LoadedCheckpoint(Generic[R]):
         """
         try:
             model = self.recipe.build_model()
-        except (ValueError, RuntimeError) as error:
+        except ConfigError as error:
             raise CheckpointError(f"{self.path} has settings of no model: {error}") from error
         self.fill(model, "model.")
         return model.eval()

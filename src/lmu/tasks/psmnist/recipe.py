@@ -70,7 +70,10 @@ class PsMNISTRecipe(Recipe):
 
     def build_model(self) -> SequenceClassifier:
         """The model with fresh weights."""
-        return build_model(**self.config.model_arguments())
+        try:
+            return build_model(**self.config.model_arguments())
+        except (ValueError, RuntimeError) as error:  # the latter where memory is short
+            raise ConfigError("model", str(error)) from error
 
     def check(self) -> None:
         """Refuse what needs more memory than there is."""
