@@ -13,9 +13,8 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.measure import relative_error
-from lmu import LMU
+from lmu import LegendreMemory
 from lmu._files import write_json
-from lmu.tasks.capacity import memory_alone
 from lmu.theory import decode_window, discretize, impulse_response, least_theta, legendre, legt
 
 OUTPUT = Path(__file__).parent.parent / "results" / "concepts.json"
@@ -24,9 +23,9 @@ WINDOWS = 4  # windows of signal that a memory reads
 CYCLES = [2 ** (k / 4) for k in range(-8, 33)]  # a quarter of a cycle to 256 in a window
 
 
-def memory(order: int, theta: float, discretizer: str = "zoh") -> LMU:
+def memory(order: int, theta: float, discretizer: str = "zoh") -> LegendreMemory:
     """A memory of the signal itself, in float64."""
-    return memory_alone(theta, order, discretizer=discretizer, dtype=torch.float64)
+    return LegendreMemory(order, theta, discretizer=discretizer, dtype=torch.float64)
 
 
 def sines(cycles: float, theta: int) -> Tensor:
@@ -37,10 +36,9 @@ def sines(cycles: float, theta: int) -> Tensor:
 
 
 @torch.no_grad()
-def decoding_error(layer: LMU, signal: Tensor) -> float:
+def decoding_error(layer: LegendreMemory, signal: Tensor) -> float:
     """Relative error of the decoded window of a signal (batch, time, 1)."""
-    _, (_, m_n) = layer(signal)
-    held = layer.decode(m_n)
+    held = layer.decode(layer.final(signal))
     past = signal.flip(1)[:, : held.shape[1]]
     return relative_error(held, past)
 
@@ -56,7 +54,7 @@ def by_frequency(theta: int = 1_000) -> dict[str, Any]:
     return {"theta": theta, "cycles": CYCLES, "orders": orders}
 
 
-def _reaches(layer: LMU, theta: int, most: float) -> float:
+def _reaches(layer: LegendreMemory, theta: int, most: float) -> float:
     """The frequency, in cycles, up to which the error stays below ``most``, by bisection."""
     low, high = 0.0, float(layer.memory_size)
     while high - low > 0.01:
@@ -117,7 +115,7 @@ def of_half_step(order: int = 32, theta: int = 100, cycles: float = 3) -> dict[s
     """Errors of reading an input of k steps ago at (k + 1/2) / theta and at k / theta."""
     signal = sines(cycles, theta)
     layer = memory(order, theta)
-    _, (_, m_n) = layer(signal)
+    m_n = layer.final(signal)
     past = signal[..., 0].flip(1)[:, :theta]
     delays = torch.arange(theta, dtype=torch.float64)
     errors = {}

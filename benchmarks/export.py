@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.measure import relative_error, spread, take_turns
@@ -28,10 +29,9 @@ from lmu import LMU, LMUFFT, Stream
 from lmu._files import write_json
 from lmu.interop.aoti import export_aoti
 from lmu.interop.onnx import export_onnx, quantize_onnx
-from lmu.tasks.psmnist import PsMNIST, build_model
-from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
-from lmu.training.config import RunConfig
-from lmu.training.run import train
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.recipe import load_classifier
+from lmu.tasks.psmnist.run import train
 
 OUTPUT = Path(__file__).parent.parent / "results" / "export.json"
 LAYERS: dict[str, Callable[[], Any]] = {
@@ -200,10 +200,9 @@ def logits(path: Path, layer: Any, x: Tensor, batch: int) -> Tensor:
 
 def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> dict[str, Any]:
     """Accuracy and size of the exported steps of a trained classifier."""
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    model: nn.Module = build_model(**loaded.config.model_arguments()).eval()
-    model.load_state_dict({k.removeprefix("model."): v for k, v in loaded.state_dict.items()})
-    x, labels = PsMNIST(loaded.permutation, loaded.config.data, limit=limit).test_part()
+    loaded = load_classifier(checkpoint)
+    config, model = loaded.recipe.config, loaded.model()
+    x, labels = replace(loaded.recipe.data, limit=limit).test_part()
     exact = export_onnx(model, folder / "exact.onnx")
     files = {
         "float32": exact,
@@ -223,8 +222,8 @@ def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> 
             "right_alone": int((alone.argmax(1) == labels[:singles]).sum()),
             "error": relative_error(got, reference),
         }
-        print(f"{loaded.config.model}, {name}: {figures[name]}", flush=True)
-    return {"digits": len(x), "digits_alone": singles, "config": loaded.config.model_arguments(),
+        print(f"{config.model}, {name}: {figures[name]}", flush=True)
+    return {"digits": len(x), "digits_alone": singles, "config": config.model_arguments(),
             "steps": figures}  # fmt: skip
 
 
@@ -243,7 +242,7 @@ def main() -> None:
         folder = Path(name)
         checkpoints = options.checkpoint
         if checkpoints is None:
-            config = RunConfig(epochs=5, accelerator="cpu", limit=options.limit)
+            config = PsMNISTConfig(epochs=5, accelerator="cpu", limit=options.limit)
             checkpoints = [train(config, output=folder).folder]
         where = machine() | {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
         result: dict[str, Any] = {"machine": where, "step": {}, "sequence": {}, "psmnist": {}}

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.measure import relative_error
+from experiments.capacity.data import band_limited_noise
 from lmu._files import write_json
 from lmu.ops import memory
-from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, least_theta, legt, noise_gain
 
 OUTPUT = Path(__file__).parent.parent / "results" / "numerics.json"

@@ -215,7 +215,7 @@ def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
 
 def main() -> None:
     """Start the processes and write their results."""
-    from lmu.experiments.record import write_record  # brings Lightning, which they do not need
+    from experiments.record import write_record  # brings Lightning, which they do not need
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sequence_parallel")
     parser.add_argument("--quick", action="store_true", help="tiny: to try it, not results")

@@ -19,17 +19,19 @@ from torch.nn import functional as F
 
 from lmu._files import write_json
 from lmu._machine import git_commit
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.recipe import PsMNISTRecipe
+from lmu.tasks.psmnist.run import train
 from lmu.training.batches import Batches
-from lmu.training.config import RunConfig
 from lmu.training.report import machine, versions
-from lmu.training.run import build_module, train
+from lmu.training.run import build_module
 
 
 class Interleave(Callback):
     """Run and time an epoch of the bare loop before each epoch of Lightning's."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.model = build_module(config).model
+    def __init__(self, config: PsMNISTConfig) -> None:
+        self.model = build_module(PsMNISTRecipe.of(config)).model
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.learning_rate, fused=True
         )
@@ -62,7 +64,7 @@ class Interleave(Callback):
             self.optimizer.step()
 
 
-def measure(config: RunConfig) -> dict[str, Any]:
+def measure(config: PsMNISTConfig) -> dict[str, Any]:
     """Time both, leaving out the first epoch of each, in which everything is set up.
 
     Args:
@@ -95,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error(f"--epochs must be at least 2, got {options.epochs}")
-    config = RunConfig(
+    config = PsMNISTConfig(
         epochs=options.epochs, limit=options.limit, full_train=True, accelerator="cpu"
     )
     result = measure(config)

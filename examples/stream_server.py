@@ -336,13 +336,9 @@ def load(path: str) -> Any:
     """The classifier that ``lmu train psmnist`` trained."""
     from pathlib import Path
 
-    from lmu.tasks.psmnist import build_model
-    from lmu.training.checkpoint import BEST, LAST, load_checkpoint, resolve_checkpoint
+    from lmu.tasks.psmnist.recipe import load_classifier
 
-    loaded = load_checkpoint(resolve_checkpoint(Path(path), (BEST, LAST)))
-    model = build_model(**loaded.config.model_arguments())
-    model.load_state_dict({k.removeprefix("model."): v for k, v in loaded.state_dict.items()})
-    return model.eval()
+    return load_classifier(Path(path)).model()
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

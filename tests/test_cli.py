@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 import lmu
 from lmu.cli import app
 from lmu.tasks.mnist import FILES
-from lmu.training import run
-from lmu.training.checkpoint import load_checkpoint
-from lmu.training.config import ConfigError
-from lmu.training.run import resume_config
+from lmu.tasks.psmnist import run
+from lmu.tasks.psmnist.recipe import load_classifier
+from lmu.tasks.psmnist.run import resume_config
+from lmu.training.settings import ConfigError
 from tests.limits import HANG
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -353,7 +353,7 @@ def test_a_killed_process_ends_the_job_and_leaves_its_checkpoint(
     assert "SIGKILL" in text or launcher == "own"
     assert not any(runs(worker) for worker in workers)
     assert not list(folder.glob(".*.tmp*"))
-    load_checkpoint(folder / "best.ckpt")
+    load_classifier(folder / "best.ckpt")
     _, config = resume_config(folder, devices="1")
     assert (config.devices, config.epochs) == ("1", 100000)
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from lmu.cli import app
 from lmu.interop import aoti
 from lmu.interop.aoti import has_compiler
-from lmu.tasks.psmnist import build_model
-from lmu.training.config import RunConfig
-from lmu.training.run import RunResult, train
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.models import build_model
+from lmu.tasks.psmnist.run import train
+from lmu.training.run import RunResult
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 SIZES: dict[str, Any] = {"hidden_size": 40, "memory_size": 32, "batch_size": 50, "limit": 100}
@@ -30,7 +31,7 @@ def invoke(*arguments: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    config = RunConfig(epochs=1, accelerator="cpu", **SIZES)
+    config = PsMNISTConfig(epochs=1, accelerator="cpu", **SIZES)
     return train(config, output=tmp_path_factory.mktemp("runs"))
 
 
@@ -137,7 +138,7 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
 
 def test_too_small_for_int8(tmp_path: Path) -> None:
     sizes: dict[str, Any] = SIZES | {"hidden_size": 5, "memory_size": 6, "limit": 20}
-    folder = train(RunConfig(epochs=1, accelerator="cpu", **sizes), output=tmp_path).folder
+    folder = train(PsMNISTConfig(epochs=1, accelerator="cpu", **sizes), output=tmp_path).folder
     text = invoke(str(folder), "--int8", code=2)
     assert "Invalid value for --int8" in text
     assert "too small" in text

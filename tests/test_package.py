@@ -33,7 +33,7 @@ ROOMS = (
     "plots",
     "models",
 )
-ROOMS += ("tasks", "training", "experiments", "interop", "cli", "__main__")
+ROOMS += ("training", "tasks", "interop", "cli", "__main__")
 
 USE = """
 import torch
@@ -148,6 +148,16 @@ def test_imports_point_one_way(path):
     allowed = ROOMS[: ROOMS.index(own) + 1]
     rooms = set(imported_rooms(path.read_text()))
     assert rooms <= set(allowed), f"{own} may import from {', '.join(allowed)}"
+
+
+def test_the_package_needs_nothing_of_the_repository_around_it():
+    outside = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"tests", "docs"}
+    assert {"benchmarks", "experiments"} <= outside
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not outside & {name.split(".")[0] for name in names}, path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -40,13 +40,13 @@ def measure(s: Session) -> None:
 def epochs(s: Session, model: str) -> dict[str, Any]:
     """Epochs of a bare loop and of Lightning's, in turns, with the data on the device."""
     from benchmarks.training_overhead import Interleave
-    from lmu.training.config import RunConfig
-    from lmu.training.run import train
+    from lmu.tasks.psmnist.config import PsMNISTConfig
+    from lmu.tasks.psmnist.run import train
 
     class OnDevice(Interleave):
         """The turns, where the clock waits for the GPU."""
 
-        def __init__(self, config: RunConfig) -> None:
+        def __init__(self, config: PsMNISTConfig) -> None:
             super().__init__(config)
             self.model.to(s.device)
             self.optimizer = torch.optim.Adam(
@@ -70,7 +70,7 @@ def epochs(s: Session, model: str) -> dict[str, Any]:
             super().on_train_end(trainer, pl_module)
 
     digits = 40 if s.quick else LIMITS[model]
-    config = RunConfig(
+    config = PsMNISTConfig(
         model=model,
         hidden_size=8 if s.quick else None,
         memory_size=8 if s.quick else None,

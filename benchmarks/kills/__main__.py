@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills import children, disks, victims
-from lmu.experiments.record import read_rows, write_record
+from experiments.record import read_rows, write_record
 
 KINDS = ("train-one", "experiment-one", "train-two", "experiment-two", "fill")
 BAD = (

@@ -8,7 +8,8 @@ from typing import Any
 
 from lmu._archive import read_archive
 from lmu._files import _TEMPORARY
-from lmu.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError, load_checkpoint
+from lmu.tasks.psmnist.recipe import load_classifier
+from lmu.training.saved import BEST, LAST, PREVIOUS, CheckpointError
 
 Row = dict[str, Any]
 
@@ -25,7 +26,7 @@ def temporaries(folder: Path) -> set[str]:
 def intact(path: Path) -> bool:
     """Whether a checkpoint can be read, to its last bit."""
     try:
-        load_checkpoint(path)
+        load_classifier(path)
     except CheckpointError:
         return False
     return True
@@ -82,7 +83,7 @@ def check_run(folder: Path, log: Path, seen: Seen) -> dict[str, int]:
     found["rows damaged"] = _wrong_rows(folder / "history.csv", rows)
     found["rows that differ when repeated"] = _note(rows, seen)
     found["best lost"] = int(
-        load_checkpoint(usable[0]).best_epoch is not None and not intact(folder / BEST)
+        load_classifier(usable[0]).best_epoch is not None and not intact(folder / BEST)
     )
     seen.epochs = len(rows)
     return found

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import torch
 
+from experiments.__main__ import build_app
 from lmu.cli import app
 from lmu.tasks import mnist
 
 
 def prepare() -> None:
     """Import and read once, in the parent, what takes every command seconds to import and read."""
-    import lmu.experiments.mackey_glass
-    import lmu.experiments.psmnist
-    import lmu.training.run  # noqa: F401
+    import lmu.tasks.psmnist.run  # noqa: F401
 
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
     paths, load = mnist.locate(), mnist.load
@@ -36,10 +35,10 @@ def start(
     file_limit: int | None = None,
     fresh: bool = False,
 ) -> int:
-    """Fork a process that runs ``lmu`` with these arguments, and return its number.
+    """Fork a process that runs a command, and return its number.
 
     Args:
-        arguments: Of the command.
+        arguments: The command, ``lmu`` or ``experiments``, and its arguments.
         log: Gets what it prints.
         tmpdir: Its ``TMPDIR``.
         file_limit: Largest size of a file that it may write, in bytes.
@@ -59,8 +58,9 @@ def start(
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         if fresh:
-            os.execv(sys.executable, [sys.executable, "-m", "lmu", *arguments])
-        app(arguments, prog_name="lmu")
+            os.execv(sys.executable, [sys.executable, "-m", *arguments])
+        command, *words = arguments
+        (app if command == "lmu" else build_app())(words, prog_name=command)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # nothing may get out: the parent's code would run a second time

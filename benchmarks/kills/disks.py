@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.kills import children
 from benchmarks.kills.checks import damaged, intact, temporaries
 from benchmarks.kills.victims import OPTIONS
-from lmu.training.checkpoint import LAST, PREVIOUS
+from lmu.training.saved import LAST, PREVIOUS
 
 EPOCHS = 12
 SIZES = range(8, 408, 8)  # kB: from no room for a checkpoint to room for all but the last picture
@@ -53,7 +53,16 @@ def _disk(folder: Path, size: int) -> Iterator[int | None]:
 
 def _fill_one(folder: Path, tmpdir: Path, limit: int | None) -> Counter[str]:
     log = folder.with_suffix(".log")
-    arguments = ["train", "psmnist", *OPTIONS, "--epochs", str(EPOCHS), "--output", str(folder)]
+    arguments = [
+        "lmu",
+        "train",
+        "psmnist",
+        *OPTIONS,
+        "--epochs",
+        str(EPOCHS),
+        "--output",
+        str(folder),
+    ]
     status = children.wait(children.start(arguments, log, tmpdir, limit), 300)
     said = log.read_text()
     counts: Counter[str] = Counter({"disks": 1})
@@ -77,6 +86,6 @@ def _goes_on(run: Path, tmpdir: Path, limit: int | None) -> bool:
     if limit is None:
         larger = ["mount", "-o", "remount,size=4m", str(run.parent)]
         subprocess.run(larger, check=True)
-    command = ["train", "psmnist", "--resume", str(run)]
+    command = ["lmu", "train", "psmnist", "--resume", str(run)]
     status = children.wait(children.start(command, run.parent.with_suffix(".log"), tmpdir), 300)
     return status == 0 and (run / "metrics.json").is_file()

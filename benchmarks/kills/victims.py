@@ -1,4 +1,4 @@
-"""What is killed: a run of ``lmu train``, and experiments of ``lmu reproduce``."""
+"""What is killed: a run of ``lmu train``, and experiments."""
 
 import json
 import random
@@ -9,9 +9,9 @@ from typing import Any
 
 from benchmarks.kills import children
 from benchmarks.kills.checks import Seen, check_run, damaged, intact, temporaries
-from lmu.experiments.psmnist import RECIPES, Recipe
-from lmu.training.checkpoint import LAST, PREVIOUS
-from lmu.training.config import RunConfig
+from experiments.psmnist.recipes import RECIPES, Recipe
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.training.saved import LAST, PREVIOUS
 
 TINY = {"hidden_size": 6, "memory_size": 5, "batch_size": 50, "limit": 100, "accelerator": "cpu"}
 OPTIONS = [part for k, v in TINY.items() for part in ("--" + k.replace("_", "-"), str(v))]
@@ -45,9 +45,9 @@ def train(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Counter
 def _arguments(folder: Path) -> list[str]:
     runs = [path for path in folder.glob("*") if path.is_dir() and any(path.glob("c*.json"))]
     if runs:
-        return ["train", "psmnist", "--resume", str(max(runs)), "--accelerator", "cpu"]
+        return ["lmu", "train", "psmnist", "--resume", str(max(runs)), "--accelerator", "cpu"]
     more = ["--epochs", "1000000", "--schedule", "constant", "--output", str(folder)]
-    return ["train", "psmnist", *OPTIONS, *more]
+    return ["lmu", "train", "psmnist", *OPTIONS, *more]
 
 
 def _life(
@@ -85,12 +85,12 @@ def _life(
 def _goes_on(folder: Path, tmpdir: Path) -> int:
     """Whether commands on the killed run fail."""
     run = max(path for path in folder.glob("*") if any(path.glob("*.ckpt")))
-    pid = children.start(["eval", str(run)], folder.with_suffix(".log"), tmpdir)
+    pid = children.start(["lmu", "eval", str(run)], folder.with_suffix(".log"), tmpdir)
     return int(children.wait(pid, 120) != 0)
 
 
 def experiment(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Counter[str]:
-    """Kill ``lmu reproduce`` until all its figures are there, and compare them; begin anew.
+    """Kill experiments until all its figures are there, and compare them; begin anew.
 
     In turns the experiment that trains by ``lmu train`` and leaves a file for each run, and one
     whose file gets a row for each run.
@@ -101,7 +101,7 @@ def experiment(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Co
         tmpdir: ``TMPDIR`` of the commands.
         rng: Chooses the moments.
     """
-    RECIPES["lmufft"] = Recipe(RunConfig(epochs=40, **TINY), 2)
+    RECIPES["lmufft"] = Recipe(PsMNISTConfig(epochs=40, **TINY), 2)
     commands = {
         "psmnist": ["psmnist", "lmufft", "--output", str(folder)],
         "mackey-glass": ["mackey-glass", "lmufft", "--quick", "--epochs", "1", "--seeds", "6"],
@@ -112,7 +112,7 @@ def experiment(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Co
     while counts["kills"] < kills:
         for name, command in commands.items():
             shutil.rmtree(folder, ignore_errors=True)
-            arguments = ["reproduce", *command]
+            arguments = ["experiments", *command]
             if name not in wanted:
                 children.wait(children.start(arguments, folder.with_suffix(".log"), tmpdir), 300)
                 wanted[name] = _figures(folder)

@@ -10,8 +10,8 @@ from torch import Tensor
 from benchmarks.concepts import memory
 from docs.figures import style
 from docs.figures.records import ROOT, record
+from experiments.capacity.data import band_limited_noise
 from lmu.plots import plot_window
-from lmu.tasks.capacity import band_limited_noise
 from lmu.theory import discretize, impulse_response, legendre, legt
 
 THETA = 200
@@ -30,7 +30,7 @@ def signal_and_window() -> Figure:
     axes.plot(signal[0, :, 0], color="#9aa2ad", lw=1.2)
     layer = memory(24, THETA)
     for number, now in enumerate((200, 400, 600)):
-        _, (_, m) = layer(signal[:, :now])
+        m = layer.final(signal[:, :now])
         held = layer.decode(m)[0, :, 0].flip(0)
         axes.plot(torch.arange(now - THETA, now), held, color=f"C{number}", lw=3, alpha=0.8)
         axes.axvline(now - 1, color=f"C{number}", lw=1, ls=":")
@@ -51,7 +51,7 @@ def orders() -> Figure:
     panels = figure.subplots(3, 1, sharex=True, sharey=True)
     for number, (axes, order) in enumerate(zip(panels, (6, 12, 24), strict=True)):
         layer = memory(order, THETA)
-        _, (_, m) = layer(signal)
+        m = layer.final(signal)
         plot_window(layer, m[0], signal[0], axes=axes)
         held, inputs = axes.lines
         held.set_color(f"C{number}")

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from lmu._extras import require
-from lmu.layers import LMU, LMUFFT, LMUCell
+from lmu.layers import LMU, LMUFFT, LegendreMemory, LMUCell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def plot_window(
-    layer: LMU | LMUFFT | LMUCell,
+    layer: LegendreMemory | LMU | LMUFFT | LMUCell,
     m: Tensor,
     inputs: Tensor | None = None,
     *,
@@ -23,7 +23,7 @@ def plot_window(
     """Draw the window that a memory state holds, and if given the inputs that made it.
 
     Args:
-        layer: The layer that the state is of.
+        layer: The memory or the layer that the state is of.
         m: One state (memory_channels * memory_size).
         inputs: Encoded inputs u up to now (time, memory_channels), the newest last. Without an
             encoder, or with one that leaves it as it is, these are the layer's inputs.
@@ -40,17 +40,18 @@ def plot_window(
     require("matplotlib", extra="plot")
     if m.ndim != 1:
         raise ValueError(f"m must be one state, with a single axis, got {tuple(m.shape)}")
-    channels = layer.memory_channels
+    memory = layer if isinstance(layer, LegendreMemory) else layer.memory
+    channels = memory.channels
     if inputs is not None and (inputs.ndim != 2 or inputs.shape[1] != channels):
         raise ValueError(
             f"inputs must have the shape (time, memory_channels={channels}), "
             f"got {tuple(inputs.shape)}"
         )
-    theta = layer.theta
+    theta = memory.theta
     window = min(theta) if isinstance(theta, tuple) else theta
     delays = torch.linspace(-0.5, window - 0.5, points, dtype=torch.float64)
     with torch.no_grad():
-        decoded = layer.decode(m.detach().to(torch.promote_types(m.dtype, torch.float32)), delays)
+        decoded = memory.decode(m.detach().to(torch.promote_types(m.dtype, torch.float32)), delays)
     drawn: Any = _new_axes() if axes is None else axes
     for c in range(channels):
         (line,) = drawn.plot(-delays, decoded[:, c].cpu(), label=_name("memory", c, channels))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmu.training.config import RunConfig
-from lmu.training.run import train
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.run import train
 
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
@@ -19,7 +19,7 @@ from benchmarks.kills.checks import Seen, check_run, temporaries
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = RunConfig(
+    config = PsMNISTConfig(
         hidden_size=4, memory_size=3, batch_size=50, limit=100, epochs=2, accelerator="cpu"
     )
     return train(config, output=tmp_path_factory.mktemp("runs")).folder
@@ -51,12 +51,12 @@ def test_losses_are_counted(folder: Path, tmp_path: Path) -> None:
 
 def test_commands_end_or_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
-    status = children.wait(children.start(["--version"], log, tmp_path), 60)
+    status = children.wait(children.start(["lmu", "--version"], log, tmp_path), 60)
     assert status == 0
     assert "torch-lmu" in log.read_text()
     read, write = os.pipe()
     monkeypatch.setattr(children, "app", lambda *_, **__: os.read(read, 1))  # for ever
-    pid = children.start([], log, tmp_path)
+    pid = children.start(["lmu"], log, tmp_path)
     assert children.wait(pid, 0.01) is None
     assert children.kill(pid)
     for end in (read, write):

@@ -1,12 +1,13 @@
+import itertools
 import json
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.experiments.capacity import DelayModule, Settings, run
-from lmu.tasks.capacity import DelayLine
+from experiments.__main__ import build_app
+from experiments.capacity.models import DelayLine
+from experiments.capacity.recipe import Late, Settings, Signals, run
 
 QUICK = Settings(
     windows=(60, 100), orders=(12, 48), points=5, signals=2, reads=10,
@@ -48,20 +49,23 @@ def test_record_tells_what_it_depends_on(record):
 
 def test_lstm_is_trained_on_the_delayed_signal():
     delays = torch.tensor([0, 7, 19])
-    module = DelayModule(DelayLine(4, 3), 20, delays, seed=0)
-    signal = module.signals(3)
-    assert signal.shape == (32, 40)
-    targets = module.targets(signal)
+    signals = Signals(20, delays, seed=0)
+    first, second = itertools.islice(signals, 2)
+    x, targets, weight = first
+    assert weight == 1
+    assert x.shape == (32, 40, 1)
     assert targets.shape == (32, 20, 3)
     for i, delay in enumerate(delays.tolist()):
-        torch.testing.assert_close(targets[..., i], signal[:, 20 - delay : 40 - delay])
-    assert not torch.equal(signal, module.signals(4))
+        torch.testing.assert_close(targets[..., i], x[:, 20 - delay : 40 - delay, 0])
+    assert not torch.equal(x, second[0])
+    model = DelayLine(4, 3)
+    assert torch.equal(Late(model, 20)(x), model(x)[:, 20:])
 
 
 def test_command(tmp_path):
     path = tmp_path / "figures.json"
-    command = ["reproduce", "capacity", "--quick", "--lstm-seconds", "0.5", "--output", str(path)]
-    result = CliRunner().invoke(app, command)
+    command = ["capacity", "--quick", "--lstm-seconds", "0.5", "--output", str(path)]
+    result = CliRunner().invoke(build_app(), command)
     assert result.exit_code == 0, result.output
     assert len(json.loads(path.read_text())["rows"]) == 7
     assert "LMU, order 100" in result.output

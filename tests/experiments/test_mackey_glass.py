@@ -6,18 +6,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.experiments import mackey_glass
-from lmu.experiments.mackey_glass import Settings, run
-from lmu.experiments.mackey_glass.models import MODELS
-from lmu.experiments.mackey_glass.training import (
-    MackeyGlassModule,
+from experiments.__main__ import build_app
+from experiments.mackey_glass import runs as mackey_glass
+from experiments.mackey_glass.data import MackeyGlass, Part, make_task, nrmse
+from experiments.mackey_glass.models import MODELS
+from experiments.mackey_glass.recipe import (
     Recipe,
+    Windows,
     predict,
+    series_loss,
     step_weights,
     train,
 )
-from lmu.tasks.mackey_glass import MackeyGlass, Part, make_task, nrmse
+from experiments.mackey_glass.runs import Settings, run
 from lmu.training.module import TrainingDivergedError
 
 QUICK = Settings(
@@ -140,10 +141,9 @@ def test_windows_stand_for_whole_series():
     wrong[:8] = torch.arange(8.0)
     assert (weights * wrong[:20]).sum().item() == pytest.approx(wrong.mean().item(), rel=1e-5)
     task = _task(torch.ones(4, 1000, 1))
-    module = MackeyGlassModule(torch.nn.Identity(), task, recipe, seed=0)
     # Half of the target is missing at every step, of which the loss is the square.
-    batch = Part(*(values[:, :20] for values in task.train))
-    assert module.training_step(batch, 0).item() == pytest.approx(0.25)
+    x, y = (values[:, :20] for values in task.train)
+    assert series_loss(recipe, task.train)(x, y).item() == pytest.approx(0.25)
 
 
 def test_windows_are_of_the_training_series():
@@ -151,8 +151,7 @@ def test_windows_are_of_the_training_series():
     recipe = Recipe(0.01, 2, batches=40, batch_size=8, window=30)
 
     def windows(seed):
-        module = MackeyGlassModule(torch.nn.Identity(), _task(series), recipe, seed)
-        return list(module.train_dataloader())
+        return [Part(x, y) for x, y, _ in Windows(_task(series).train, recipe, seed, lambda: 0)]
 
     found = windows(0)
     assert len(found) == 40
@@ -218,7 +217,7 @@ def test_trouble_in_training():
 
 
 def _command(*arguments):
-    return CliRunner().invoke(app, ["reproduce", "mackey-glass", *arguments])
+    return CliRunner().invoke(build_app(), ["mackey-glass", *arguments])
 
 
 def test_command(tmp_path):

@@ -11,16 +11,17 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.cli.reproduce import Row
-from lmu.experiments import psmnist
-from lmu.experiments.psmnist import RECIPES, Recipe, run
-from lmu.tasks.psmnist import build_model
-from lmu.training.config import ConfigError, RunConfig
+from experiments.__main__ import build_app
+from experiments.psmnist import runs as psmnist
+from experiments.psmnist.recipes import RECIPES, Recipe
+from experiments.psmnist.runs import run
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.models import build_model
 from lmu.training.interruption import RunInterruptedError
+from lmu.training.settings import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
-TINY = RunConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
+TINY = PsMNISTConfig(hidden_size=6, memory_size=5, epochs=2, batch_size=50, limit=100)
 
 
 class StopAt(Callback):
@@ -67,7 +68,6 @@ def test_sizes_are_those_of_the_table():
 
 
 def test_names_are_those_of_the_options_that_build_the_models():
-    assert [row.value for row in Row] == list(RECIPES)
     for name, recipe in RECIPES.items():
         model, _, size = name.partition("-")
         assert recipe.config.model == ("lmufft" if name == "demo" else model)
@@ -87,7 +87,7 @@ def test_options_of_the_table_build_models_of_its_sizes():
         sizes: dict[str, Any] = {
             key: value if key == "model" else int(value) for key, value in given.items()
         }
-        model = build_model(**RunConfig(**sizes).model_arguments())
+        model = build_model(**PsMNISTConfig(**sizes).model_arguments())
         assert f"{sum(p.numel() for p in model.parameters()):,}" == parameters
 
 
@@ -140,7 +140,7 @@ def test_whatever_a_kill_leaves_the_same_command_ends_well(tiny, tmp_path, monke
         file.write_bytes(file.read_bytes()[:-900])
     said = io.StringIO()
     run(["lmufft"], tmp_path, seeds=1, console=Console(file=said, width=1000))
-    assert "train anew. It stays as it is, and another run is begun" in said.getvalue()
+    assert "train again. It stays as it is, and another run is begun" in said.getvalue()
     again = json.loads(done.read_text())
     assert again["test_loss"] == figures["test_loss"]
     assert len(list(runs.iterdir())) == 2  # the damaged one, and the new one
@@ -153,13 +153,13 @@ def test_an_unknown_model(tmp_path):
 
 
 def test_command(tmp_path):
-    command = ["reproduce", "psmnist", "lmufft", "deep-255", "--quick", "--output", str(tmp_path)]
-    result = CliRunner().invoke(app, command)
+    command = ["psmnist", "lmufft", "deep-255", "--quick", "--output", str(tmp_path)]
+    result = CliRunner().invoke(build_app(), command)
     assert result.exit_code == 0, result.output
     assert "deep-255-seed0: test accuracy" in result.output
     metrics = json.loads((tmp_path / "deep-255-seed0.json").read_text())
     assert metrics["parameters"] == 199_165
-    assert "there already" in CliRunner().invoke(app, command).output
-    wrong = CliRunner().invoke(app, ["reproduce", "psmnist", "cnn"])
+    assert "there already" in CliRunner().invoke(build_app(), command).output
+    wrong = CliRunner().invoke(build_app(), ["psmnist", "cnn"])
     assert wrong.exit_code == 2
     assert "cnn" in wrong.output

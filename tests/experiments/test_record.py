@@ -8,9 +8,11 @@ import threading
 
 import pytest
 
+from experiments import record
+from experiments.mackey_glass import runs as mackey_glass
+from experiments.record import add_row, locked, read_rows
+from experiments.series import plan as series
 from lmu._files import WriteError
-from lmu.experiments import mackey_glass, record, series
-from lmu.experiments.record import add_row, locked, read_rows
 from tests import forks
 
 KINDS = {"model": str, "seed": int}

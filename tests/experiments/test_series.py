@@ -8,9 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lmu.cli import app
-from lmu.experiments.series import Settings, plan, problems, run, runs
-from lmu.experiments.series.baselines import (
+from experiments.__main__ import build_app
+from experiments.series import problems, runs
+from experiments.series.baselines import (
     autoregression,
     memory_regression,
     minirocket,
@@ -18,10 +18,13 @@ from lmu.experiments.series.baselines import (
     repeat_cycle,
     warped_distances,
 )
-from lmu.experiments.series.models import NETWORKS, sized
-from lmu.experiments.series.problems import PROBLEMS, score_forecasts, split_recordings
-from lmu.experiments.series.training import Part, Recipe, train
-from lmu.tasks.series import HORIZON, as_recordings
+from experiments.series.data import HORIZON, as_recordings
+from experiments.series.models import NETWORKS, sized
+from experiments.series.plan import Settings, plan, run
+from experiments.series.problems import PROBLEMS, score_forecasts, split_recordings
+from experiments.series.recipe import Part, Recipe
+from experiments.series.training import train
+from lmu.training.objective import Classification
 
 NETWORK = [(data, model) for data, networks in NETWORKS.items() for model in networks]
 
@@ -62,15 +65,15 @@ def test_training_learns_and_repeats_itself():
     x[..., 0] += 4 * y[:, None]
     part = Part(x, lengths, y)
     recipe = Recipe(15, 1e-2, batch_size=8)
-    loss = torch.nn.functional.cross_entropy
+    objective = Classification(4)
 
     def trained(seed):
-        return train(lambda: build("BasicMotions", "LMUFFT", 8), loss, part, recipe, seed)[0]
+        return train(lambda: build("BasicMotions", "LMUFFT", 8), objective, part, recipe, seed)[0]
 
     first, second, other = (trained(seed)(x, lengths) for seed in (0, 0, 1))
     assert first.equal(second)
     assert not first.equal(other)
-    assert loss(first, part.y) < 0.2
+    assert objective.loss(first, part.y) < 0.2
 
 
 def test_neighbour_by_time_warping():
@@ -252,13 +255,13 @@ def test_command(tmp_path, monkeypatch, few_orders):
     path = tmp_path / "figures.json"
     network = {"LMUFFT": NETWORKS["sunspots"]["LMUFFT"]}
     monkeypatch.setitem(NETWORKS, "sunspots", network)
-    arguments = ["reproduce", "series", "sunspots", "--quick", "--output", str(path)]
-    result = CliRunner().invoke(app, arguments)
+    arguments = ["series", "sunspots", "--quick", "--output", str(path)]
+    result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 0, result.output
     assert "autoregression" in result.output
     assert len(json.loads(path.read_text())["rows"]) == 4
-    assert CliRunner().invoke(app, [*arguments[:2], "moonspots"]).exit_code == 2
+    assert CliRunner().invoke(build_app(), [arguments[0], "moonspots"]).exit_code == 2
     path.write_text("[]")
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 2
     assert "no record of this experiment" in re.sub(r"[\s│]+", " ", result.output)

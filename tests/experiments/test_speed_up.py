@@ -4,10 +4,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from experiments.__main__ import build_app
+from experiments.speed_up import runs as speed_up
+from experiments.speed_up.runs import LAYERS, Settings, StepByStep, run
 from lmu import LMUFFT
-from lmu.cli import app
-from lmu.experiments import speed_up
-from lmu.experiments.speed_up import LAYERS, Settings, StepByStep, run
 
 
 def test_the_same_equations_step_by_step():
@@ -48,16 +48,16 @@ def test_training_steps_change_the_weights(monkeypatch):
 
 def test_command(tmp_path):
     path = tmp_path / "speed.json"
-    command = ["reproduce", "speed-up", "--quick", "--output", str(path)]
-    result = CliRunner().invoke(app, command)
+    command = ["speed-up", "--quick", "--output", str(path)]
+    result = CliRunner().invoke(build_app(), command)
     assert result.exit_code == 0, result.output
     assert len(json.loads(path.read_text())["rows"]) == len(LAYERS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(tmp_path):
-    command = ["reproduce", "speed-up", "--device", "cuda", "--output", str(tmp_path / "x.json")]
-    result = CliRunner().invoke(app, command)
+    command = ["speed-up", "--device", "cuda", "--output", str(tmp_path / "x.json")]
+    result = CliRunner().invoke(build_app(), command)
     assert result.exit_code == 2
     assert "no CUDA device" in result.output
 
@@ -68,6 +68,6 @@ def test_wrong_options(tmp_path):
         ("--output", "/dev/null/x.json", "cannot be written"),
         ("--output", str(tmp_path), "is a folder"),
     ):
-        result = CliRunner().invoke(app, ["reproduce", "speed-up", "--quick", option, value])
+        result = CliRunner().invoke(build_app(), ["speed-up", "--quick", option, value])
         assert result.exit_code == 2
         assert says in " ".join(result.output.replace("│", "").split())

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+import experiments
 import lmu
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.values import spoil
 
-PACKAGE = str(Path(lmu.__file__).parent)
+OURS = tuple(str(Path(str(package.__file__)).parent) for package in (lmu, experiments))
 ALLOWED = (ValueError, TypeError, NotImplementedError, ImportError, OSError)
 SECONDS = 30  # an endless call is a finding
 
@@ -62,7 +63,7 @@ def is_ours(error: BaseException) -> bool:
         return False
     path = place.tb_frame.f_code.co_filename
     inside = any(first <= place.tb_lineno <= last for first, last in _raises(path))
-    return path.startswith(PACKAGE) and inside
+    return path.startswith(OURS) and inside
 
 
 def wrong_call(seed: int, number: int) -> tuple[str, Callable[..., Any], dict[str, Any]]:

@@ -26,19 +26,19 @@ COMMANDS = {
     ("predict",): ["", "--count", "--seed", "--output", "--data"],
     ("export",): ["", "--format", "--output"],
     ("explain",): ["", "", "--hidden-size", "--batch-size", "--channels", "--device"],
-    ("reproduce", "psmnist"): ["", "--seeds", "--output"],
-    ("reproduce", "series"): ["--seeds", "--output"],
-    ("reproduce", "mackey-glass"): ["", "--seeds", "--epochs", "--output"],
-    ("reproduce", "capacity"): ["--seed", "--lstm-seconds", "--output"],
-    ("reproduce", "speed-up"): ["--device", "--rounds", "--output"],
+    ("experiments", "psmnist"): ["", "--seeds", "--output"],
+    ("experiments", "series"): ["--seeds", "--output"],
+    ("experiments", "mackey-glass"): ["", "--seeds", "--epochs", "--output"],
+    ("experiments", "capacity"): ["--seed", "--lstm-seconds", "--output"],
+    ("experiments", "speed-up"): ["--device", "--rounds", "--output"],
 }  # fmt: skip
 # Appended to commands that would else work for long, whose data are then not found.
 STOPPED = {("train", "psmnist"): ["--data", "no/such/folder"],
-           ("reproduce", "psmnist"): ["--quick", "--data", "no/such/folder"],
-           ("reproduce", "mackey-glass"): ["--output=/dev/null/x.json"],
-           ("reproduce", "series"): ["--output=/dev/null/x.json"],
-           ("reproduce", "capacity"): ["--output=/dev/null/x.json"],
-           ("reproduce", "speed-up"): ["--output=/dev/null/x.json"]}  # fmt: skip
+           ("experiments", "psmnist"): ["--quick", "--data", "no/such/folder"],
+           ("experiments", "mackey-glass"): ["--output=/dev/null/x.json"],
+           ("experiments", "series"): ["--output=/dev/null/x.json"],
+           ("experiments", "capacity"): ["--output=/dev/null/x.json"],
+           ("experiments", "speed-up"): ["--output=/dev/null/x.json"]}  # fmt: skip
 
 
 def wrong_command(seed: int, number: int) -> list[str]:
@@ -69,13 +69,15 @@ def check_command(seed: int, number: int) -> tuple[str, str, str]:
     """The command, what came of it (refused, accepted or WRONG), and what it said."""
     from typer.testing import CliRunner
 
+    from experiments.__main__ import build_app
     from lmu.cli import app
 
     words = wrong_command(seed, number)
-    text = "lmu " + " ".join(word if len(word) < 40 else f"{word[:30]}..." for word in words)
+    text = " ".join(word if len(word) < 40 else f"{word[:30]}..." for word in words)
     try:
         with _elsewhere(), limit(SECONDS):
-            result = CliRunner().invoke(app, words)
+            ours = words[0] != "experiments"
+            result = CliRunner().invoke(app if ours else build_app(), words if ours else words[1:])
     except HangError as error:
         return text, "WRONG", str(error)
     said = result.output.strip()

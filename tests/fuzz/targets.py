@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import lmu
+from experiments.capacity import data as capacity
+from experiments.capacity import models as memories
+from experiments.mackey_glass import data as mackey_glass
+from experiments.series import data as series
 from lmu import (
     LMU,
     LMUFFT,
@@ -25,7 +29,9 @@ from lmu import (
     theory,
 )
 from lmu.models import GaussianNoise, SequenceClassifier
-from lmu.tasks import capacity, mackey_glass, mnist, psmnist, series
+from lmu.tasks import mnist
+from lmu.tasks.psmnist import data as psmnist
+from lmu.tasks.psmnist import models
 
 Target = Callable[[], tuple[Callable[..., Any], dict[str, Any]]]
 TARGETS: dict[str, Target] = {}
@@ -34,10 +40,11 @@ NOT_CALLED = {
     "lmu.__version__", "lmu.ops.LMU_METHODS", "lmu.ops.MEMORY_METHODS", "lmu.ops.READOUT_METHODS",
     "lmu.ops.MethodChoice", "lmu.ops.MemoryMethod", "lmu.ops.ReadoutMethod", "lmu.ops.LMUMethod",
     "lmu.ops.Cost", "lmu.ops.BlockDynamics", "lmu.ops.LMUWeights",
-    "lmu.theory.DISCRETIZERS", "lmu.tasks.mackey_glass.Part", "lmu.tasks.mackey_glass.MackeyGlass",
-    "lmu.tasks.mnist.DataError", "lmu.tasks.mnist.default_cache", "lmu.tasks.psmnist.Preset",
-    "lmu.tasks.psmnist.default_permutation", "lmu.tasks.series.Recordings",
-    "lmu.tasks.series.Windows", "lmu.tasks.series.sunspots",
+    "lmu.theory.DISCRETIZERS", "experiments.mackey_glass.data.Part",
+    "experiments.mackey_glass.data.MackeyGlass",
+    "lmu.tasks.mnist.DataError", "lmu.tasks.mnist.default_cache", "lmu.tasks.psmnist.config.Preset",
+    "lmu.tasks.psmnist.data.default_permutation", "experiments.series.data.Recordings",
+    "experiments.series.data.Windows", "experiments.series.data.sunspots",
 }  # fmt: skip
 
 
@@ -279,23 +286,21 @@ lazily(
 
 # Tasks.
 
-target("lmu.tasks.capacity.band_limited_noise", capacity.band_limited_noise, length=50, theta=20.0,
-       seed=0, cutoff=5.0, batch=2)  # fmt: skip
-target("lmu.tasks.capacity.memory_alone", capacity.memory_alone, theta=9.0, order=4,
-       return_sequences=False, discretizer="zoh", dtype=torch.float32)  # fmt: skip
-lazily("lmu.tasks.capacity.decoding_error", lambda: (capacity.decoding_error, {
-    "layer": capacity.memory_alone(9.0, 4), "signal": rand(2, 40), "delays": torch.tensor([0, 3]),
+target("experiments.capacity.data.band_limited_noise", capacity.band_limited_noise, length=50,
+       theta=20.0, seed=0, cutoff=5.0, batch=2)  # fmt: skip
+lazily("experiments.capacity.models.decoding_error", lambda: (memories.decoding_error, {
+    "memory": LegendreMemory(4, 9.0), "signal": rand(2, 40), "delays": torch.tensor([0, 3]),
     "reads": 5}))  # fmt: skip
-target("lmu.tasks.capacity.DelayLine", capacity.DelayLine, hidden_size=3, delays=2)
-lazily("lmu.tasks.capacity.DelayLine.forward", lambda: (
-    capacity.DelayLine(3, 2), {"x": rand(2, 5, 1)}))  # fmt: skip
-lazily("lmu.tasks.mackey_glass.mackey_glass", lambda: (mackey_glass.mackey_glass, {
+target("experiments.capacity.models.DelayLine", memories.DelayLine, hidden_size=3, delays=2)
+lazily("experiments.capacity.models.DelayLine.forward", lambda: (
+    memories.DelayLine(3, 2), {"x": rand(2, 5, 1)}))  # fmt: skip
+lazily("experiments.mackey_glass.data.mackey_glass", lambda: (mackey_glass.mackey_glass, {
     "history": torch.tensor([1.1, 1.2]), "steps": 30, "tau": 17.0, "beta": 0.2, "gamma": 0.1,
     "n": 10.0, "substeps": 10}))  # fmt: skip
-target("lmu.tasks.mackey_glass.make_task", mackey_glass.make_task, series=(1, 1, 1), length=20,
-       ahead=3, seed=0)  # fmt: skip
+target("experiments.mackey_glass.data.make_task", mackey_glass.make_task, series=(1, 1, 1),
+       length=20, ahead=3, seed=0)  # fmt: skip
 lazily(
-    "lmu.tasks.mackey_glass.nrmse",
+    "experiments.mackey_glass.data.nrmse",
     lambda: (
         mackey_glass.nrmse,
         {"prediction": rand(3, 4), "target": rand(3, 4), "centered": False},
@@ -307,23 +312,25 @@ target("lmu.tasks.mnist.read_bytes", mnist.read_bytes, name=next(iter(mnist.FILE
 target("lmu.tasks.mnist.verify", mnist.verify, paths={n: Path("no") for n in mnist.FILES})
 target("lmu.tasks.mnist.load", mnist.load, paths={n: Path("no") for n in mnist.FILES},
        part="train")  # fmt: skip
-target("lmu.tasks.psmnist.build_model", psmnist.build_model, model="deep", hidden_size=4,
+target("lmu.tasks.psmnist.models.build_model", models.build_model, model="deep", hidden_size=4,
        memory_size=3, theta=9.0, dropout=0.1, input_dropout=0.0, layers=2,
        hidden_noise=0.1)  # fmt: skip
-target("lmu.tasks.psmnist.build_model of LSTM", psmnist.build_model, model="lstm", hidden_size=4,
-       memory_size=None, theta=9.0, dropout=0.1)  # fmt: skip
-target("lmu.tasks.psmnist.load_permutation", psmnist.load_permutation, path=Path("no/such/file"))
-lazily("lmu.tasks.psmnist.check_permutation", lambda: (psmnist.check_permutation, {
+target("lmu.tasks.psmnist.models.build_model of LSTM", models.build_model, model="lstm",
+       hidden_size=4, memory_size=None, theta=9.0, dropout=0.1)  # fmt: skip
+target(
+    "lmu.tasks.psmnist.data.load_permutation", psmnist.load_permutation, path=Path("no/such/file")
+)
+lazily("lmu.tasks.psmnist.data.check_permutation", lambda: (psmnist.check_permutation, {
     "permutation": psmnist.default_permutation(), "name": "permutation"}))  # fmt: skip
-target("lmu.tasks.psmnist.split_indices", psmnist.split_indices, full_train=False)
-lazily("lmu.tasks.psmnist.PsMNIST", lambda: (psmnist.PsMNIST, {
+target("lmu.tasks.psmnist.data.split_indices", psmnist.split_indices, full_train=False)
+lazily("lmu.tasks.psmnist.data.PsMNIST", lambda: (psmnist.PsMNIST, {
     "permutation": psmnist.default_permutation(), "data": "no/such/folder", "full_train": False,
     "limit": 3}))  # fmt: skip
 lazily(
-    "lmu.tasks.psmnist.PsMNIST.sequences",
+    "lmu.tasks.psmnist.data.PsMNIST.sequences",
     lambda: (psmnist.PsMNIST().sequences, {"images": torch.zeros(2, 28, 28, dtype=torch.uint8)}),
 )
-lazily("lmu.tasks.psmnist.PsMNIST.images", lambda: (
+lazily("lmu.tasks.psmnist.data.PsMNIST.images", lambda: (
     psmnist.PsMNIST().images, {"sequences": torch.rand(2, 784, 1)}))  # fmt: skip
 
 
@@ -331,25 +338,26 @@ def recordings() -> series.Recordings:
     return series.as_recordings([rand(5, 2), rand(3, 2), rand(4, 2)], ["a", "b", "a"])
 
 
-target("lmu.tasks.series.load_recordings", series.load_recordings, name="no such", part="train")
-lazily("lmu.tasks.series.as_recordings", lambda: (series.as_recordings, {
+target("experiments.series.data.load_recordings", series.load_recordings, name="no such",
+       part="train")  # fmt: skip
+lazily("experiments.series.data.as_recordings", lambda: (series.as_recordings, {
     "series": [rand(5, 2), rand(3, 2)], "labels": ["a", "b"]}))  # fmt: skip
 lazily(
-    "lmu.tasks.series.as_recordings, one series",
+    "experiments.series.data.as_recordings, one series",
     lambda: (lambda one: series.as_recordings([rand(3, 2), one], ["a", "b"]), {"one": rand(5, 2)}),
 )
-lazily("lmu.tasks.series.Recordings.select", lambda: (
+lazily("experiments.series.data.Recordings.select", lambda: (
     recordings().select, {"chosen": torch.tensor([0, 2])}))  # fmt: skip
-lazily("lmu.tasks.series.normalize", lambda: (
+lazily("experiments.series.data.normalize", lambda: (
     series.normalize, {"data": recordings(), "training": recordings()}))  # fmt: skip
-lazily("lmu.tasks.series.held_out", lambda: (
+lazily("experiments.series.data.held_out", lambda: (
     series.held_out, {"data": recordings(), "fold": 0, "folds": 2}))  # fmt: skip
-lazily("lmu.tasks.series.windows", lambda: (series.windows, {
+lazily("experiments.series.data.windows", lambda: (series.windows, {
     "series": rand(30), "window": 5, "horizon": 3, "first": 4, "end": 20}))  # fmt: skip
-lazily("lmu.tasks.series.rmse", lambda: (
+lazily("experiments.series.data.rmse", lambda: (
     series.rmse, {"forecasts": rand(4, 3), "truth": rand(4, 3)}))  # fmt: skip
 lazily(
-    "lmu.tasks.series.accuracy",
+    "experiments.series.data.accuracy",
     lambda: (series.accuracy, {"answers": torch.tensor([1, 2]), "labels": torch.tensor([1, 0])}),
 )
 
@@ -357,9 +365,8 @@ lazily(
 # Training, whose packages may be missing.
 
 
-def later(module: str, name: str, /, **given: Any) -> None:
+def later(full: str, name: str, /, **given: Any) -> None:
     """Add a call of a function that is imported only when it is called."""
-    full = f"lmu.training.{module}"
     lazily(f"{full}.{name}", lambda: (getattr(importlib.import_module(full), name), dict(given)))
 
 
@@ -369,12 +376,13 @@ CONFIG = {"model": "lmufft", "hidden_size": 3, "memory_size": 3, "layers": 2, "t
           "gradient_clip": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0, "schedule": "cosine",
           "patience": 0, "seed": 0, "full_train": False, "limit": 5, "data": "no/such/folder",
           "permutation": None, "devices": "1", "num_nodes": 1}  # fmt: skip
-later("config", "RunConfig", **CONFIG)
-later("checkpoint", "resolve_checkpoint", path=Path("no/such/file"), preferred=("a.ckpt",))
-later("checkpoint", "load_checkpoint", path=Path("no/such/file"))
-later("predict", "predict_digits", checkpoint=Path("no/such/file"), count=3, seed=0, data=None)
-later("run", "evaluate", checkpoint=Path("no/such/file"))
-later("run", "resume_config", path=Path("no/such/file"))
-later("run", "train", config=None, resume=None)
-later("pictures", "reconstruct", sequence=torch.ones(9), order=3, theta=5.0)
-later("seeds", "derive_seed", seed=0)
+later("lmu.tasks.psmnist.config", "PsMNISTConfig", **CONFIG)
+later("lmu.training.saved", "resolve_checkpoint", path=Path("no/such/file"), preferred=("a.ckpt",))
+later("lmu.tasks.psmnist.recipe", "load_classifier", checkpoint=Path("no/such/file"))
+later("lmu.tasks.psmnist.digits", "predict_digits", checkpoint=Path("no/such/file"), count=3,
+      seed=0, data=None)  # fmt: skip
+later("lmu.tasks.psmnist.run", "evaluate", checkpoint=Path("no/such/file"))
+later("lmu.tasks.psmnist.run", "resume_config", path=Path("no/such/file"))
+later("lmu.tasks.psmnist.run", "train", config=None, resume=None)
+later("lmu.tasks.psmnist.figures", "reconstruct", sequence=torch.ones(9), order=3, theta=5.0)
+later("lmu.training.seeds", "derive_seed", seed=0)

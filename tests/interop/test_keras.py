@@ -268,8 +268,8 @@ def test_hidden_cells_compute_what_those_of_keras_do(name):
         got = own.step(m, own.inputs(x * torch.tensor([0.0, 1.0])), state)[0]
     else:
         assert isinstance(layer.hidden_cell, nn.Module)
-        cell: Any = layer.hidden_cell
-        got = cell(arrays["z"], state)
+        module: Any = layer.hidden_cell
+        got = module(arrays["z"], state)
     for ours, theirs in zip((got,) if c is None else got, (y, c), strict=False):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 

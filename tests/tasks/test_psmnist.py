@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from lmu.ops import memory
-from lmu.tasks.psmnist import (
-    PRESETS,
+from lmu.tasks.psmnist.config import PRESETS
+from lmu.tasks.psmnist.data import (
     PsMNIST,
-    build_model,
     check_permutation,
     default_permutation,
     load_permutation,
     split_indices,
 )
+from lmu.tasks.psmnist.models import build_model
 
 
 def preset(model: str):

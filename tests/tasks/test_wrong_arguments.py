@@ -1,4 +1,4 @@
-"""What the functions of the tasks say about arguments that are empty, ragged or of another kind."""
+"""Arguments of tasks and experiments that are empty, ragged or of another kind are named."""
 
 import math
 from typing import Any
@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from lmu.tasks import capacity, mackey_glass, mnist, psmnist, series
+from experiments.capacity import data as capacity
+from experiments.capacity.models import DelayLine, decoding_error
+from experiments.mackey_glass import data as mackey_glass
+from experiments.series import data as series
+from lmu import LegendreMemory
+from lmu.tasks import mnist
+from lmu.tasks.psmnist import data as psmnist
 
 ONES = torch.ones(4, 3)
 NAN = torch.tensor([1.0, math.nan])
@@ -53,18 +59,16 @@ CASES = [
     (lambda: capacity.band_limited_noise(50, 0, seed=0), ValueError, "theta must be above 0"),
     (lambda: capacity.band_limited_noise(50, 9, seed=-1), ValueError, "seed must be at least 0"),
     (
-        lambda: capacity.decoding_error(capacity.memory_alone(9, 4), ONES[:, :0], ONES[0].long()),
+        lambda: decoding_error(LegendreMemory(4, 9), ONES[:, :0], ONES[0].long()),
         ValueError,
         "signal must not be empty",
     ),
     (
-        lambda: capacity.decoding_error(
-            capacity.memory_alone(2, 2), torch.ones(1, 30), torch.tensor([5])
-        ),
+        lambda: decoding_error(LegendreMemory(2, 2), torch.ones(1, 30), torch.tensor([5])),
         ValueError,
         "delays must lie within 0 and 1, the window, got 5 to 5",
     ),
-    (lambda: capacity.DelayLine(0, 2), ValueError, "hidden_size must be at least 1, got 0"),
+    (lambda: DelayLine(0, 2), ValueError, "hidden_size must be at least 1, got 0"),
     (lambda: mnist.load({}, "train"), ValueError, "paths must name train-images"),
     (lambda: mnist.load({}, "test"), ValueError, "part must be one of train, t10k, got 'test'"),  # pyright: ignore
     (lambda: mnist.locate(3), TypeError, "data must be a path, got 3"),  # pyright: ignore

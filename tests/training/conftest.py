@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lmu.training.config import RunConfig
-from lmu.training.run import RunResult, train
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.run import train
+from lmu.training.run import RunResult
 
 SMALL: dict[str, Any] = {
     "hidden_size": 12,
@@ -30,7 +31,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A short run of a small model."""
-    return train(RunConfig(epochs=3, **SMALL), output=tmp_path_factory.mktemp("runs"))
+    return train(PsMNISTConfig(epochs=3, **SMALL), output=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)

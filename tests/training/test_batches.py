@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lmu.training.batches import Batches, Order, Share, check_finite
+from lmu.training.batches import Batches, Order, Share
+from lmu.training.data import check_finite
 
 
 def shares(samples: int, batch_size: int, world_size: int, *, shuffle: bool) -> list[list[Share]]:

@@ -16,19 +16,20 @@ from lightning.pytorch import Callback
 
 from lmu._archive import read_archive, seal
 from lmu._files import DiskFullError
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.digits import predict_digits
+from lmu.tasks.psmnist.recipe import load_classifier
+from lmu.tasks.psmnist.run import evaluate, resume_config, train
 from lmu.training import checkpoint as checkpoints
-from lmu.training.checkpoint import (
+from lmu.training.folders import CONFIG
+from lmu.training.interruption import RunInterruptedError
+from lmu.training.run import RunResult
+from lmu.training.saved import (
     BEST,
     LAST,
     PREVIOUS,
     CheckpointError,
-    load_checkpoint,
 )
-from lmu.training.config import RunConfig
-from lmu.training.folders import CONFIG
-from lmu.training.interruption import RunInterruptedError
-from lmu.training.predict import predict_digits
-from lmu.training.run import RunResult, evaluate, resume_config, train
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def test_no_flipped_bit_is_overlooked(copy: Path) -> None:
     for bit in chosen:
         flip(path, bit)
         with pytest.raises(CheckpointError, match="damaged"):
-            load_checkpoint(path)
+            load_classifier(path)
         path.write_bytes(whole)
-    load_checkpoint(path)
+    load_classifier(path)
 
 
 def test_the_checksum_is_invisible_to_pytorch(copy: Path) -> None:
@@ -178,10 +179,42 @@ def test_the_one_before_takes_the_place_of_the_last(
     resumed = train(config, resume=path)
     assert len(resumed.metrics["history"]) == 3
     for name in (LAST, BEST):
-        ours, theirs = (load_checkpoint(run / name).state_dict for run in (copy, finished.folder))
+        ours, theirs = (load_classifier(run / name).state_dict for run in (copy, finished.folder))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert load_checkpoint(copy / PREVIOUS)
+    assert load_classifier(copy / PREVIOUS)
     assert not list(copy.glob(".*"))
+
+
+class StopAfter(Callback):
+    """Ctrl-C when two epochs are over."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_of_the_first_edition_goes_on(
+    small: dict[str, Any], output: Path, finished: RunResult
+) -> None:
+    """Its checkpoints name no task, and their best figure is called an accuracy."""
+    with pytest.raises(RunInterruptedError) as error:
+        train(PsMNISTConfig(epochs=3, **small), output=output, callbacks=[StopAfter()])
+    folder = error.value.folder
+
+    def older(content: dict[str, Any]) -> None:
+        assert content["torch_lmu"].pop("task") == "psmnist"
+        state = content["callbacks"]["RunCheckpoint"]
+        if state["best"] is not None:
+            state["best_accuracy"] = state.pop("best")
+
+    for name in (BEST, LAST, PREVIOUS):
+        change(folder / name, older)
+    path, config = resume_config(folder)
+    resumed = train(config, resume=path)
+    assert resumed.metrics["chosen"] == finished.metrics["chosen"]
+    for name in (LAST, BEST):
+        ours, theirs = (load_classifier(run / name).state_dict for run in (folder, finished.folder))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_damaged_last_one_does_not_take_the_place_of_the_one_before(copy: Path) -> None:
@@ -193,18 +226,18 @@ def test_a_damaged_last_one_does_not_take_the_place_of_the_one_before(copy: Path
     path, config = resume_config(copy, lambda _: None)
     with pytest.raises(RunInterruptedError):
         train(config, resume=path, callbacks=[Stop()])
-    assert load_checkpoint(copy / LAST)
-    assert load_checkpoint(copy / PREVIOUS)
+    assert load_classifier(copy / LAST)
+    assert load_classifier(copy / PREVIOUS)
 
 
 def test_nothing_is_left_to_go_on_from(copy: Path, tmp_path: Path) -> None:
     flip(copy / BEST, 30_000)
     path, config = resume_config(copy)
-    with pytest.raises(CheckpointError, match=r"best\.ckpt .*of epoch \d.* train anew"):
+    with pytest.raises(CheckpointError, match=r"best\.ckpt .*of epoch \d.* train again"):
         train(config, resume=path)
     for name in (LAST, PREVIOUS):
         flip(copy / name, 30_000)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt .*previous\.ckpt .*train anew"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt .*previous\.ckpt .*train again"):
         resume_config(copy)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
@@ -216,9 +249,9 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(
 ) -> None:
     (tmp_path / CONFIG).write_bytes((finished.folder / CONFIG).read_bytes())
     path, config = resume_config(tmp_path)
-    assert config == RunConfig(epochs=3, **small)
+    assert config == PsMNISTConfig(epochs=3, **small)
     assert train(replace(config, epochs=1), resume=path).folder == tmp_path
-    assert load_checkpoint(tmp_path / LAST)
+    assert load_classifier(tmp_path / LAST)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +291,7 @@ def test_a_disk_that_is_full_at_the_second_save(
     write = checkpoints.write_whole
     monkeypatch.setattr(checkpoints, "write_whole", full)
     with pytest.raises(RunInterruptedError, match="disk full") as error:
-        train(RunConfig(epochs=3, **small), output=output)
+        train(PsMNISTConfig(epochs=3, **small), output=output)
     assert error.value.resumable
     assert error.value.exit_code == 1
     with warnings.catch_warnings():

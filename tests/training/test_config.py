@@ -1,8 +1,17 @@
 import math
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from lmu.training.config import ConfigError, RunConfig
+from lmu.cli import app
+from lmu.cli._options import of_settings, plain
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.training.config import RunConfig
+from lmu.training.settings import ConfigError, check_settings, setting, settings_of, within
 
 
 @pytest.mark.parametrize(
@@ -37,18 +46,67 @@ from lmu.training.config import ConfigError, RunConfig
 )
 def test_wrong_settings(setting: str, value: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
-        RunConfig(**{setting: value})  # pyright: ignore[reportArgumentType]
+        PsMNISTConfig(**{setting: value})  # pyright: ignore[reportArgumentType]
     assert error.value.setting == setting
 
 
 def test_early_stopping_needs_validation() -> None:
     with pytest.raises(ConfigError, match="--full-train"):
-        RunConfig(full_train=True, patience=3)
+        PsMNISTConfig(full_train=True, patience=3)
 
 
 def test_defaults_are_the_published_models() -> None:
-    arguments = RunConfig().model_arguments()
+    arguments = PsMNISTConfig().model_arguments()
     assert (arguments["hidden_size"], arguments["memory_size"]) == (346, 468)
     assert arguments["dropout"] == 0.5
-    assert RunConfig(model="lmu").model_arguments()["dropout"] == 0.0
-    assert RunConfig(dropout=0.0).model_arguments()["dropout"] == 0.0
+    assert PsMNISTConfig(model="lmu").model_arguments()["dropout"] == 0.0
+    assert PsMNISTConfig(dropout=0.0).model_arguments()["dropout"] == 0.0
+
+
+OPTIONS = (
+    "--model --hidden-size --memory-size --layers --theta --dropout --input-dropout --input-noise "
+    "--hidden-noise --epochs --max-seconds --batch-size --lr --gradient-clip --weight-decay "
+    "--label-smoothing --schedule --patience --seed --full-train --limit --data --permutation "
+    "--accelerator --devices --num-nodes --strategy --precision --output --resume"
+)
+
+
+def test_the_options_of_the_command_are_the_settings() -> None:
+    train: Any = get_command(app)
+    command = train.commands["train"].commands["psmnist"]
+    names = [name for option in command.params for name in option.opts]
+    assert names == OPTIONS.split()
+    assert {field.name for field in fields(PsMNISTConfig)} == settings_of(PsMNISTConfig).keys()
+    texts = {known.help for known in settings_of(PsMNISTConfig).values()}
+    assert texts <= {getattr(option, "help", None) for option in command.params}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    width: int = setting(3, "How wide.", within(1, 9))
+    shape: str = setting("round", "Which.", choices=("round", "flat"), section="model")
+    deep: bool = setting(False, "Whether.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def test_a_field_is_all_that_an_option_needs() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @of_settings(Sizes)
+    def show(context: typer.Context, last: str = "x", **settings: Any) -> None:
+        print(list(plain(settings).items()), Sizes(**plain(settings)), last)
+
+    said = CliRunner().invoke(app, ["--shape", "flat", "--deep", "--last", "y"]).output
+    assert said.startswith("[('shape', 'flat'), ('width', 3), ('deep', True)]")
+    assert said.endswith("Sizes(width=3, shape='flat', deep=True) y\n")
+    with pytest.raises(ConfigError, match="at most 9, got 10"):
+        Sizes(width=10)
+
+
+def test_settings_of_every_run_know_no_task() -> None:
+    ours = settings_of(RunConfig).keys()
+    assert ours < settings_of(PsMNISTConfig).keys()
+    assert not ours & {"model", "data", "permutation"}

@@ -2,7 +2,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lmu.training.predict import render_digit
+from lmu.tasks.psmnist.digits import render_digit
 
 # A light bar in the upper half and a grey one in the lower, on black.
 DIGIT = torch.zeros(28, 28)

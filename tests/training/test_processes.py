@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from lmu.training.config import ConfigError, RunConfig
-from lmu.training.run import train
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.run import train
+from lmu.training.settings import ConfigError
 from tests.limits import HANG
 from tests.training import together
 
@@ -114,5 +115,5 @@ def test_torchrun_and_settings_must_agree(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=says) as error:
-        train(RunConfig(limit=10, **settings), output=output)
+        train(PsMNISTConfig(limit=10, **settings), output=output)
     assert error.value.setting == setting

@@ -11,31 +11,28 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lmu._files import write_json
 from lmu.tasks import mnist
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.recipe import PsMNISTRecipe, load_classifier
+from lmu.tasks.psmnist.run import evaluate, resume_config, train
 from lmu.training import run
-from lmu.training.checkpoint import (
+from lmu.training.interruption import RunInterruptedError
+from lmu.training.lightning import flushed_denormals
+from lmu.training.module import TrainingDivergedError
+from lmu.training.run import RunResult
+from lmu.training.saved import (
     BEST,
     LAST,
     PREVIOUS,
     CheckpointError,
-    load_checkpoint,
     resolve_checkpoint,
 )
-from lmu.training.config import ConfigError, RunConfig
-from lmu.training.interruption import RunInterruptedError
-from lmu.training.lightning import flushed_denormals
-from lmu.training.module import TrainingDivergedError
-from lmu.training.report import PICTURES
-from lmu.training.run import (
-    RunResult,
-    build_module,
-    evaluate,
-    resume_config,
-    train,
-)
+from lmu.training.settings import ConfigError
+
+PICTURES = ("curves.png", "window.png", "confusion.png")
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(path).state_dict
+    return load_classifier(path).state_dict
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -87,9 +84,9 @@ def test_evaluation_repeats_the_test_exactly(finished: RunResult, name: str) -> 
 def test_the_same_seed_gives_the_same_run(
     finished: RunResult, small: dict[str, Any], output: Path
 ) -> None:
-    again = train(RunConfig(epochs=3, **small), output=output)
+    again = train(PsMNISTConfig(epochs=3, **small), output=output)
     assert_same(weights(again.folder / LAST), weights(finished.folder / LAST))
-    other = train(RunConfig(epochs=1, seed=1, **small), output=output)
+    other = train(PsMNISTConfig(epochs=1, seed=1, **small), output=output)
     assert other.folder != again.folder
     first = next(iter(weights(other.folder / LAST).values()))
     assert not torch.equal(first, next(iter(weights(again.folder / LAST).values())))
@@ -100,7 +97,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     finished: RunResult, small: dict[str, Any], output: Path, tmp_path: Path, epoch: int
 ) -> None:
     with pytest.raises(RunInterruptedError) as error:
-        train(RunConfig(epochs=3, **small), output=output, callbacks=[StopAt(epoch)])
+        train(PsMNISTConfig(epochs=3, **small), output=output, callbacks=[StopAt(epoch)])
     assert error.value.resumable
     assert error.value.exit_code == 130
     moved = error.value.folder.rename(tmp_path / "moved")
@@ -141,13 +138,13 @@ def test_the_test_part_is_read_after_training(
             events.append("end of training")
 
     monkeypatch.setattr(mnist, "load", recorded)
-    train(RunConfig(epochs=1, **small), output=output, callbacks=[End()])
+    train(PsMNISTConfig(epochs=1, **small), output=output, callbacks=[End()])
     assert events.index("end of training") < events.index("t10k")
     assert events[0] == "train"
 
 
 def test_full_train_tests_the_last_weights(small: dict[str, Any], output: Path) -> None:
-    result = train(RunConfig(epochs=2, full_train=True, **small), output=output)
+    result = train(PsMNISTConfig(epochs=2, full_train=True, **small), output=output)
     assert result.metrics["chosen"] == {"checkpoint": LAST, "epoch": 2}
     assert "val_accuracy" not in result.metrics
     assert not (result.folder / BEST).exists()
@@ -155,25 +152,25 @@ def test_full_train_tests_the_last_weights(small: dict[str, Any], output: Path) 
 
 
 def test_the_nonlinear_model_trains_in_mixed_precision(small: dict[str, Any], output: Path) -> None:
-    config = RunConfig(model="lmu", epochs=1, precision="bf16-mixed", **{**small, "limit": 60})
+    config = PsMNISTConfig(model="lmu", epochs=1, precision="bf16-mixed", **{**small, "limit": 60})
     result = train(config, output=output)
     assert evaluate(result.folder)[1].loss == result.metrics["test_loss"]
 
 
 def test_the_parallel_model_trains_in_mixed_precision(small: dict[str, Any], output: Path) -> None:
-    result = train(RunConfig(epochs=1, precision="bf16-mixed", **small), output=output)
+    result = train(PsMNISTConfig(epochs=1, precision="bf16-mixed", **small), output=output)
     assert 0 <= result.metrics["test_accuracy"] <= 1
 
 
 def test_training_learns(output: Path) -> None:
-    config = RunConfig(
+    config = PsMNISTConfig(
         epochs=3, limit=3000, batch_size=30, learning_rate=3e-3, dropout=0.0, accelerator="cpu"
     )
     assert train(config, output=output).metrics["test_accuracy"] > 0.6
 
 
 def test_early_stopping(small: dict[str, Any], output: Path) -> None:
-    config = RunConfig(epochs=30, patience=1, learning_rate=1e-12, **small)
+    config = PsMNISTConfig(epochs=30, patience=1, learning_rate=1e-12, **small)
     result = train(config, output=output)
     assert len(result.metrics["history"]) == 2
     assert result.metrics["chosen"]["epoch"] == 1
@@ -182,7 +179,7 @@ def test_early_stopping(small: dict[str, Any], output: Path) -> None:
 def test_a_learning_rate_schedule_falls_to_zero(small: dict[str, Any], output: Path) -> None:
     rates = {}
     for schedule in ("cosine", "constant"):
-        config = RunConfig(epochs=2, schedule=schedule, learning_rate=1e-3, **small)
+        config = PsMNISTConfig(epochs=2, schedule=schedule, learning_rate=1e-3, **small)
         lines = (train(config, output=output).folder / "history.csv").read_text().splitlines()
         rates[schedule] = [float(row["learning_rate"]) for row in csv.DictReader(lines)]
     assert rates["constant"] == [1e-3, 1e-3]
@@ -198,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(
                 next(pl_module.parameters()).data.fill_(torch.nan)
 
     with pytest.raises(TrainingDivergedError, match=r"nan in epoch 2, step 4 of 5.*learning rate"):
-        train(RunConfig(epochs=3, **small), output=output, callbacks=[Spoil()])
+        train(PsMNISTConfig(epochs=3, **small), output=output, callbacks=[Spoil()])
     (folder,) = output.iterdir()
     assert all(value.isfinite().all() for value in weights(folder / LAST).values())
 
@@ -218,7 +215,7 @@ def test_the_evaluated_loss_must_be_finite_too(small: dict[str, Any], output: Pa
         (SpoilTest(), "test loss is nan after training: lower the learning rate, 0.008"),
     ):
         with pytest.raises(TrainingDivergedError, match=says):
-            train(RunConfig(epochs=1, **small), output=output, callbacks=[spoil])
+            train(PsMNISTConfig(epochs=1, **small), output=output, callbacks=[spoil])
     assert not list(output.glob("*/metrics.json"))
 
 
@@ -229,7 +226,7 @@ def test_json_has_no_notation_for_nan(tmp_path: Path) -> None:
 
 
 def test_more_processes_than_digits(small: dict[str, Any], output: Path) -> None:
-    config = RunConfig(epochs=1, **{**small, "limit": 1}, devices="2")
+    config = PsMNISTConfig(epochs=1, **{**small, "limit": 1}, devices="2")
     with pytest.raises(ConfigError, match="2 processes cannot share 1 training digits") as error:
         train(config, output=output)
     assert error.value.setting == "devices"
@@ -248,7 +245,7 @@ def test_a_run_that_wrote_nothing_leaves_nothing(
 
     monkeypatch.setattr(run, "write_json", fail)
     with pytest.raises(error):
-        train(RunConfig(epochs=1, **small), output=output)
+        train(PsMNISTConfig(epochs=1, **small), output=output)
     assert not any(output.iterdir())
 
 
@@ -256,17 +253,17 @@ def test_what_lightning_refuses_is_a_config_error(small: dict[str, Any], output:
     wrong = [(name, "nonsense") for name in ("accelerator", "devices", "strategy", "precision")]
     for setting, value in (*wrong, ("accelerator", "tpu"), ("precision", "transformer-engine")):
         with pytest.raises(ConfigError, match="Lightning refuses") as error:
-            train(RunConfig(epochs=1, **{**small, setting: value}), output=output)
+            train(PsMNISTConfig(epochs=1, **{**small, setting: value}), output=output)
         assert error.value.setting is None
     assert not any(output.iterdir())
 
 
 def test_wrong_permutation_and_theta(small: dict[str, Any], output: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        train(RunConfig(permutation=str(tmp_path / "none"), **small), output=output)
+        train(PsMNISTConfig(permutation=str(tmp_path / "none"), **small), output=output)
     permutation = tmp_path / "identity.txt"
     permutation.write_text(" ".join(map(str, range(784))))
-    result = train(RunConfig(epochs=1, permutation=str(permutation), **small), output=output)
+    result = train(PsMNISTConfig(epochs=1, permutation=str(permutation), **small), output=output)
     settings = json.loads((result.folder / "config.json").read_text())
     assert settings["permutation"] == str(permutation)
     permutation.unlink()
@@ -279,30 +276,32 @@ def test_metrics_hold_no_paths_of_the_machine(
     assert finished.metrics["config"]["permutation"] is None
     permutation = tmp_path / "identity.txt"
     permutation.write_text(" ".join(map(str, range(784))))
-    config = RunConfig(epochs=1, permutation=str(permutation), data=str(mnist.CHECKOUT), **small)
+    config = PsMNISTConfig(
+        epochs=1, permutation=str(permutation), data=str(mnist.CHECKOUT), **small
+    )
     result = train(config, output=output)
     assert result.metrics["config"]["permutation"] == "identity.txt"
     assert "data" not in result.metrics["config"]
     text = (result.folder / "metrics.json").read_text()
     assert str(tmp_path) not in text
     assert str(mnist.CHECKOUT) not in text
-    assert load_checkpoint(result.folder / BEST).config == config
+    assert load_classifier(result.folder / BEST).recipe.config == config
 
 
 def test_foreign_checkpoints(tmp_path: Path, finished: RunResult) -> None:
     junk = tmp_path / "junk.ckpt"
     with pytest.raises(CheckpointError, match=r"junk\.ckpt does not exist"):
-        load_checkpoint(junk)
+        load_classifier(junk)
     junk.write_bytes(b"junk")
     with pytest.raises(CheckpointError, match=r"junk\.ckpt is not a checkpoint written by lmu"):
-        load_checkpoint(junk)
+        load_classifier(junk)
     torch.save({"state_dict": {}}, junk)
     with pytest.raises(CheckpointError, match="not a checkpoint written by lmu"):
-        load_checkpoint(junk)
+        load_classifier(junk)
     content = (finished.folder / BEST).read_bytes()
     junk.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_checkpoint(junk)
+        load_classifier(junk)
     with pytest.raises(CheckpointError, match="does not exist"):
         resolve_checkpoint(tmp_path / "missing", (BEST,))
     with pytest.raises(CheckpointError, match=r"holds no checkpoint \(best.ckpt or last.ckpt\)"):
@@ -314,12 +313,12 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, finished: Run
     content["torch_lmu"]["format"] = 99
     torch.save(content, tmp_path / "new.ckpt")
     with pytest.raises(CheckpointError, match="format 99"):
-        load_checkpoint(tmp_path / "new.ckpt")
+        load_classifier(tmp_path / "new.ckpt")
 
 
 def test_time_is_up_in_the_middle_of_an_epoch(output: Path) -> None:
     settings: dict[str, Any] = {"hidden_size": 4, "batch_size": 2, "limit": 200}
-    config = RunConfig("gru", epochs=9, max_seconds=0.1, accelerator="cpu", **settings)
+    config = PsMNISTConfig(model="gru", epochs=9, max_seconds=0.1, accelerator="cpu", **settings)
     result = train(config, output=output)
     (row,) = result.metrics["history"]
     steps = torch.load(result.folder / LAST, weights_only=True)["global_step"]
@@ -330,8 +329,8 @@ def test_time_is_up_in_the_middle_of_an_epoch(output: Path) -> None:
 
 
 def test_noise_is_added_in_training_only(small: dict[str, Any]) -> None:
-    plain = build_module(RunConfig(**small))
-    noisy = build_module(RunConfig(input_noise=0.5, **small))
+    plain = run.build_module(PsMNISTRecipe.of(PsMNISTConfig(**small)))
+    noisy = run.build_module(PsMNISTRecipe.of(PsMNISTConfig(input_noise=0.5, **small)))
     x = torch.zeros(3, 784, 1)
     assert torch.equal(plain.noise(x), x)
     assert abs(noisy.noise(x).std() - 0.5) < 0.05
@@ -352,5 +351,5 @@ def test_early_stopping_is_off_by_default(small: dict[str, Any], output: Path) -
         def on_fit_start(self, trainer, pl_module) -> None:
             found.extend(c for c in vars(trainer)["callbacks"] if isinstance(c, EarlyStopping))
 
-    train(replace(RunConfig(**small), epochs=1), output=output, callbacks=[Look()])
+    train(replace(PsMNISTConfig(**small), epochs=1), output=output, callbacks=[Look()])
     assert not found

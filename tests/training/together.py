@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lmu.training.config import RunConfig
+from lmu.tasks.psmnist.config import PsMNISTConfig
+from lmu.tasks.psmnist.run import resume_config, train
 from lmu.training.interruption import RunInterruptedError
-from lmu.training.module import ClassificationModule
-from lmu.training.run import resume_config, train
+from lmu.training.module import TrainingModule
 
 # Batches that do not divide, and a last one of a single digit.
 COMMON: dict[str, Any] = {
@@ -35,9 +35,8 @@ class Curve(Callback):
         self.losses: list[float] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ClassificationModule)
-        sizes = [len(y) for _, _, y in pl_module._steps]
-        losses = torch.stack([loss for loss, _, _ in pl_module._steps]).double()
+        assert isinstance(pl_module, TrainingModule)
+        sizes, losses = pl_module._sizes, torch.stack(pl_module._losses).double()
         sums = torch.stack([losses * torch.tensor(sizes), torch.tensor(sizes).double()])
         total = trainer.strategy.reduce(sums, reduce_op="sum")
         assert isinstance(total, Tensor)
@@ -52,9 +51,9 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-def config(case: str) -> RunConfig:
+def config(case: str) -> PsMNISTConfig:
     """Settings of a case."""
-    return RunConfig(**(COMMON | CASES[case]))
+    return PsMNISTConfig(**(COMMON | CASES[case]))
 
 
 def curves(output: Path) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ import json
 import statistics
 
 from docs.figures.records import ROOT
-from lmu.tasks.psmnist import PRESETS
+from lmu.tasks.psmnist.config import PRESETS
 
 
 def _committed() -> list[tuple[str, dict]]:

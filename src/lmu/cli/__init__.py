@@ -1,11 +1,11 @@
-"""The command line: ``lmu train``, ``eval``, ``predict``, ``export``, ``explain`` and the rest."""
+"""The command line: ``lmu train``, ``eval``, ``predict``, ``export`` and ``explain``."""
 
 from typing import Annotated
 
 import typer
 
 import lmu
-from lmu.cli import reproduce, train
+from lmu.cli import train
 from lmu.cli._app import Command, new_app
 from lmu.cli._shared import console
 from lmu.cli.explain import explain
@@ -18,7 +18,6 @@ app.command("eval", cls=Command)(evaluate_command)
 app.command(cls=Command)(predict)
 app.command("export", cls=Command)(export_command)
 app.command(cls=Command)(explain)
-app.add_typer(reproduce.app, name="reproduce")
 
 
 @app.callback(invoke_without_command=True)

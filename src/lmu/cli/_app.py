@@ -39,7 +39,7 @@ def _suggest(error: Any, names: Iterable[str]) -> None:
         if found[1].startswith("--"):
             message += did_you_mean(found[1], names)
         elif found[1][1].isdigit():
-            message += " No negative number is wanted here."
+            message += " No negative number is allowed here."
     elif found := re.match(r"'(.*)' is not one of (.+)", message, re.DOTALL):
         message += did_you_mean(found[1], re.findall(r"'([^']+)'", found[2]))
     error.message = message

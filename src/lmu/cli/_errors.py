@@ -9,19 +9,14 @@ import typer
 
 from lmu._extras import require
 from lmu.cli._app import did_you_mean
-from lmu.cli._shared import console, flag, given
+from lmu.cli._shared import console, flag, on_command_line
+from lmu.training.config import RunConfig
+from lmu.training.settings import ConfigError, settings_of
 
-# What Lightning interprets, with what it commonly takes. When it refuses, any of them may be the
-# reason.
+# What Lightning interprets. When it refuses, any of them may be the reason.
 _LIGHTNING = {
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "devices": ("auto",),
-    "num_nodes": (),
-    "strategy": ("auto", "ddp", "ddp_spawn", "fsdp", "deepspeed"),
-    "precision": (
-        "32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true",
-    ),
-}  # fmt: skip
+    name: known.known for name, known in settings_of(RunConfig).items() if known.known is not None
+}
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Storage size calc")
 
 
@@ -32,8 +27,8 @@ def stop(message: object, code: int = 1) -> NoReturn:
 
 
 def refuse_unused(context: typer.Context, names: Iterable[str], by: str) -> None:
-    """Refuse options that were given but have no effect."""
-    unused = [flag(name) for name in names if name in given(context)]
+    """Refuse options of the command line that have no effect."""
+    unused = [flag(name) for name in names if name in on_command_line(context)]
     if unused:
         pronoun = "it: drop it" if len(unused) == 1 else "them: drop them"
         raise typer.BadParameter(f"{by} does not use {pronoun}", param_hint=" / ".join(unused))
@@ -43,7 +38,6 @@ def refuse_unused(context: typer.Context, names: Iterable[str], by: str) -> None
 def clear_errors(context: typer.Context) -> Iterator[None]:
     """Say what is wrong with the input, in words and without a traceback."""
     from lmu.tasks.mnist import DataError
-    from lmu.training.config import ConfigError
     from lmu.training.saved import CheckpointError
 
     try:
@@ -51,14 +45,14 @@ def clear_errors(context: typer.Context) -> Iterator[None]:
     except ConfigError as error:
         if error.setting is not None:
             raise typer.BadParameter(str(error), param_hint=flag(error.setting)) from error
-        hint, suggestion = _given_lightning(context)
+        hint, suggestion = _lightning_options(context)
         raise typer.BadParameter(f"{error}{suggestion}", param_hint=hint) from error
     except DataError as error:
         if context.params.get("data") is None:
             stop(error)
         raise typer.BadParameter(str(error), param_hint="--data") from error
     except CheckpointError as error:
-        raise typer.BadParameter(str(error), param_hint=_given_checkpoint(context)) from error
+        raise typer.BadParameter(str(error), param_hint=_checkpoint_option(context)) from error
     except ImportError as error:
         stop(error)
     except (MemoryError, OSError, RuntimeError) as error:
@@ -97,9 +91,9 @@ def _stop_by_system(error: Exception) -> NoReturn:
     raise error
 
 
-def _given_lightning(context: typer.Context) -> tuple[str | None, str]:
-    """The options that Lightning interprets and that were given, and what was meant, perhaps."""
-    names = [name for name in _LIGHTNING if name in given(context)]
+def _lightning_options(context: typer.Context) -> tuple[str | None, str]:
+    """The options of the command line that Lightning interprets, and a suggestion."""
+    names = [name for name in _LIGHTNING if name in on_command_line(context)]
     known = {name: str(context.params[name]) for name in names}
     suggestions = (
         did_you_mean(value, _LIGHTNING[name])
@@ -109,7 +103,7 @@ def _given_lightning(context: typer.Context) -> tuple[str | None, str]:
     return " / ".join(flag(name) for name in names) or None, next(filter(None, suggestions), "")
 
 
-def _given_checkpoint(context: typer.Context) -> str | None:
+def _checkpoint_option(context: typer.Context) -> str | None:
     if "checkpoint" in context.params:
         return "checkpoint"
     return "--resume" if context.params.get("resume") else None

@@ -6,18 +6,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lmu.tasks.psmnist.config import DATA_HELP
+from lmu.training.config import RunConfig
+from lmu.training.settings import settings_of
+
 # Lightning and Matplotlib take seconds to import: the functions that need them do it.
 
 console = Console()
 
-_FLAGS = {"learning_rate": "--lr"}
+_FLAGS = {name: known.option for name, known in settings_of(RunConfig).items() if known.option}
 
 DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Folder of the MNIST files, raw or gzipped. "
-        "Default: data/mnist here or in a folder above, the cache, or a download.",
+        help=DATA_HELP,
     ),
 ]
 AcceleratorOption = Annotated[str | None, typer.Option(help="cpu, gpu, ... Default: auto.")]
@@ -32,7 +35,7 @@ def flag(setting: str) -> str:
     return _FLAGS.get(setting, "--" + setting.replace("_", "-"))
 
 
-def given(context: typer.Context) -> set[str]:
+def on_command_line(context: typer.Context) -> set[str]:
     """The parameters that were set on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}

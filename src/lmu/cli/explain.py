@@ -23,7 +23,7 @@ def explain(
     hidden_size: Annotated[int, typer.Option(help="Hidden units that read the memory.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     channels: Annotated[int, typer.Option(help="Memories.")] = 1,
-    state: Annotated[bool, typer.Option(help="Start from a given state.")] = False,
+    state: Annotated[bool, typer.Option(help="Start from an initial state.")] = False,
 ) -> None:
     """Say how a memory of this size is evaluated, why, and what it costs."""
     from lmu.ops import Problem, explain_lmu, explain_memory, explain_readout

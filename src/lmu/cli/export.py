@@ -67,11 +67,12 @@ def export_command(
 
 def _load(checkpoint: Path) -> tuple[Path, str, "SequenceClassifier"]:
     """The checkpoint's path, the model's name, and the trained model."""
-    from lmu.training.saved import BEST, LAST, load_checkpoint, resolve_checkpoint
+    from lmu.tasks.psmnist.recipe import load_classifier
 
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    name = loaded.config.model
-    if loaded.config.model_arguments()["memory_size"] is None:
+    loaded = load_classifier(checkpoint)
+    config = loaded.recipe.config
+    name = config.model
+    if config.model_arguments()["memory_size"] is None:
         message = (
             f"{loaded.path} is of PyTorch's nn.{name.upper()}, which has no memory to step: "
             "export it with torch.onnx.export"

@@ -1,4 +1,4 @@
-"""``lmu eval`` and ``lmu predict``: what a checkpoint is good for."""
+"""``lmu eval`` and ``lmu predict``: use a checkpoint."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,12 +23,13 @@ def evaluate_command(
 ) -> None:
     """Test a checkpoint again: the accuracy is that of its run, to the last digit."""
     with training_errors(context):
-        from lmu.training.run import evaluate
+        from lmu.tasks.psmnist.run import evaluate
 
         loaded, metrics = evaluate(
             checkpoint, data=data, accelerator=accelerator, devices="1", num_nodes=1
         )
         assert metrics.confusion is not None
+        assert metrics.accuracy is not None
         right, total = int(metrics.confusion.trace()), int(metrics.confusion.sum())
         console.print(f"checkpoint     {loaded.path}", highlight=False, soft_wrap=True)
         console.print(f"test accuracy  {percent(metrics.accuracy)} ({right} of {total})")
@@ -50,7 +51,7 @@ def predict(
         message = f"the picture is a PNG: its name must end in .png, got {output}"
         raise typer.BadParameter(message, param_hint="--output")
     with clear_errors(context):
-        from lmu.training.predict import (
+        from lmu.tasks.psmnist.digits import (
             MOST_DRAWN,
             draw_predictions,
             predict_digits,

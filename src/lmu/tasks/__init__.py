@@ -1,1 +1,1 @@
-"""Data and metric of each experiment."""
+"""Tasks that the commands train: their data, models and recipes."""

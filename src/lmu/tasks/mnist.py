@@ -1,4 +1,4 @@
-"""The files of MNIST: where to find them, whether they are intact, and what is in them."""
+"""The files of MNIST: find, check and read them."""
 
 import gzip
 import hashlib
@@ -80,14 +80,14 @@ def locate(
     folders = [*_above(Path.cwd()), CHECKOUT] if checkout is None else [Path(checkout)]
     cache = None if cache is None else Path(cache)
     for folder in folders:
-        if len(found := _present(folder)) == len(FILES):
-            return found
+        if len(present := _present(folder)) == len(FILES):
+            return present
     if _present(folders[-1]):
         return _complete(folders[-1], "restore it from version control")
     try:
         cache = default_cache() if cache is None else cache
-        found = _present(cache)
-        return found | {n: _download(n, cache, mirrors) for n in FILES if n not in found}
+        cached = _present(cache)
+        return cached | {n: _download(n, cache, mirrors) for n in FILES if n not in cached}
     except (DataError, ImportError) as error:
         raise DataError(_not_found(folders, error)) from error
 
@@ -187,11 +187,11 @@ def _not_found(folders: list[Path], error: Exception) -> str:
 
 
 def _complete(folder: Path, cure: str) -> dict[str, Path]:
-    found = _present(folder)
+    present = _present(folder)
     for name in FILES:
-        if name not in found:
+        if name not in present:
             raise DataError(f"{folder} holds neither {name} nor {name}.gz: {cure}")
-    return found
+    return present
 
 
 def _damaged(path: Path, reason: str) -> DataError:

@@ -1,16 +1,16 @@
 """Batches of tensors that lie in memory, selected by index: no work per sample."""
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
+from lmu.training.data import DataSet, Part, check_part
 from lmu.training.seeds import derive_seed
 
-Part = tuple[Tensor, Tensor]
-Share = tuple[Tensor, Tensor, float]
+Share = Sequence[Any]  # inputs and target of some samples, and the weight of their mean
 
 
 class Order:
@@ -36,7 +36,7 @@ class Order:
 
 
 class Batches:
-    """Iterate over a process' share of each batch: inputs, labels and the weight of their mean.
+    """Iterate over a process' share of each batch: inputs, target and the weight of their mean.
 
     The batches are those of a single process, whatever the number of processes: process ``rank`` of
     ``world_size`` takes every ``world_size``-th sample of each, and sample means are to be weighted
@@ -44,7 +44,7 @@ class Batches:
     steps; one for which a small last batch has no sample gets the first one, with weight zero.
 
     Args:
-        part: Inputs (samples, ...) and labels (samples,), on one device.
+        part: Inputs (samples, ...) and targets (samples, ...), on one device.
         batch_size: Samples per batch, of all processes together; the last one may be smaller.
         order: In which order.
         epoch: Gives the current epoch, counted from 0, when an iteration begins.
@@ -72,76 +72,47 @@ class Batches:
         return -(-self.order.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Share]:
-        x, y = self.part
-        for batch in self.order.indices(self.epoch()).to(x.device).split(self.batch_size):
+        device = self.part[0].device
+        for batch in self.order.indices(self.epoch()).to(device).split(self.batch_size):
             share = batch[self.rank :: self.world_size]
             weight = len(share) * self.world_size / len(batch)
             share = share if weight else batch[:1]
-            yield x.index_select(0, share), y.index_select(0, share), weight
+            yield *(values.index_select(0, share) for values in self.part), weight
 
 
-def check_finite(name: str, x: Tensor) -> None:
-    """Refuse samples that hold NaN or infinity: one of them makes all weights NaN.
-
-    Raises:
-        ValueError: With the first of them.
-    """
-    if not x.is_floating_point() or bool(x.sum().isfinite()):  # one pass, where all is well
-        return
-    wrong = x.isfinite().logical_not().flatten(1).any(1).nonzero().flatten().tolist()
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} of {len(x)} samples of the {name} part hold NaN or infinity, the first "
-            f"of them sample {wrong[0]}: drop or repair them"
-        )
-
-
-class Task(Protocol):
-    """What a classification task provides."""
-
-    def prepare(self) -> None:
-        """Find or download the data; called once per machine."""
-
-    def fit_parts(self) -> tuple[Part, Part]:
-        """Training and validation part; the latter may be empty."""
-        ...
-
-    def test_part(self) -> Part:
-        """Test part; called only once training is over."""
-        ...
-
-
-class TaskData(LightningDataModule):
-    """The tensors of a task, on the device that works on them, in batches.
+class DataModule(LightningDataModule):
+    """The tensors of a data set, on the device that works on them, in batches.
 
     Args:
-        task: Where the tensors come from.
+        data: Where the tensors come from.
         batch_size: Samples per batch, of all processes together.
         seed: Seed of the run.
     """
 
-    def __init__(self, task: Task, batch_size: int, seed: int) -> None:
+    def __init__(self, data: DataSet, batch_size: int, seed: int) -> None:
         super().__init__()
-        self.task = task
+        self.data = data
         self.batch_size = batch_size
         self.seed = seed
         self.parts: dict[str, Part] = {}
 
     def prepare_data(self) -> None:
         """Find or download the data."""
-        self.task.prepare()
+        self.data.prepare()
 
     def setup(self, stage: str) -> None:
         """Read the parts that a stage needs; the test part only for ``"test"``."""
         if stage == "fit":
-            train, validation = self.task.fit_parts()
+            train, validation = self.data.fit_parts()
             parts = {"train": train, "validation": validation}
         else:
-            parts = {"test": self.task.test_part()}
-        for name, (x, _) in parts.items():
-            check_finite(name, x)
+            parts = {"test": self.data.test_part()}
+        for name, part in parts.items():
+            check_part(name, part, self.data.description)
         device = self._trainer.strategy.root_device
-        self.parts = {name: (x.to(device), y.to(device)) for name, (x, y) in parts.items()}
+        self.parts = {
+            name: tuple(values.to(device) for values in part) for name, part in parts.items()
+        }
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches of the training part."""
@@ -149,7 +120,7 @@ class TaskData(LightningDataModule):
 
     def val_dataloader(self) -> Batches | list[Batches]:
         """Batches of the validation part; none if it is empty."""
-        if not len(self.parts["validation"][1]):
+        if not len(self.parts["validation"][-1]):
             return []
         return self._batches("validation")
 
@@ -164,7 +135,7 @@ class TaskData(LightningDataModule):
 
     def _batches(self, name: str, *, shuffle: bool = False) -> Batches:
         trainer = self._trainer
-        order = Order(len(self.parts[name][1]), shuffle=shuffle, seed=self.seed)
+        order = Order(len(self.parts[name][-1]), shuffle=shuffle, seed=self.seed)
         return Batches(
             self.parts[name],
             self.batch_size,

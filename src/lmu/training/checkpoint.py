@@ -9,37 +9,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
 
 from lmu import __version__
 from lmu._archive import seal
 from lmu._files import write_whole
-from lmu.training.config import RunConfig
-from lmu.training.saved import (
-    BEST,
-    FORMAT,
-    KEY,
-    LAST,
-    PREVIOUS,
-    CheckpointError,
-    LoadedCheckpoint,
-    load_checkpoint,
-    read_content,
-    resolve_checkpoint,
-)
-
-__all__ = [
-    "BEST",
-    "FORMAT",
-    "LAST",
-    "PREVIOUS",
-    "CheckpointError",
-    "CheckpointFiles",
-    "LoadedCheckpoint",
-    "RunCheckpoint",
-    "load_checkpoint",
-    "resolve_checkpoint",
-]
+from lmu.training.module import TrainingModule
+from lmu.training.recipe import Recipe
+from lmu.training.saved import BEST, FORMAT, KEY, LAST, PREVIOUS, read_content
 
 
 class RunCheckpoint(Checkpoint):
@@ -51,15 +27,13 @@ class RunCheckpoint(Checkpoint):
 
     Args:
         folder: Where they go.
-        config: Written into them, so that they can be evaluated without the run's folder.
-        permutation: Likewise, the order of the pixels (784,).
+        recipe: Written into them, so that they can be evaluated without the run's folder.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, permutation: Tensor) -> None:
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder = folder
-        self.config = config
-        self.permutation = permutation
-        self.best_accuracy = -1.0
+        self.recipe = recipe
+        self.best: float | None = None
         self.best_epoch: int | None = None
         self.has_begun = False
 
@@ -75,12 +49,19 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last checkpoint, and the best one if this is it."""
-        accuracy = trainer.callback_metrics.get("val_accuracy")
-        if accuracy is not None and accuracy > self.best_accuracy:
-            self.best_accuracy = accuracy.item()
+        assert isinstance(pl_module, TrainingModule)
+        objective = pl_module.objective
+        value = trainer.callback_metrics.get(f"val_{objective.monitor}")
+        if value is not None and self._is_best(value.item(), objective.highest):
+            self.best = value.item()
             self.best_epoch = trainer.current_epoch + 1
             trainer.save_checkpoint(self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
+
+    def _is_best(self, value: float, highest: bool) -> bool:
+        if self.best is None:
+            return True
+        return value > self.best if highest else value < self.best
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -89,17 +70,18 @@ class RunCheckpoint(Checkpoint):
         checkpoint[KEY] = {
             "format": FORMAT,
             "version": __version__,
-            "config": asdict(self.config),
-            "permutation": self.permutation,
+            "task": self.recipe.task,
+            "config": asdict(self.recipe.config),
+            **self.recipe.entry(),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must remember."""
-        return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}
+        return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember it."""
-        self.best_accuracy = state_dict["best_accuracy"]
+        self.best = state_dict["best" if "best" in state_dict else "best_accuracy"]
         self.best_epoch = state_dict["best_epoch"]
 
 
@@ -123,6 +105,6 @@ class CheckpointFiles(TorchCheckpointIO):
         """Read a file of this class, on the CPU.
 
         Raises:
-            CheckpointError: See :func:`load_checkpoint`.
+            CheckpointError: See :func:`~lmu.training.saved.load_checkpoint`.
         """
         return read_content(Path(path))

@@ -1,16 +1,17 @@
-"""The folder of a run: made, found as a kill left it, and put in order before the run goes on."""
+"""Folders of runs: make one, or put one in order before its run goes on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lmu._files import read_json, remove_leftovers, write_whole
 from lmu.training.checkpoint import RunCheckpoint
-from lmu.training.config import ConfigError, RunConfig, read_config
+from lmu.training.recipe import Recipe
 from lmu.training.saved import (
     BEST,
     LAST,
@@ -19,6 +20,7 @@ from lmu.training.saved import (
     LoadedCheckpoint,
     load_checkpoint,
 )
+from lmu.training.settings import ConfigError, read_settings
 
 CONFIG = "config.json"
 
@@ -75,14 +77,14 @@ def has_only_settings(path: Path) -> bool:
     return not held and isfile(path / CONFIG)
 
 
-def settings_of(folder: Path) -> RunConfig:
-    """The settings that a run's folder holds.
+def config_of(folder: Path, kind: type[Recipe]) -> Any:
+    """The settings that a run's folder holds, of a task's recipe.
 
     Raises:
         CheckpointError: They are damaged.
     """
     try:
-        return read_config(read_json(folder / CONFIG))
+        return read_settings(kind.config_type, read_json(folder / CONFIG))
     except ConfigError as error:
         where = "" if error.setting is None else f"{error.setting} "
         raise CheckpointError(f"{folder / CONFIG} has wrong settings: {where}{error}") from error
@@ -90,7 +92,7 @@ def settings_of(folder: Path) -> RunConfig:
         raise CheckpointError(str(error)) from error
 
 
-def put_in_order(folder: Path, resumed: LoadedCheckpoint | None) -> None:
+def put_in_order(folder: Path, resumed: LoadedCheckpoint[Any] | None) -> None:
     """Prepare a folder for going on: no leftovers, and a last checkpoint that can be kept.
 
     Args:
@@ -106,34 +108,35 @@ def put_in_order(folder: Path, resumed: LoadedCheckpoint | None) -> None:
     remove_leftovers(folder)
     if resumed is None:
         return
-    if resumed.best_epoch is not None and not resumed.config.full_train:
-        _check_best(folder, resumed.best_epoch)
+    kind = type(resumed.recipe)
+    if resumed.best_epoch is not None and not resumed.recipe.config.full_train:
+        _check_best(folder, kind, resumed.best_epoch)
     last = folder / LAST
     # A damaged one would become the previous one, in the place of the one that is intact.
-    if resumed.path.name == PREVIOUS and not _is_intact(last):
+    if resumed.path.name == PREVIOUS and not _is_intact(last, kind):
         write_whole(last, resumed.path.read_bytes())
 
 
-def _check_best(folder: Path, epoch: int) -> None:
+def _check_best(folder: Path, kind: type[Recipe], epoch: int) -> None:
     try:
-        load_checkpoint(folder / BEST)
+        load_checkpoint(folder / BEST, kind)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. It held the best weights so far, of epoch {epoch}, which the run is to "
-            "test in the end: train anew"
+            "test in the end: train again"
         ) from error
 
 
-def _is_intact(path: Path) -> bool:
+def _is_intact(path: Path, kind: type[Recipe]) -> bool:
     try:
-        load_checkpoint(path)
+        load_checkpoint(path, kind)
     except CheckpointError:
         return False
     return True
 
 
 @contextmanager
-def told_by(resumed: LoadedCheckpoint | None, checkpoint: RunCheckpoint) -> Iterator[None]:
+def told_by(resumed: LoadedCheckpoint[Any] | None, checkpoint: RunCheckpoint) -> Iterator[None]:
     """Say which checkpoint it is that Lightning cannot go on from.
 
     Such a file is intact and has good weights, but something else wrote or changed it.

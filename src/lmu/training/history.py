@@ -1,4 +1,4 @@
-"""What happened in each epoch."""
+"""A row of figures per epoch."""
 
 import csv
 import io
@@ -10,16 +10,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmu._files import write_whole
-from lmu.training.module import ClassificationModule
+from lmu.training.module import TrainingModule
 
 
 class History(Callback):
     """Collect a row of numbers per epoch, keep it over a resume, and write it as CSV.
 
     Attributes:
-        rows: For each epoch ``epoch`` (from 1), ``learning_rate``, ``train_loss``,
-            ``train_accuracy``, ``val_loss`` and ``val_accuracy`` (where there is validation), and
-            ``seconds`` of training, without validation.
+        rows: For each epoch ``epoch`` (from 1), ``learning_rate``, ``train_loss`` and
+            ``train_accuracy`` or ``train_rmse``, the same with ``val_`` (where there is
+            validation), and ``seconds`` of training, without validation.
 
     Args:
         path: The CSV file.
@@ -44,18 +44,16 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row."""
-        assert isinstance(pl_module, ClassificationModule)
+        assert isinstance(pl_module, TrainingModule)
         self._stop(pl_module)
-        train = pl_module.train_metrics()
-        row = {
+        row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
             "learning_rate": self._learning_rate,
-            "train_loss": train.loss,
-            "train_accuracy": train.accuracy,
         }
-        if pl_module.evaluation is not None:
-            row["val_loss"] = pl_module.evaluation.loss
-            row["val_accuracy"] = pl_module.evaluation.accuracy
+        train, validation = pl_module.train_metrics(), pl_module.evaluation
+        row |= {f"train_{name}": value for name, value in train.figures().items()}
+        if validation is not None:
+            row |= {f"val_{name}": value for name, value in validation.figures().items()}
         self.rows.append(row | {"seconds": self._seconds})
         if trainer.is_global_zero:
             table = io.StringIO()

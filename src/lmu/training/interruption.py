@@ -1,17 +1,16 @@
-"""How a run ends before its time: a signal, a full disk, or the loss of one of its processes."""
+"""Ends of a run before its time: by a signal, a full disk, or the loss of a process."""
 
 import re
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmu._files import WriteError
 from lmu.training.checkpoint import RunCheckpoint
+from lmu.training.lightning import signals_undone
 from lmu.training.saved import LAST, PREVIOUS
 
 # How the backends of torch.distributed tell that another process is gone; gloo has no error of its
@@ -37,20 +36,16 @@ class RunInterruptedError(Exception):
 
 @contextmanager
 def interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]:
-    """Turn Lightning's way of ending on a signal, SystemExit, into an error that can be handled.
+    """Make one error of a signal, a file that cannot be written, and the loss of a process.
 
-    Likewise a file that cannot be written, and what a backend says when a process is lost.
+    Raises:
+        RunInterruptedError: One of them.
     """
-    handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with signals_undone(trainer):
+            yield
     except KeyboardInterrupt as error:
-        raise RunInterruptedError(checkpoint.folder, 130) from error
-    except SystemExit as error:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-        exit_code = 143 if isinstance(error, SIGTERMException) else 130
+        exit_code = 143 if isinstance(error.__cause__, SIGTERMException) else 130
         raise RunInterruptedError(checkpoint.folder, exit_code) from error
     except WriteError as error:
         raise RunInterruptedError(checkpoint.folder, 1, str(error)) from error

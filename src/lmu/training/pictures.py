@@ -1,6 +1,7 @@
 """Pictures of a run, drawn without a display."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from lmu._arguments import checked, number, tensor, whole
 from lmu._files import write_whole
-from lmu.tasks.psmnist import PsMNIST
-from lmu.theory import decode_window, discretize, impulse_response, legt
 
 
 def write_figure(path: Path, figure: Figure) -> None:
@@ -23,7 +21,7 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def draw_curves(rows: list[dict[str, Any]], *, chosen: int, title: str) -> Figure:
-    """Loss and accuracy by epoch, the tested one marked.
+    """Loss, and accuracy or root mean square error, by epoch, the tested one marked.
 
     Args:
         rows: See :class:`lmu.training.history.History`.
@@ -34,7 +32,8 @@ def draw_curves(rows: list[dict[str, Any]], *, chosen: int, title: str) -> Figur
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    for axes, name in ((left, "loss"), (right, "accuracy")):
+    score = "accuracy" if "train_accuracy" in rows[0] else "rmse"
+    for axes, name in ((left, "loss"), (right, score)):
         for part, label in (("train", "training"), ("val", "validation")):
             if f"{part}_{name}" in rows[0]:
                 axes.plot(epochs, [row[f"{part}_{name}"] for row in rows], "o-", ms=3, label=label)
@@ -43,15 +42,18 @@ def draw_curves(rows: list[dict[str, Any]], *, chosen: int, title: str) -> Figur
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    right.yaxis.set_major_formatter(PercentFormatter(1))
+    if score == "accuracy":
+        right.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
-def draw_confusion(confusion: Tensor) -> Figure:
+def draw_confusion(confusion: Tensor, unit: str, names: Sequence[str] = ()) -> Figure:
     """Answers by label: right ones in green, mistakes in red, each on a scale of its own.
 
     Args:
         confusion: Counts (classes, classes), rows by label and columns by answer.
+        unit: What samples are called.
+        names: Of the classes; their indices if empty.
     """
     classes = len(confusion)
     right = torch.eye(classes, dtype=torch.bool)
@@ -67,64 +69,34 @@ def draw_confusion(confusion: Tensor) -> Figure:
         bar.update_ticks()
         dark |= cells & (confusion > most / 2)
     total, count = int(confusion.sum()), int(confusion.trace())
-    axes.set(xlabel="answer", ylabel="label", title=f"test digits: {count:,} of {total:,} right")
-    axes.set_xticks(range(classes))
-    axes.set_yticks(range(classes))
+    axes.set(xlabel="answer", ylabel="label", title=f"test {unit}: {count:,} of {total:,} right")
+    labels = names or [str(i) for i in range(classes)]
+    axes.set_xticks(range(classes), labels)
+    axes.set_yticks(range(classes), labels)
     for i, j in confusion.nonzero().tolist():
         color = "white" if dark[i, j] else "black"
         axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", size=8, color=color)
     return figure
 
 
-@checked(sequence=tensor("time", filled=True), order=whole(1), theta=number(above=0))
-def reconstruct(sequence: Tensor, order: int, theta: float) -> Tensor:
-    """What the state of a bare Legendre memory still tells of the sequence it has read.
+def draw_answers(outputs: Tensor, targets: Tensor, unit: str, names: Sequence[str] = ()) -> Figure:
+    """Predicted against true numbers, a panel for each of at most four.
 
     Args:
-        sequence: Input (time,).
-        order: Order of the memory.
-        theta: Length of its window, in steps.
-
-    Returns:
-        The decoded input (time,) in float64; NaN where the window does not reach.
+        outputs: Predictions (samples, numbers) or (samples,).
+        targets: Of the same shape.
+        unit: What samples are called.
+        names: Of the numbers; their indices if empty.
     """
-    steps = len(sequence)
-    H = impulse_response(*discretize(*legt(order, theta)), steps)
-    m = H.flip(1) @ sequence.to(H)
-    # The hold delays by half a step: the input k steps ago is found at (k + 1/2) / theta.
-    r = (torch.arange(steps, dtype=H.dtype).flip(0) + 0.5) / theta
-    inside = r <= 1
-    decoded = torch.full((steps,), torch.nan, dtype=H.dtype)
-    decoded[inside] = decode_window(m, r[inside])
-    return decoded
-
-
-def draw_window(sequence: Tensor, task: PsMNIST, order: int, theta: float) -> Figure:
-    """A digit and its permuted pixels, with both as the memory holds them at the last pixel.
-
-    Args:
-        sequence: Permuted pixels (784, 1) in [0, 1].
-        task: Knows the permutation.
-        order: Order of the memory.
-        theta: Length of its window, in pixels.
-    """
-    decoded = reconstruct(sequence[:, 0], order, theta)
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle(f"a memory of order {order} and a window of {theta:g} steps, at the last pixel")
-    panels = figure.subplot_mosaic(
-        [["digit", "all"], ["read from the memory", "end"]], width_ratios=(1, 3)
-    )
-    for title, values in (("digit", sequence[:, 0]), ("read from the memory", decoded)):
-        image = task.images(values[None, :, None])[0]
-        panels[title].imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
-        panels[title].set(title=title, xticks=[], yticks=[])
-    steps = torch.arange(len(decoded))
-    for name, shown, marker in (("all", len(decoded), ""), ("end", 100, ".")):
-        axes, x = panels[name], steps[-shown:]
-        axes.plot(x, sequence[-shown:, 0], "0.6", marker=marker, lw=1.6, label="permuted pixels")
-        axes.plot(x, decoded[-shown:], "C0", lw=0.9, label="the memory's window")
-        axes.set(xlim=(int(x[0]), int(x[-1])), ylim=(-0.3, 1.3), ylabel="pixel")
-    panels["all"].set_title("what it was told, and what it holds")
-    panels["all"].legend(loc="upper right", ncols=2, fontsize=8)
-    panels["end"].set(title="the last 100 steps", xlabel="step")
+    outputs, targets = (values.float().reshape(len(values), -1) for values in (outputs, targets))
+    shown = min(4, outputs.shape[1])
+    figure = Figure(figsize=(3.6 * shown + 0.6, 3.8), layout="constrained")
+    figure.suptitle(f"test {unit}: {len(outputs):,} shown")
+    for i, axes in enumerate(figure.subplots(1, shown, squeeze=False)[0]):
+        truth = targets[:, i].numpy()
+        axes.plot(truth, outputs[:, i].numpy(), ".", ms=3, alpha=0.5)
+        axes.axline((float(truth.mean()), float(truth.mean())), slope=1, color="gray", lw=1)
+        title = names[i] if i < len(names) else str(i)
+        axes.set(xlabel="true", ylabel="predicted", title=title)
+        axes.grid(alpha=0.3)
     return figure

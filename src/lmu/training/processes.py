@@ -1,9 +1,11 @@
-"""Which numbers of processes can train together."""
+"""Numbers of processes that can train together."""
 
 import os
 
-from lmu.tasks.psmnist import VALIDATION
-from lmu.training.config import ConfigError, RunConfig
+from torch import nn
+
+from lmu.training.recipe import Recipe
+from lmu.training.settings import ConfigError
 
 MOST_DEVICES = 256  # Lightning makes a list of them, and on CPUs a process for each
 
@@ -27,29 +29,30 @@ def check_processes(devices: int | str, num_nodes: int) -> None:
         )
 
 
-def check_digits(config: RunConfig, processes: int) -> None:
+def check_samples(recipe: Recipe, model: nn.Module, processes: int) -> None:
     """Refuse what would leave a process without a step, or a batch without a spread.
 
     Raises:
-        ConfigError: There are too few digits, in all or in a batch.
+        ConfigError: There are too few samples, in all or in a batch.
     """
-    if config.limit is not None and config.limit < processes:
+    data, batch = recipe.data, recipe.config.batch_size
+    unit, samples = data.description.unit, data.sizes[0]
+    if samples < processes:
         raise ConfigError(
             "devices",
-            f"{processes} processes cannot share {config.limit} training digits: "
+            f"{processes} processes cannot share {samples} training {unit}: "
             "use fewer processes, or train with a higher --limit",
         )
-    if config.batch_size < processes:
+    if batch < processes:
         raise ConfigError(
             "batch_size",
-            f"{processes} processes cannot share batches of {config.batch_size} digits: "
+            f"{processes} processes cannot share batches of {batch} {unit}: "
             "use fewer processes, or larger batches",
         )
-    digits = 60_000 - (0 if config.full_train else VALIDATION)
-    digits = min(digits, config.limit or digits)
-    if config.model == "deep" and 1 in (config.batch_size, digits % config.batch_size):
+    normalizes = any(isinstance(part, nn.BatchNorm1d) for part in model.modules())
+    if normalizes and 1 in (batch, samples % batch):
         raise ConfigError(
             "batch_size",
-            f"in batches of {config.batch_size} of {digits} digits there is one of a single digit, "
-            "which deep cannot normalize: choose another size",
+            f"in batches of {batch} of {samples} {unit} there is one of a single sample, which "
+            "batch normalization cannot take: choose another size",
         )

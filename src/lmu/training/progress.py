@@ -15,13 +15,14 @@ from rich.progress import (
 )
 
 from lmu.training.history import History
-from lmu.training.module import ClassificationModule
+from lmu.training.module import TrainingModule
+from lmu.training.objective import shown
 
 _REFRESH_SECONDS = 0.25
 
 
 class EpochProgress(Callback):
-    """A bar with the running loss and accuracy, and a line for each finished epoch.
+    """A bar with the running figures, and a line for each finished epoch.
 
     Drawn a few times a second and from the training loop itself: reading the loss makes the device
     wait, and a drawing thread would take processor time from a step of a few milliseconds. On an
@@ -64,9 +65,9 @@ class EpochProgress(Callback):
         """Draw, if the time has come."""
         if self._bar is None or time.monotonic() < self._next:
             return
-        assert isinstance(pl_module, ClassificationModule)
-        metrics = pl_module.running_metrics()
-        text = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.2%}"
+        assert isinstance(pl_module, TrainingModule)
+        figures = pl_module.running_metrics().figures()
+        text = "  ".join(f"{name} {shown(name, value)}" for name, value in figures.items())
         self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1, metrics=text)
         self._bar.refresh()
         self._next = time.monotonic() + _REFRESH_SECONDS
@@ -77,12 +78,10 @@ class EpochProgress(Callback):
         if trainer.is_global_zero:
             row = self.history.rows[-1]
             width = len(str(trainer.max_epochs))
-            line = (
-                f"epoch {row['epoch']:>{width}}/{trainer.max_epochs}  loss {row['train_loss']:.4f}"
-                f"  accuracy {row['train_accuracy']:.2%}"
-            )
-            if "val_accuracy" in row:
-                line += f"  validation {row['val_loss']:.4f} {row['val_accuracy']:.2%}"
+            line = f"epoch {row['epoch']:>{width}}/{trainer.max_epochs}"
+            line += "".join(f"  {name} {text}" for name, text in _figures(row, "train_").items())
+            if validation := _figures(row, "val_"):
+                line += f"  validation {' '.join(validation.values())}"
             self.console.print(f"{line}  {row['seconds']:.1f} s", highlight=False)
 
     def on_exception(
@@ -95,3 +94,9 @@ class EpochProgress(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _figures(row: dict[str, Any], prefix: str) -> dict[str, str]:
+    """The figures of a part, as text."""
+    values = {n.removeprefix(prefix): value for n, value in row.items() if n.startswith(prefix)}
+    return {name: shown(name, value) for name, value in values.items()}

@@ -1,35 +1,27 @@
-"""What a run leaves behind: metrics.json and pictures."""
+"""The report of a run: metrics.json and pictures."""
 
 import os
 import platform
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from matplotlib.figure import Figure
 
 from lmu import __version__
 from lmu._files import write_json
 from lmu._machine import git_commit
-from lmu.tasks.psmnist import VALIDATION, PsMNIST
-from lmu.training.config import RunConfig
-from lmu.training.module import ClassificationModule, Metrics
-from lmu.training.pictures import (
-    draw_confusion,
-    draw_curves,
-    draw_window,
-    write_figure,
-)
-
-PICTURES = ("curves.png", "window.png", "confusion.png")
+from lmu.training.module import TrainingModule
+from lmu.training.objective import Metrics
+from lmu.training.pictures import draw_answers, draw_confusion, draw_curves, write_figure
+from lmu.training.recipe import Recipe
 
 
 def write_report(
     folder: Path,
-    config: RunConfig,
-    task: PsMNIST,
-    module: ClassificationModule,
+    recipe: Recipe,
+    module: TrainingModule,
     rows: list[dict[str, Any]],
     test: Metrics,
     chosen: dict[str, Any],
@@ -38,8 +30,7 @@ def write_report(
 
     Args:
         folder: The run's folder.
-        config: Its settings.
-        task: Its task, for a digit to show.
+        recipe: What was trained.
         module: The tested module.
         rows: Its epochs, see :class:`lmu.training.history.History`.
         test: Result of the test.
@@ -48,34 +39,37 @@ def write_report(
     Returns:
         The content of ``metrics.json``.
     """
-    assert test.confusion is not None
-    arguments = config.model_arguments()
-    curves = draw_curves(rows, chosen=chosen["epoch"], title=f"{config.model} on permuted MNIST")
+    unit = recipe.data.description.unit
+    curves = draw_curves(rows, chosen=chosen["epoch"], title=recipe.title)
     write_figure(folder / "curves.png", curves)
-    if arguments["memory_size"] is not None:
-        x, _ = task.test_part()
-        window = draw_window(x[0], task, arguments["memory_size"], arguments["theta"])
-        write_figure(folder / "window.png", window)
-    write_figure(folder / "confusion.png", draw_confusion(test.confusion))
+    for name, figure in (recipe.figures() | _of_the_test(recipe, module, test)).items():
+        write_figure(folder / name, figure)
     metrics = {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_digits": int(test.confusion.sum()),
+        **{f"test_{name}": value for name, value in test.figures().items()},
+        f"test_{unit}": test.samples,
         **_selection(rows, chosen),
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "seed": config.seed,
-        "config": shareable(config) | arguments,
+        "seed": recipe.config.seed,
+        "config": recipe.settings(),
         "seconds_per_epoch": [row["seconds"] for row in rows],
         "history": rows,
-        "validation_digits": 0
-        if config.full_train
-        else min(VALIDATION, config.limit or VALIDATION),
+        f"validation_{unit}": recipe.data.sizes[1],
         "versions": versions(),
         "git_commit": git_commit(),
         "machine": machine(module.device),
     }
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _of_the_test(recipe: Recipe, module: TrainingModule, test: Metrics) -> dict[str, Figure]:
+    data = recipe.data.description
+    if test.confusion is not None:
+        return {"confusion.png": draw_confusion(test.confusion, data.unit, data.names)}
+    if not module.answers:
+        return {}
+    outputs, targets = (torch.cat(parts) for parts in zip(*module.answers, strict=True))
+    return {"answers.png": draw_answers(outputs, targets, data.unit, data.names)}
 
 
 def versions() -> dict[str, str]:
@@ -99,16 +93,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def shareable(config: RunConfig) -> dict[str, Any]:
-    """The settings without what only tells where files lie on this machine."""
-    settings = asdict(config)
-    del settings["data"]
-    if config.permutation is not None:
-        settings["permutation"] = Path(config.permutation).name
-    return settings
-
-
 def _selection(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> dict[str, Any]:
     row = rows[chosen["epoch"] - 1]
-    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    return {"chosen": chosen} | {name: row[name] for name in names if name in row}
+    return {"chosen": chosen} | {
+        name: value for name, value in row.items() if name.startswith(("train_", "val_"))
+    }

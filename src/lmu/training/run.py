@@ -1,4 +1,4 @@
-"""The one way to run a task: settings in, a folder with results out."""
+"""The one way to run a recipe: settings in, a folder with results out."""
 
 import os
 import warnings
@@ -14,46 +14,33 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 
-from lmu._arguments import instance, optional
 from lmu._arguments import path as path_rule
 from lmu._files import write_json
-from lmu.tasks.psmnist import (
-    CLASSES,
-    PsMNIST,
-    build_model,
-    default_permutation,
-    load_permutation,
-)
-from lmu.training.batches import TaskData
+from lmu.training.batches import DataModule
 from lmu.training.checkpoint import CheckpointFiles, RunCheckpoint
-from lmu.training.config import ConfigError, RunConfig
+from lmu.training.config import RunConfig
 from lmu.training.folders import (
     CONFIG,
+    config_of,
     has_only_settings,
     is_first_process,
     new_folder,
     put_in_order,
     removed_if_empty,
-    settings_of,
     told_by,
 )
 from lmu.training.history import History
 from lmu.training.interruption import interruptible
 from lmu.training.lightning import flushed_denormals, quiet_lightning
-from lmu.training.module import ClassificationModule, Metrics
+from lmu.training.module import Optimization, TrainingModule
 from lmu.training.normalization import share_batch_norm
-from lmu.training.processes import check_digits, check_processes
+from lmu.training.objective import Metrics, objective_of
+from lmu.training.processes import check_processes, check_samples
 from lmu.training.progress import EpochProgress
+from lmu.training.recipe import Recipe
 from lmu.training.report import write_report
-from lmu.training.room import check_room
-from lmu.training.saved import (
-    BEST,
-    LAST,
-    LoadedCheckpoint,
-    load_checkpoint,
-    newest_intact,
-    resolve_checkpoint,
-)
+from lmu.training.saved import BEST, LAST, LoadedCheckpoint, load_checkpoint, newest_intact
+from lmu.training.settings import ConfigError
 
 
 @dataclass(frozen=True)
@@ -70,86 +57,106 @@ class RunResult:
 
 
 def train(
-    config: RunConfig,
+    recipe: Recipe,
     *,
-    output: Path = Path("runs/psmnist"),
-    resume: Path | None = None,
+    output: Path,
+    resume: LoadedCheckpoint[Any] | Path | None = None,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Train, choose the model on the validation part, test it once, and write the report.
 
     Args:
-        config: All settings. For a resumed run those of its checkpoint; see :func:`resume_config`.
+        recipe: What is trained. For a resumed run that of its checkpoint; see
+            :func:`resume_config`.
         output: Folder in which the run's folder, named by the time, is made.
         resume: The checkpoint to continue from; its folder is then the run's. Or a run's folder, to
-            begin anew in it.
+            start over in it.
         console: Where progress is shown; nowhere if None.
         callbacks: Further Lightning callbacks.
 
     Raises:
-        ConfigError: The permutation is wrong, Lightning refuses a setting, or there are fewer
-            training digits than processes.
-        CheckpointError: The checkpoint cannot be read.
-        DataError: The data are missing or damaged.
+        ConfigError: Lightning refuses a setting, there are fewer training samples than processes,
+            or the recipe's settings are wrong.
+        CheckpointError: The checkpoint is not one to go on from.
         RunInterruptedError: Ctrl-C, a request to terminate, or a full disk.
         TrainingDivergedError: A loss is not finite.
+        ValueError: The data are missing or damaged.
         WriteError: The disk is full before the run has begun, or cannot be written.
     """
-    instance(RunConfig)("config", config)
-    optional(path_rule)("resume", resume)
-    resume = None if resume is None else Path(resume)
-    check_room(config)
-    resumed = load_checkpoint(resume) if resume is not None and not resume.is_dir() else None
-    permutation = _permutation(config) if resumed is None else resumed.permutation
-    task = PsMNIST(permutation, config.data, config.full_train, config.limit)
-    module = build_module(config)
+    recipe.check()
+    module = build_module(recipe)
     if is_first_process():
-        task.prepare()
-    if resume is None:
-        folder = new_folder(output)
-    else:
-        folder = resume.resolve() if resumed is None else resume.resolve().parent
-        put_in_order(folder, resumed)
-    checkpoint = RunCheckpoint(folder, config, permutation)
+        recipe.data.prepare()
+    resumed = resume if isinstance(resume, LoadedCheckpoint) else None
+    folder = _folder(output, resume)
+    checkpoint = RunCheckpoint(folder, recipe)
     history = History(folder / "history.csv")
     progress = [] if console is None else [EpochProgress(console, history)]
-    stopping = _early_stopping(config)
+    stopping = _early_stopping(recipe.config, module)
     with quiet_lightning(), flushed_denormals(), removed_if_empty(folder):
-        trainer = _trainer(config, [history, *progress, checkpoint, *stopping, *callbacks])
-        check_digits(config, trainer.world_size)
+        trainer = _trainer(recipe.config, [history, *progress, checkpoint, *stopping, *callbacks])
+        check_samples(recipe, module.model, trainer.world_size)
         if trainer.world_size > 1:
             share_batch_norm(module)
         if trainer.is_global_zero:
-            write_json(folder / CONFIG, asdict(config))
-        data = TaskData(task, config.batch_size, config.seed)
-        metrics = {}
+            write_json(folder / CONFIG, asdict(recipe.config))
+        data = DataModule(recipe.data, recipe.config.batch_size, recipe.config.seed)
         with interruptible(trainer, checkpoint):
             with told_by(resumed, checkpoint):
                 trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed.path))
-            chosen = checkpoint.folder / (LAST if config.full_train else BEST)
-            load_checkpoint(chosen).fill(module)
-            test = _test(trainer, module, data)
-            if trainer.is_global_zero:
-                epoch = len(history.rows) if config.full_train else checkpoint.best_epoch
-                chosen_by = {"checkpoint": chosen.name, "epoch": epoch}
-                metrics = write_report(folder, config, task, module, history.rows, test, chosen_by)
+            metrics = _test_and_report(trainer, module, data, checkpoint, history)
     return RunResult(checkpoint.folder, metrics)
 
 
+def _folder(output: Path, resume: LoadedCheckpoint[Any] | Path | None) -> Path:
+    """The run's folder, made or put in order."""
+    if resume is None:
+        return new_folder(output)
+    if isinstance(resume, Path):
+        folder, resumed = resume.resolve(), None
+    else:
+        folder, resumed = resume.path.resolve().parent, resume
+    put_in_order(folder, resumed)
+    return folder
+
+
+def _test_and_report(
+    trainer: Trainer,
+    module: TrainingModule,
+    data: DataModule,
+    checkpoint: RunCheckpoint,
+    history: History,
+) -> dict[str, Any]:
+    """Test the chosen weights; the report's metrics in the first process."""
+    recipe = checkpoint.recipe
+    full = recipe.config.full_train
+    chosen = checkpoint.folder / (LAST if full else BEST)
+    load_checkpoint(chosen, type(recipe)).fill(module)
+    test = _test(trainer, module, data)
+    if not trainer.is_global_zero:
+        return {}
+    epoch = len(history.rows) if full else checkpoint.best_epoch
+    chosen_by = {"checkpoint": chosen.name, "epoch": epoch}
+    return write_report(checkpoint.folder, recipe, module, history.rows, test, chosen_by)
+
+
 def resume_config(
-    path: Path, say: Callable[[str], None] = warnings.warn, **changes: Any
-) -> tuple[Path, RunConfig]:
+    path: Path,
+    kind: type[Recipe],
+    say: Callable[[str], None] = warnings.warn,
+    **changes: Any,
+) -> tuple[Path, Any]:
     """The checkpoint to continue from and its settings.
 
     Args:
         path: The folder of a run, or a checkpoint in it.
+        kind: The task's recipe.
         say: Is told if the last checkpoint is damaged and the one before takes its place.
         changes: Settings that may differ: where the data are and what to run on.
 
     Returns:
-        What :func:`train` resumes, and its settings: the folder, if the run ended before its first
-        checkpoint.
+        The checkpoint, or the folder if the run ended before its first one, and the settings.
 
     Raises:
         CheckpointError: There is no such checkpoint, or all that there are are damaged.
@@ -158,59 +165,50 @@ def resume_config(
     path_rule("path", path)
     path = Path(path)
     if has_only_settings(path):
-        return path, _changed(settings_of(path), changes)
-    loaded = newest_intact(path, say)
-    return loaded.path, _changed(loaded.config, changes)
+        return path, config_of(path, kind).changed(changes)
+    loaded = newest_intact(path, kind, say)
+    return loaded.path, loaded.recipe.config.changed(changes)
 
 
-def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint, Metrics]:
+def evaluate(loaded: LoadedCheckpoint[Any], recipe: Recipe) -> Metrics:
     """Test a checkpoint, with the batch size and precision that it was trained with.
 
     Args:
-        checkpoint: A checkpoint, or the folder of a run, whose chosen one is taken.
-        changes: Settings that may differ: where the data are and what to run on.
+        loaded: The checkpoint.
+        recipe: Its recipe, in which where the data are and what to run on may differ.
 
     Raises:
-        CheckpointError: There is no such checkpoint.
-        ConfigError: A change is out of range, or Lightning refuses it.
-        DataError: The data are missing or damaged.
+        ConfigError: Lightning refuses a setting.
         TrainingDivergedError: The test loss is not finite.
+        ValueError: The data are missing or damaged.
     """
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint, (BEST, LAST)))
-    config = _changed(loaded.config, changes)
-    task = PsMNIST(loaded.permutation, config.data, config.full_train, config.limit)
+    config = recipe.config
     with quiet_lightning(), flushed_denormals():
-        module = build_module(config)
+        module = build_module(recipe)
         loaded.fill(module)
-        trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, config, loaded.permutation)])
-        return loaded, _test(trainer, module, TaskData(task, config.batch_size, config.seed))
+        trainer = _trainer(config, [RunCheckpoint(loaded.path.parent, recipe)])
+        return _test(trainer, module, DataModule(recipe.data, config.batch_size, config.seed))
 
 
-def build_module(config: RunConfig) -> ClassificationModule:
-    """The module that a configuration describes, with fresh weights drawn from its seed.
+def build_module(recipe: Recipe) -> TrainingModule:
+    """The module of a recipe, with fresh weights drawn from its seed.
 
     Raises:
-        ConfigError: The layer refuses the sizes.
+        ConfigError: The model or the objective refuses the settings.
     """
+    config, data = recipe.config, recipe.data.description
     seed_everything(config.seed, verbose=False)
-    try:
-        model = build_model(**config.model_arguments())
-    except (ValueError, RuntimeError) as error:  # the latter of sizes for which there is no memory
-        raise ConfigError("model", str(error)) from error
-    return ClassificationModule(
-        model,
-        CLASSES,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        epochs=config.epochs,
-        seed=config.seed,
-        weight_decay=config.weight_decay,
-        label_smoothing=config.label_smoothing,
-        input_noise=config.input_noise,
+    model = recipe.build_model()
+    objective = objective_of(data.kind, data.outputs, config.label_smoothing)
+    optimization = Optimization(
+        config.learning_rate, config.epochs, config.schedule, config.weight_decay
+    )
+    return TrainingModule(
+        model, objective, optimization, seed=config.seed, input_noise=recipe.input_noise
     )
 
 
-def _test(trainer: Trainer, module: ClassificationModule, data: TaskData) -> Metrics:
+def _test(trainer: Trainer, module: TrainingModule, data: DataModule) -> Metrics:
     trainer.test(module, data, verbose=False)
     assert module.evaluation is not None
     return module.evaluation
@@ -270,21 +268,9 @@ def _processes(config: RunConfig) -> tuple[int | str, int]:
     return here, machines
 
 
-def _early_stopping(config: RunConfig) -> list[Callback]:
+def _early_stopping(config: RunConfig, module: TrainingModule) -> list[Callback]:
     if not config.patience:
         return []
-    return [EarlyStopping("val_accuracy", mode="max", patience=config.patience)]
-
-
-def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    given = {name: value for name, value in changes.items() if value is not None}
-    return RunConfig(**(asdict(config) | given))
-
-
-def _permutation(config: RunConfig) -> torch.Tensor:
-    if config.permutation is None:
-        return default_permutation()
-    try:
-        return load_permutation(config.permutation)
-    except ValueError as error:
-        raise ConfigError("permutation", str(error)) from error
+    objective = module.objective
+    mode = "max" if objective.highest else "min"
+    return [EarlyStopping(f"val_{objective.monitor}", mode=mode, patience=config.patience)]

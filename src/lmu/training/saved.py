@@ -1,19 +1,18 @@
-"""Reading the checkpoints of a run, for which Lightning is not needed."""
+"""Read the checkpoints of a run, for which Lightning is not needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from os.path import exists, isdir, isfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from torch import Tensor, nn
 
 from lmu import __version__
 from lmu._archive import read_archive
 from lmu._arguments import path as path_rule
-from lmu.models import SequenceClassifier
-from lmu.tasks.psmnist import build_model, check_permutation
-from lmu.training.config import ConfigError, RunConfig, read_config
+from lmu.training.recipe import R
+from lmu.training.settings import ConfigError, read_settings
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -28,32 +27,30 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class LoadedCheckpoint:
-    """What a checkpoint holds.
+class LoadedCheckpoint(Generic[R]):
+    """Content of a checkpoint.
 
     Attributes:
         path: Its file.
-        config: The run's settings.
-        permutation: The order of the pixels (784,).
+        recipe: What was trained.
         state_dict: The weights.
         best_epoch: The epoch of the run's ``best.ckpt``, counted from 1; None if there is none yet.
     """
 
     path: Path
-    config: RunConfig
-    permutation: Tensor
+    recipe: R
     state_dict: dict[str, Tensor]
     best_epoch: int | None = None
 
-    def model(self) -> SequenceClassifier:
+    def model(self) -> Any:
         """The trained model, in evaluation mode.
 
         Raises:
             CheckpointError: The weights are not those of the settings.
         """
         try:
-            model = build_model(**self.config.model_arguments())
-        except (ValueError, RuntimeError) as error:
+            model = self.recipe.build_model()
+        except ConfigError as error:
             raise CheckpointError(f"{self.path} has settings of no model: {error}") from error
         self.fill(model, "model.")
         return model.eval()
@@ -77,7 +74,7 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     """The checkpoint file that ``path``, a file or the folder of a run, stands for.
 
     Args:
-        path: What the user gave.
+        path: The file or folder.
         preferred: File names to look for in a folder, the first that exists wins.
 
     Raises:
@@ -86,21 +83,22 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
     path_rule("path", path)
     path = Path(path)
     if isdir(path):  # False, too, of a name that is too long, or in a folder that is closed to us
-        found = [path / name for name in preferred if isfile(path / name)]
-        if not found:
+        present = [path / name for name in preferred if isfile(path / name)]
+        if not present:
             raise CheckpointError(f"{path} holds no checkpoint ({' or '.join(preferred)})")
-        return found[0]
+        return present[0]
     if not isfile(path):
         what = "is not a file" if exists(path) else "does not exist"
         raise CheckpointError(f"{path} {what}: name a checkpoint or the folder of a run")
     return path
 
 
-def newest_intact(path: Path, say: Callable[[str], None]) -> LoadedCheckpoint:
+def newest_intact(path: Path, kind: type[R], say: Callable[[str], None]) -> LoadedCheckpoint[R]:
     """The checkpoint that a run goes on from: the last one, or if it is damaged the one before.
 
     Args:
         path: The run's folder, or a checkpoint, which is then the only one looked at.
+        kind: The task's recipe.
         say: Is told if it is not the last one.
 
     Raises:
@@ -108,7 +106,7 @@ def newest_intact(path: Path, say: Callable[[str], None]) -> LoadedCheckpoint:
     """
     if not isdir(path):
         try:
-            return load_checkpoint(resolve_checkpoint(path, ()))
+            return load_checkpoint(resolve_checkpoint(path, ()), kind)
         except CheckpointError as error:
             if path.name != LAST or not isfile(path.with_name(PREVIOUS)):
                 raise
@@ -119,7 +117,7 @@ def newest_intact(path: Path, say: Callable[[str], None]) -> LoadedCheckpoint:
         if not isfile(path / name):
             continue
         try:
-            loaded = load_checkpoint(path / name)
+            loaded = load_checkpoint(path / name, kind)
         except CheckpointError as error:
             wrong.append(error)
             continue
@@ -129,32 +127,47 @@ def newest_intact(path: Path, say: Callable[[str], None]) -> LoadedCheckpoint:
         return loaded
     if wrong:
         told = ", and ".join(map(str, wrong))
-        raise CheckpointError(f"{told}: there is nothing to go on from, train anew")
+        raise CheckpointError(f"{told}: there is nothing to go on from, train again")
     raise CheckpointError(f"{path} holds no checkpoint ({LAST} or {PREVIOUS})")
 
 
-def load_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Read a checkpoint that ``lmu train`` wrote, without running code that it may contain.
+def load_chosen(path: Path, kind: type[R]) -> LoadedCheckpoint[R]:
+    """Read a checkpoint, or of a run's folder that which the run tested.
 
     Raises:
-        CheckpointError: The file does not exist or cannot be read, it is damaged, or something else
-            wrote it.
+        CheckpointError: See :func:`load_checkpoint`.
+    """
+    return load_checkpoint(resolve_checkpoint(path, (BEST, LAST)), kind)
+
+
+def load_checkpoint(path: Path, kind: type[R]) -> LoadedCheckpoint[R]:
+    """Read a checkpoint that ``lmu train`` wrote, without running code that it may contain.
+
+    Args:
+        path: The file.
+        kind: The task's recipe.
+
+    Raises:
+        CheckpointError: The file does not exist or cannot be read, it is damaged, or another task
+            or something else wrote it.
     """
     path_rule("path", path)
     path = Path(path)
     content = read_content(path)
     ours = content[KEY]
+    if (task := ours.get("task", kind.task)) != kind.task:
+        raise CheckpointError(f"{path} is of the task {task!r}, not of {kind.task}")
     try:
-        config = read_config(ours["config"])
-        permutation = check_permutation(ours["permutation"])
+        config = read_settings(kind.config_type, ours["config"])
+        recipe = kind.restore(config, ours)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the entry {error}") from error
     except ConfigError as error:
         where = "" if error.setting is None else f"{error.setting} "
         raise CheckpointError(f"{path} has wrong settings: {where}{error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} has a wrong order of pixels: {error}") from error
-    return LoadedCheckpoint(path, config, permutation, content["state_dict"], _best_epoch(content))
+        raise CheckpointError(f"{path} has {error}") from error
+    return LoadedCheckpoint(path, recipe, content["state_dict"], _best_epoch(content))
 
 
 def read_content(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import random
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed for one purpose, such as ``("dropout", epoch, rank)``: the same on every machine.
 
-    Seeding each epoch anew, rather than carrying generators on, is what lets a resumed run repeat
-    the uninterrupted one on any device and any number of processes.
+    A seed for each epoch, rather than a generator that goes on, lets a resumed run repeat the
+    uninterrupted one on any device and any number of processes.
     """
     return random.Random(f"{seed} {purpose}").getrandbits(63)

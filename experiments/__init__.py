@@ -1,0 +1,1 @@
+"""The papers' experiments, and others: a folder each, run by ``python -m experiments NAME``."""

@@ -1,0 +1,95 @@
+"""Options and messages that the experiments' commands share."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from os.path import isdir
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmu.cli._shared import console, say
+
+MOST_RUNS = 10_000  # more are a slip of the keyboard
+
+
+def among(choices: Iterable[str]) -> Callable[[Any], Any]:
+    """A check of one or more words."""
+    known = list(choices)
+
+    def check(value: Any) -> Any:
+        for word in value if isinstance(value, list) else [value]:
+            if word is not None and word not in known:
+                listed = ", ".join(map(repr, known))
+                raise typer.BadParameter(f"{word!r} is not one of {listed}.")
+        return value
+
+    return check
+
+
+def between(least: float, most: float) -> Callable[[float | None], float | None]:
+    """A check of a number, which Typer's own lets pass if it is nan."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not least <= value <= most:
+            raise typer.BadParameter(f"must lie in {least:g} to {most:g}, got {value}")
+        return value
+
+    return check
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before anything is computed for it."""
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()  # or is too long a name
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written: its folder is read-only")
+    if isdir(path):
+        raise typer.BadParameter(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise typer.BadParameter(f"{path} is no regular file: name another")
+    if path.suffix != ".json":  # the picture beside it must have another name
+        raise typer.BadParameter(f"the name of the file must end in .json, got {path}")
+    return path
+
+
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The JSON file; a picture is drawn beside it. Default: in runs/, or runs/quick/.",
+        callback=_writable,
+    ),
+]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_RUNS, help="Runs of each model. Default: 5; 1 with --quick."),
+]
+
+
+def place(output: Path | None, name: str, quick: bool) -> Path:
+    """The file of the figures; a quick trial's is never that of the whole."""
+    return output or Path("runs/quick" if quick else "runs") / name
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """For experiments that go on from their file: it may be another's, and Ctrl-C loses little."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from error
+    except KeyboardInterrupt as error:
+        console.print("Interrupted: the same command goes on from here.", highlight=False)
+        raise typer.Exit(130) from error
+
+
+def tell_written(output: Path) -> None:
+    """Name the files."""
+    picture = output.with_suffix(".png")
+    say(f"wrote {output} and {picture.name}" if picture.exists() else f"wrote {output}")

@@ -1,0 +1,1 @@
+"""Real series: recordings of several lengths to classify, and sunspots to forecast."""
