@@ -12,24 +12,25 @@ from lmu.ops import System
 from lmu.ops._modes import is_batched, is_differentiated
 
 
-def _of_memory(name: str, text: str) -> Any:
-    return property(lambda self: getattr(self.memory, name), doc=text)
-
-
 class MemoryLayer(nn.Module):
     """A layer around ``memory``, a :class:`LegendreMemory`, whose arguments it repeats."""
 
     _version = 3  # of the state_dict; until 2 the entries of the memory were the layer's
 
     memory: LegendreMemory
-    memory_size = _of_memory("memory_size", "Order of the memory.")
-    memory_channels = _of_memory("channels", "Number of channels of the memory.")
-    theta = _of_memory("theta", "Length of the window; the present one if it is learned.")
-    learn_a = _of_memory("learn_a", "Whether ``memory.Ad`` is a parameter.")
-    learn_b = _of_memory("learn_b", "Whether ``memory.Bd`` is a parameter.")
-    learn_theta = _of_memory("learn_theta", "Whether ``memory.log_theta`` is a parameter.")
-    discretizer = _of_memory("discretizer", "Name of the discretization.")
-    system = _of_memory("system", "Another system than Legendre's, or None.")
+
+    def _hold(self, memory: LegendreMemory) -> None:
+        self.memory = memory
+        self.memory_size, self.memory_channels = memory.memory_size, memory.channels
+        self.learn_a, self.learn_b = memory.learn_a, memory.learn_b
+        self.learn_theta = memory.learn_theta
+        self.discretizer, self.system = memory.discretizer, memory.system
+        self._state_size = memory.channels * memory.memory_size
+
+    @property
+    def theta(self) -> float | tuple[float, ...]:
+        """Length of the memory's window in time steps; the present one if it is learned."""
+        return self.memory.theta
 
     # Arguments of a call that returns the whole state in the second place.
     with_state: ClassVar[dict[str, Any]] = {}
@@ -43,21 +44,19 @@ class MemoryLayer(nn.Module):
         """A tensor whose device and dtype are the layer's."""
         raise NotImplementedError
 
-    def _prepare(self, x: Any) -> None:
-        """Before a call: follow the input without parameters, and warn of ensembles."""
-        like = self._like()
-        if like is self.memory._anchor:
-            self.memory._follow(x)
+    def _prepare(self, x: Any) -> Tensor:
+        """Follow an input, if there are no parameters, and warn of ensembles; give ``_like()``."""
+        like, memory = self._like(), self.memory
+        if like is memory._anchor:
+            memory._follow(x)
+            like = self._like()
         if is_differentiated() and not self.learn_theta and is_batched(like):
-            self.memory._warn_of_thetas()
+            memory._warn_of_thetas()
+        return like
 
     def _system(self) -> System:
         """The discrete system of the memory, on the layer's device."""
         return self.memory._system(self._like().device)
-
-    @property
-    def _state_size(self) -> int:
-        return self.memory.channels * self.memory.memory_size
 
     def _set_kind(self) -> None:
         """Tell the memory what this layer and the members of an ensemble have in common."""

@@ -134,17 +134,19 @@ class LMUCell(MemoryLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.memory = LegendreMemory(
-            memory_size,
-            theta,
-            memory_channels,
-            learn_a=learn_a,
-            learn_b=learn_b,
-            learn_theta=learn_theta,
-            discretizer=discretizer,
-            system=system,
-            device=device,
-            dtype=dtype,
+        self._hold(
+            LegendreMemory(
+                memory_size,
+                theta,
+                memory_channels,
+                learn_a=learn_a,
+                learn_b=learn_b,
+                learn_theta=learn_theta,
+                discretizer=discretizer,
+                system=system,
+                device=device,
+                dtype=dtype,
+            )
         )
         self.input_size = check_size("input_size", input_size)
         self.hidden_to_memory = check_flag("hidden_to_memory", hidden_to_memory)
@@ -267,14 +269,14 @@ class LMUCell(MemoryLayer):
         """
         return self._step(x, state)[1]
 
-    def _prepare(self, x: Any) -> None:
-        super()._prepare(x)
+    def _prepare(self, x: Any) -> Tensor:
         if self.memory._own_hooks:
             raise ValueError(
                 "a hook of the memory is never called: this layer advances the memory together "
                 "with its hidden units. Register it with the layer, or use "
                 "torch.nn.utils.parametrize for weights that are computed"
             )
+        return super()._prepare(x)
 
     def _like(self) -> Tensor:
         for parameter in (self.W_m, self.e_x, self.e_h, self.e_m):
@@ -369,11 +371,11 @@ class LMUCell(MemoryLayer):
 
     def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step: the output, and the state that holds it, and the memory."""
-        self._prepare(x)
-        check_input(x, ("batch",), self.input_size, self._like())
-        h, m = self._checked_state(x.shape[0], state)
+        like = self._prepare(x)
+        check_input(x, ("batch",), self.input_size, like)
+        h, m = self._checked_state(x.shape[0], state, like)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        x = x.to(compute_dtype(self._like().dtype))
+        x = x.to(compute_dtype(like.dtype))
         if not self._fast:
             y, h, m = self._loop(x.unsqueeze(1), h, m)
             y = y.squeeze(1)
@@ -390,7 +392,7 @@ class LMUCell(MemoryLayer):
                     self.hidden_activation,
                 )
             m = flush(m)
-            y = h = flush(h).to(self._like().dtype)
+            y = h = flush(h).to(like.dtype)
         return y.clone(), (h, m)  # writing to the output must not change the state
 
     def _loop(
@@ -420,12 +422,14 @@ class LMUCell(MemoryLayer):
         y, h, m = run_steps(u, x, h, m, memory, cell, n, mask, record=record)
         return y if record else y.to(like.dtype), h.to(like.dtype), m
 
-    def _checked_state(self, batch: int, state: State) -> tuple[State, Tensor]:
+    def _checked_state(
+        self, batch: int, state: State, like: Tensor | None = None
+    ) -> tuple[State, Tensor]:
         """The given state, checked, or zeros; in the dtype that the recurrence is computed in.
 
         A wider memory stays as it is: see :func:`lmu.ops.memory_step`.
         """
-        like = self._like()
+        like = self._like() if like is None else like
         dtype = compute_dtype(like.dtype)
         module = isinstance(self.hidden_cell, nn.Module)
         if state is None:

@@ -149,8 +149,7 @@ class LMU(LMUCell):
         self, x: Sequences, state: State, lengths: Lengths, every: bool
     ) -> tuple[Any, tuple[State, Tensor]]:
         signal, ragged = unpack(x, lengths)
-        self._prepare(signal)
-        check_sequence(signal, self.input_size, self._like())
+        check_sequence(signal, self.input_size, self._prepare(signal))
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
             ragged = ragged and Ragged(signal, ragged.lengths, ragged.packed)
@@ -254,8 +253,7 @@ class LMU(LMUCell):
                 "it first, as by prune.remove()"
             )
         signal, ragged = unpack(x, lengths)
-        self._prepare(signal)
-        check_sequence(signal, self.input_size, self._like())
+        check_sequence(signal, self.input_size, self._prepare(signal))
         h, m = self._checked_state(signal.shape[0], state)
         signal = F.dropout(signal, self.dropout, self.training) if self.dropout else signal
         signal = signal.to(compute_dtype(self._like().dtype))

@@ -128,18 +128,20 @@ class LMUFFT(MemoryLayer):
             )
         super().__init__()
         self.method, self.causal = self._checked_method(method, causal), causal
-        self.memory = LegendreMemory(
-            memory_size,
-            theta,
-            memory_channels,
-            learn_a=learn_a,
-            learn_b=learn_b,
-            learn_theta=learn_theta,
-            discretizer=discretizer,
-            system=system,
-            method="chunked" if causal else "auto",
-            device=device,
-            dtype=dtype,
+        self._hold(
+            LegendreMemory(
+                memory_size,
+                theta,
+                memory_channels,
+                learn_a=learn_a,
+                learn_b=learn_b,
+                learn_theta=learn_theta,
+                discretizer=discretizer,
+                system=system,
+                method="chunked" if causal else "auto",
+                device=device,
+                dtype=dtype,
+            )
         )
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
@@ -299,10 +301,10 @@ class LMUFFT(MemoryLayer):
         self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths, every: bool
     ) -> tuple[Any, State]:
         signal, ragged = unpack(x, lengths)
-        self._prepare(signal)
-        check_sequence(signal, self.input_size, self._like())
+        like = self._prepare(signal)
+        check_sequence(signal, self.input_size, like)
         self._refuse_state()
-        h_0, m_0 = self._checked_state(signal.shape[0], state)
+        h_0, m_0 = self._checked_state(signal.shape[0], state, like)
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         u = self._encode(signal)
@@ -357,13 +359,13 @@ class LMUFFT(MemoryLayer):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit.
         """
-        self._prepare(x)
-        check_input(x, ("batch",), self.input_size, self._like())
+        like = self._prepare(x)
+        check_input(x, ("batch",), self.input_size, like)
         if is_hooked(self) or self.memory._own_hooks:
             return step_by_call(self, x, state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         u = self._encode(x)
-        _, m = self._checked_state(x.shape[0], state)
+        _, m = self._checked_state(x.shape[0], state, like)
         m_n = self.memory._step(u, self.memory._zeros(u) if m is None else m)
         h = self._read_out(m_n, x)
         return h, (h, m_n.flatten(1))
@@ -475,11 +477,13 @@ class LMUFFT(MemoryLayer):
         z = self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m)
         return apply_rows(self.hidden_activation, z)
 
-    def _checked_state(self, batch: int, state: State | None) -> Started:
+    def _checked_state(
+        self, batch: int, state: State | None, like: Tensor | None = None
+    ) -> Started:
         """``h`` and ``m`` (batch, channels, order), in the dtype that they are computed in."""
         if state is None:
             return None, None
-        like = self._like()
+        like = self._like() if like is None else like
         dtype = compute_dtype(like.dtype)
         h, m = check_pair(state, ": call the layer with return_state=True to get one")
         h = check_state("h", h, (batch, self.hidden_size), like)

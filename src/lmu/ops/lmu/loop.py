@@ -43,17 +43,12 @@ class Memory(NamedTuple):
 
     def step(self, u: Tensor, h: Tensor, m: Sum, keep: Masks = (None, None)) -> tuple[Tensor, Sum]:
         """The input (batch, channels), from the share of x in it, and the next state."""
-        if self.e_h is not None:
-            u = torch.addmm(u, _feed(h, keep[0], u.dtype), self.e_h.mT)
-        if self.e_m is not None:
-            u = torch.addmm(u, _feed(m.m, keep[1], u.dtype), self.e_m.mT)
+        for state, encoder, mask in ((h, self.e_h, keep[0]), (m.m, self.e_m, keep[1])):
+            if encoder is not None:
+                fed = state if state.dtype == u.dtype else state.to(u.dtype)
+                u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
         u = u if self.activation is None else self.activation(u)
         return u, m.advance(u, self.E, self.Bd)
-
-
-def _feed(state: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    state = state if state.dtype == dtype else state.to(dtype)
-    return state if mask is None else state * mask
 
 
 class Cell(Protocol):
