@@ -176,7 +176,7 @@ def test_nothing_grows_with_time():
 
 
 def test_wrong_arguments():
-    with pytest.raises(TypeError, match="layer must be an LMU, LMUFFT or LMUStack, got LMUCell"):
+    with pytest.raises(TypeError, match="LMU, LMUFFT, LMUStack or LegendreMemory, got LMUCell"):
         Stream(LMUCell(1, 2, 3, 4.0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Stream(build("LMU"), 0)

@@ -1,4 +1,4 @@
-"""How a layer is called by what is built of layers."""
+"""Calls of layers by models that are built of layers."""
 
 from inspect import signature
 from typing import Any
@@ -18,20 +18,20 @@ def call(
     lengths: Tensor | None = None,
     return_sequences: bool | None = None,
 ) -> tuple[Any, State]:
-    """The output of a layer, which may be wrapped, and its whole state."""
+    """Run a layer, which may be wrapped; give its output and its whole state."""
     asked = asking(layer, return_sequences)
     return layer(x, state, lengths=lengths, **getattr(unwrap(layer), "with_state", {}), **asked)
 
 
 def asking(layer: nn.Module, return_sequences: bool | None) -> dict[str, bool]:
-    """Arguments of a call that asks for all steps or the last, where the layer is one of ours."""
+    """Arguments that ask one of our layers for all steps or the last; none for another."""
     if return_sequences is None or not hasattr(unwrap(layer), "_ends_at_last_step"):
         return {}
     return {"return_sequences": return_sequences}
 
 
 def step(layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """One step of a layer; if it is wrapped or hooked by a call, which may make its weights."""
+    """Step a layer; a wrapped or hooked one by a call, in which its weights may be made."""
     inner = unwrap(layer)
     if not hasattr(inner, "step"):
         raise TypeError(f"{type(inner).__name__} cannot go step by step")
@@ -50,7 +50,7 @@ def hidden_of(state: State) -> Tensor:
 
 
 def check_layer(name: str, layer: object) -> nn.Module:
-    """Return ``layer`` if it is one of ours, or is called alike; it may be wrapped."""
+    """Return ``layer`` if it can be called as ours are; it may be wrapped."""
     inner = unwrap(layer)
     if not isinstance(inner, nn.Module) or "lengths" not in signature(inner.forward).parameters:
         raise TypeError(f"{name} must be a layer such as lmu.LMU or lmu.LMUFFT, got {layer!r}")
@@ -78,5 +78,5 @@ def like_of(layer: Any) -> Tensor:
 
 
 def gives_sequences(layer: nn.Module) -> bool:
-    """Whether a layer gives the outputs of all steps."""
+    """True if a layer gives the outputs of all steps."""
     return bool(getattr(unwrap(layer), "return_sequences", True))

@@ -100,7 +100,7 @@ def check_cell_state(
     if not recurrent or isinstance(cell, nn.RNNCellBase):
         return check_state("h", state, shape, like)
     for part in state if isinstance(state, (tuple, list)) else (state,):
-        # Of the user's own making: the batch at least must fit.
+        # Only the cell knows its shape, but the batch must fit.
         if isinstance(part, Tensor) and part.shape[:1] != shape[:1]:
             raise ValueError(
                 f"the state of the hidden cell must be of {shape[0]} sequences, "
@@ -155,7 +155,7 @@ def check_sequence(x: Tensor, input_size: int, like: Tensor, name: str = "input_
 
 
 def check_sequences(built: bool, asked: bool | None) -> bool:
-    """Whether a call gives all steps: what it asks for, or else what its layer was built for."""
+    """True if a call gives all steps: the call's argument, or else the layer's."""
     return built if asked is None else check_flag("return_sequences", asked)
 
 

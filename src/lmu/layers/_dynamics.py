@@ -252,7 +252,7 @@ class Dynamics(nn.Module):
         return system
 
     def _place(self) -> None:
-        """Have the constant matrices ready, as a compiler had better find them."""
+        """Make the constant matrices now, outside of any graph that a compiler traces."""
         self._forget()
         if not self.learn_theta:
             self._constant(self._anchor.device)

@@ -75,7 +75,7 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether thetas or names of discretizers lead to the same matrices, up to rounding."""
+    """True if thetas or discretizers lead to the same matrices, up to rounding."""
     if isinstance(one, str) and isinstance(other, str):
         return one.removesuffix("-unchecked") == other.removesuffix("-unchecked")
     ones: list[Any] = list(one) if isinstance(one, (list, tuple)) else [one]

@@ -1,4 +1,4 @@
-"""Hidden cells of the user, which read the memory step by step or at all steps at once."""
+"""Modules as hidden cells, which read the memory step by step or at all steps at once."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ RNN = "rnn"  # the name of the default cell, whose weights are the layer's own
 
 
 class CellAdapter(NamedTuple):
-    """A module of the user's, or None, that reads ``[m_t; x_t]`` or ``m_t`` alone."""
+    """A module, or None, that reads ``[m_t; x_t]`` or ``m_t`` alone."""
 
     cell: nn.Module | None
     recurrent: bool  # whether it has a state of its own

@@ -1,4 +1,4 @@
-"""Modules of other people's programs: wrapped, hooked, adapted."""
+"""Modules that are wrapped, hooked or adapted by other packages."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def _is_dense(weight: Any) -> bool:
 
 
 def name_of(module: Any) -> str:
-    """What a module is, for a reason in words."""
+    """The kind of a module, for messages."""
     name = type(module).__name__
     return f"{name} with hooks" if isinstance(module, nn.Module) and is_hooked(module) else name
 
@@ -72,7 +72,7 @@ def name_of_function(function: Any) -> str:
 
 
 def reset_modules(*parts: object) -> None:
-    """Draw the parameters of modules anew, where they and what they hold say how."""
+    """Call ``reset_parameters`` of modules and of all that they hold, where it exists."""
     for part in parts:
         for module in part.modules() if isinstance(part, nn.Module) else ():
             if callable(reset := getattr(module, "reset_parameters", None)):

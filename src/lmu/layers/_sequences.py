@@ -140,10 +140,10 @@ def _shift(x: Tensor, by: Tensor) -> Tensor:
 
 
 def in_pieces(run: Run, x: Any, state: State, lengths: Any, resets: Any) -> tuple[Any, State]:
-    """Run over sequences of which some may start anew in between; or over an empty batch.
+    """Run over sequences that may be reset in between, or over an empty batch.
 
-    The run is cut wherever a sequence starts anew, and goes on with a state that is zero there:
-    each piece is a call like any other, and has its gradients.
+    The run is cut at each reset, and goes on with a state that is zero in the sequences that are
+    reset: each piece is a call like any other, and has its gradients.
     """
     if isinstance(x, Tensor) and x.ndim == 3 and x.shape[0] == 0:
         y, after = run(pad(x, (0, 0, 0, 0, 0, 1)), None, None)  # one sequence, and none of it

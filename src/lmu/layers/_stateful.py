@@ -1,4 +1,4 @@
-"""Functions of the user's that remember what they were called with, as spiking neurons do."""
+"""Functions with a state of their own, such as spiking neurons."""
 
 import copy
 from types import BuiltinFunctionType, FunctionType
@@ -57,7 +57,7 @@ def _differs(function: Any, x: Tensor, training: bool) -> bool:
 
 
 class Asked:
-    """Keeps the answer of :func:`has_state` for a function, until it is another one."""
+    """Caches the answer of :func:`has_state` for a function until the function changes."""
 
     def __init__(self, size: int = 1) -> None:
         self.size, self.function, self.answer = size, None, False

@@ -17,7 +17,7 @@ def read_window(
     order: int,
     decoder: Decoder | None = None,
 ) -> Tensor:
-    """What :meth:`lmu.LegendreMemory.decode` gives, of windows of ``theta`` steps.
+    """Decode memory states, as :meth:`lmu.LegendreMemory.decode`; ``theta`` in steps.
 
     ``decoder`` is that of another system than Legendre's.
     """

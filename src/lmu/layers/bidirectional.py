@@ -43,7 +43,7 @@ class Bidirectional(nn.Module):
     _ends_at_last_step = False  # one layer ends at the first, where its output at the last begins
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters again."""
         for layer in self.children():
             if callable(reset := getattr(layer, "reset_parameters", None)):
                 reset()

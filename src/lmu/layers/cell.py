@@ -198,7 +198,7 @@ class LMUCell(MemoryLayer):
     def _add_parameters(self, factory: dict[str, Any]) -> None:
         c, d, k, n = self.memory_channels, self._state_size, self.input_size, self.hidden_size
         own = self.hidden_cell == RNN
-        for name, shape, wanted in (
+        for name, shape, needed in (
             ("e_x", (c, k), self.encode_input),
             ("e_h", (c, n), self.hidden_to_memory),
             ("e_m", (c, d), self.memory_to_memory),
@@ -208,7 +208,7 @@ class LMUCell(MemoryLayer):
             ("W_m", (n, d), own),
             ("b_h", (n,), self.hidden_bias),
         ):
-            parameter = nn.Parameter(torch.empty(shape, **factory)) if wanted else None
+            parameter = nn.Parameter(torch.empty(shape, **factory)) if needed else None
             self.register_parameter(name, parameter)
         self._set_kind()
 
@@ -286,7 +286,7 @@ class LMUCell(MemoryLayer):
 
     @property
     def _fast(self) -> bool:
-        """Whether the recurrence is the published one, which blocks of time can run."""
+        """True if the recurrence is the published one, up to its activation."""
         own = isinstance(self.hidden_cell, str)  # PyTorch 2.6 cannot trace "module == text"
         return own and self._linear_encoder and not self._drops
 
@@ -296,7 +296,7 @@ class LMUCell(MemoryLayer):
 
     @property
     def _coupled(self) -> bool:
-        """Whether the memory's input depends on states in a way that must go step by step."""
+        """True if the memory's input depends on states so that it must go step by step."""
         if self._stateful:
             return True
         bent = self.memory_channels > 1 or not self._linear_encoder or self._drops
@@ -304,13 +304,13 @@ class LMUCell(MemoryLayer):
 
     @property
     def _stateful(self) -> bool:
-        """Whether a module of the user's must see one step after another."""
+        """True if an activation or a hidden cell has a state of its own."""
         cell = None if self._recurrent or isinstance(self.hidden_cell, str) else self.hidden_cell
         return self._asked[0](self.encoder_activation) or self._asked[1](cell)
 
     @property
     def _drops(self) -> bool:
-        """Whether states are dropped where they are fed back."""
+        """True if states are dropped where they are fed back."""
         return self.recurrent_dropout > 0 and self.training
 
     def _weights(self, ones: bool = False) -> LMUWeights:
@@ -366,7 +366,7 @@ class LMUCell(MemoryLayer):
 
     @property
     def _starts_itself(self) -> bool:
-        """Whether the hidden cell is called without a state at first."""
+        """True if the hidden cell makes its first state itself."""
         return self._recurrent and not isinstance(self.hidden_cell, nn.RNNCellBase)
 
     def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -28,7 +28,7 @@ Sequences = Tensor | PackedSequence
 
 
 class Record(NamedTuple):
-    """What :meth:`LMU.record` gives of all steps."""
+    """Outputs, memory states and inputs of the memory at all steps."""
 
     output: Tensor  # (batch, time, hidden_size)
     m: Tensor  # (batch, time, memory_channels * memory_size)
@@ -105,8 +105,8 @@ class LMU(LMUCell):
                 is.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything; without a step the state stays as it is.
-            resets: Where a sequence starts anew (batch, time): True at the first step that knows
-                nothing of those before, such as one after an episode's end.
+            resets: True (batch, time) at steps from which on a sequence knows nothing of those
+                before, such as the first of an episode.
             return_sequences: Give the hidden states of all steps, or of the last alone; as the
                 layer was built if None.
 
@@ -120,21 +120,10 @@ class LMU(LMUCell):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
-        return self.run(x, state, lengths, resets, return_sequences)
-
-    def run(
-        self,
-        x: Sequences,
-        state: State = None,
-        lengths: Lengths = None,
-        resets: Any = None,
-        return_sequences: bool | None = None,
-    ) -> tuple[Any, tuple[State, Tensor]]:
-        """As :meth:`forward`: what all layers have in common."""
         if resets is not None and self._starts_itself:
             raise ValueError(
-                "resets cannot start a hidden cell of your own anew, whose first state only it "
-                "knows: run the sequences piece by piece, each without a state"
+                "resets cannot reset a hidden cell whose first state only the cell itself knows: "
+                " run the sequences piece by piece, each without a state"
             )
         every = check_sequences(self.return_sequences, return_sequences)
         return in_pieces(

@@ -259,8 +259,8 @@ class LMUFFT(MemoryLayer):
                 all; zeros if None. Only ``m_0`` matters: nothing is fed back from the hidden units.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything; without a step the state stays as it is.
-            resets: Where a sequence starts anew (batch, time): True at the first step that knows
-                nothing of those before, such as one after an episode's end.
+            resets: True (batch, time) at steps from which on a sequence knows nothing of those
+                before, such as the first of an episode.
             return_state: Give the whole state in the second place, to go on with the sequence.
             return_sequences: Give the hidden states of all steps, or of the last alone; as the
                 layer was built if None.
@@ -276,26 +276,15 @@ class LMUFFT(MemoryLayer):
             TypeError: A dtype is not the layer's (unless under autocast).
             ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
-        output, after = self.run(x, state, lengths, resets, return_sequences)
-        return output, after if return_state else after[0]
-
-    def run(
-        self,
-        x: Tensor | PackedSequence,
-        state: State | None = None,
-        lengths: Lengths = None,
-        resets: Tensor | None = None,
-        return_sequences: bool | None = None,
-    ) -> tuple[Any, State]:
-        """As :meth:`forward` with ``return_state=True``: what all layers have in common."""
         every = check_sequences(self.return_sequences, return_sequences)
-        return in_pieces(
+        output, after = in_pieces(
             lambda x, state, lengths: self._run(x, state, lengths, every),
             x,
             state,
             lengths,
             resets,
         )
+        return output, after if return_state else after[0]
 
     def _run(
         self, x: Tensor | PackedSequence, state: State | None, lengths: Lengths, every: bool
@@ -421,7 +410,7 @@ class LMUFFT(MemoryLayer):
     def explain(
         self, length: int, batch_size: int = 1, *, initial_state: bool = False
     ) -> MethodChoice:
-        """Say how the outputs of so many steps would be computed, why, and at what cost.
+        """Say how the outputs of ``length`` steps would be computed, why, and at what cost.
 
         Args:
             length: Number of time steps.
@@ -434,7 +423,7 @@ class LMUFFT(MemoryLayer):
         return self._choice(length, batch_size, initial_state)
 
     def _choice(self, length: int, batch_size: int, initial_state: bool) -> MethodChoice:
-        """How the outputs of all steps are computed."""
+        """The method for the outputs of all steps, with its reason."""
         problem = self._problem(length, batch_size)
         method, reason = self.method, "asked for by name"
         if called := self._called():

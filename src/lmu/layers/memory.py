@@ -339,6 +339,10 @@ class LegendreMemory(Dynamics):
         dtype = memory_dtype(m, compute_dtype(like.dtype))
         return m.to(dtype).unflatten(1, (self.channels, self.memory_size))
 
+    def _like(self) -> Tensor:
+        """A tensor whose device and dtype are the memory's."""
+        return self._anchor
+
     def _follow(self, u: Any) -> None:
         """Go to the input's device, unless parameters are elsewhere."""
         if not isinstance(u, Tensor) or u.device == self._anchor.device:

@@ -125,7 +125,7 @@ class LMUStack(nn.Module):
                 )
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters again."""
         for module in (*self.layers, *self.norms, self.last_norm, *self.skips):
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()

@@ -13,7 +13,7 @@ from lmu.ops._states import State, map_state
 class Begun(tuple):
     """A state of several sequences, some of which are ``new``: without a past.
 
-    What a layer of the user's starts such a sequence from only the layer knows.
+    Only the layer knows the state from which a new one starts.
     """
 
     new: tuple[bool, ...]

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from lmu.layers._backend_fft import FFTBackend
 from lmu.layers._backend_lmu import LMUBackend
+from lmu.layers._backend_memory import MemoryBackend
 from lmu.layers._backends import Backend, StepsBackend
 from lmu.layers._checks import check_input, check_size
 from lmu.layers._modules import in_evaluation, unwrap
 from lmu.layers.lmu import LMU
 from lmu.layers.lmu_fft import LMUFFT
+from lmu.layers.memory import LegendreMemory
 from lmu.layers.stack import LMUStack
 from lmu.layers.state import Begun, State, map_state
 from lmu.ops._modes import compute_dtype, no_autocast
@@ -26,7 +28,7 @@ class Stream:
     ``h = stream(x_t)`` gives the same numbers as the layer over the whole sequence, but checks
     little, allocates nothing that stays, and reads the weights of an :class:`lmu.LMU` or
     :class:`lmu.LMUFFT` once, here: call :meth:`refresh` after changing them. Where a weight is not
-    simply there to be read (stacks, cells of yours, hooks, adapters) the modules are called, in
+    simply there to be read (stacks, other hidden cells, hooks, adapters) the modules are called, in
     evaluation mode, while yours stay in theirs. An :class:`lmu.LMU` advances its memory once in a
     block of some ten steps (see :mod:`lmu.ops.lmu.blocks`). Dropout is off.
 
@@ -36,7 +38,8 @@ class Stream:
     a stream, until all streams have stepped together for the length of a block.
 
     Args:
-        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`; also compiled, or
+        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, :class:`lmu.LMUStack` or
+            :class:`lmu.LegendreMemory`, whose output and state are the memory; also compiled, or
             wrapped for checkpointing or data parallel.
         batch_size: Number of streams that step together.
 
@@ -45,10 +48,15 @@ class Stream:
         ValueError: ``batch_size`` is below 1.
     """
 
-    def __init__(self, layer: LMU | LMUFFT | LMUStack, batch_size: int = 1) -> None:
+    def __init__(
+        self, layer: LMU | LMUFFT | LMUStack | LegendreMemory, batch_size: int = 1
+    ) -> None:
         inner = unwrap(layer)
-        if not isinstance(inner, (LMU, LMUFFT, LMUStack)):
-            raise TypeError(f"layer must be an LMU, LMUFFT or LMUStack, got {type(inner).__name__}")
+        if not isinstance(inner, (LMU, LMUFFT, LMUStack, LegendreMemory)):
+            raise TypeError(
+                "layer must be an LMU, LMUFFT, LMUStack or LegendreMemory, "
+                f"got {type(inner).__name__}"
+            )
         if any(hasattr(module, "_fsdp_wrapped_module") for module in layer.modules()):
             raise TypeError("a stream cannot read weights that FSDP shards: gather them first")
         self.layer = layer
@@ -173,10 +181,14 @@ class Stream:
     def _build(self) -> Backend:
         layer = in_evaluation(unwrap(self.layer))
         weight = layer._like()
-        self._shape = torch.Size([self.batch_size, layer.input_size])
+        alone = isinstance(layer, LegendreMemory)
+        size = layer.channels if alone else layer.input_size
+        self._shape = torch.Size([self.batch_size, size])
         self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
+            if alone:
+                return MemoryBackend(layer, self.batch_size, weight)
             if FFTBackend.fits(layer):
                 return FFTBackend(layer, self.batch_size)
             if LMUBackend.fits(layer):
