@@ -203,7 +203,7 @@ class LMU(LMUCell):
                 method=self.method,
                 feedback=self._coupled,
                 powers=self._block_dynamics() if self._coupled else None,
-                activation=self.hidden_activation,
+                activation=self._activation,
             )
         return output.to(dtype), (h.to(dtype), m)
 
