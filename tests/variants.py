@@ -38,7 +38,9 @@ def shifted(z: Tensor) -> Tensor:
 def turned_legendre(order: int, theta: float) -> tuple[Tensor, Tensor]:
     """A discrete system that is not Legendre's, but its memory turned and damped."""
     Ad, Bd = discretize(*legt(order, theta), "bilinear")
-    turn = torch.linalg.qr(torch.vander(torch.linspace(-1, 1, order, dtype=torch.float64)))[0]
+    turn = torch.linalg.qr(
+        torch.vander(torch.linspace(-1, 1, order, dtype=torch.float64, device="cpu"))
+    )[0]
     return 0.97 * turn @ Ad @ turn.mT, turn @ Bd
 
 
