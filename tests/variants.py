@@ -44,6 +44,11 @@ def turned_legendre(order: int, theta: float) -> tuple[Tensor, Tensor]:
     return 0.97 * turn @ Ad @ turn.mT, turn @ Bd
 
 
+def shrink(weight: Tensor) -> None:
+    """An initializer of weights that let a state die away."""
+    nn.init.normal_(weight, std=0.1)
+
+
 # (numbers that are read, hidden units, device and dtype)
 CELLS: dict[str, Callable[..., nn.Module]] = {
     "linear": nn.Linear,
@@ -72,6 +77,8 @@ MEMORY = {"hidden_cell": None, "hidden_to_memory": False}
 BARE = {"memory_channels": 3, "encode_input": False, "encoder_activation": None,
         "input_to_hidden": False}  # fmt: skip
 LAST = {"return_sequences": False}
+# Weights as they are drawn would let a linear recurrence grow.
+LINEAR = {"hidden_activation": "identity", "initializers": {"W_h": shrink, "e_h": shrink}}
 FOURIER = {"memory_size": 5, "system": "fourier"}
 DISCRETE = {"system": "discrete", "discretizer": None}
 SLOW = {"quick": False}
@@ -102,13 +109,13 @@ VARIANTS: dict[str, Variant] = {
     "LMU-lstm-open": Variant(LMU, {"hidden_cell": "lstm", "hidden_to_memory": False}, **SLOW),
     "LMU-relu": Variant(LMU, {"hidden_activation": "relu"}, **SLOW),
     "LMU-sigmoid": Variant(LMU, {"hidden_activation": "sigmoid", "hidden_bias": True}),
-    "LMU-identity": Variant(LMU, {"hidden_activation": "identity"}, **SLOW),
+    "LMU-identity": Variant(LMU, LINEAR, **SLOW),
     "LMU-gelu": Variant(LMU, {"hidden_activation": "gelu"}, **SLOW),
     "LMU-shifted": Variant(LMU, {"hidden_activation": "shifted"}, **SLOW),
     "LMU-prelu": Variant(LMU, {"hidden_activation": "prelu"}),
     "LMU-relu-open": Variant(LMU, {"hidden_activation": "relu", **OPEN}, **SLOW),
     "LMU-sigmoid-open": Variant(LMU, {"hidden_activation": "sigmoid", **OPEN}, **SLOW),
-    "LMU-identity-open": Variant(LMU, {"hidden_activation": "identity", **OPEN}, **SLOW),
+    "LMU-identity-open": Variant(LMU, LINEAR | OPEN | {"initializers": {"W_h": shrink}}, **SLOW),
     "LMU-gelu-open": Variant(LMU, {"hidden_activation": "gelu", **OPEN}),
     "LMU-shifted-open": Variant(LMU, {"hidden_activation": "shifted", **OPEN}, **SLOW),
     "LMU-prelu-open": Variant(LMU, {"hidden_activation": "prelu", **OPEN}, **SLOW),
@@ -204,7 +211,10 @@ def _make(row: Variant, sizes: dict[str, int], theta: Any, given: dict[str, Any]
     if row.parts:
         return _compose(row, sizes, theta, given)
     options = {"memory_size": sizes["memory_size"], "theta": theta} | dict(row.options) | given
-    windows = options.pop("windows", None)
+    windows = options.pop("windows", ())
+    if row.options.get("encode_input") is False:
+        options["memory_channels"] = sizes["input_size"]
+        windows = windows[: sizes["input_size"]]
     if windows and not isinstance(theta, (tuple, list)):
         options["theta"] = tuple(theta * window for window in windows)
     if row.kind is LegendreMemory:
@@ -212,8 +222,6 @@ def _make(row: Variant, sizes: dict[str, int], theta: Any, given: dict[str, Any]
     options |= {"input_size": sizes["input_size"]}
     if windows:
         options["memory_channels"] = len(windows)
-    if row.options.get("encode_input") is False:
-        options["memory_channels"] = sizes["input_size"]
     factory = {key: value for key, value in options.items() if key in {"device", "dtype"}}
     options["hidden_size"] = (
         None if options.get("hidden_cell", "") is None else sizes["hidden_size"]
