@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lmu.layers._modules import is_hooked, is_simple
-from lmu.layers._stateful import in_own_dtype
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.state import State
-from lmu.ops._activations import activation_of
+from lmu.ops._activations import activation_of, in_own_dtype
 from lmu.ops._modes import compute_dtype, widen
 from lmu.ops._sum import STRETCH
 from lmu.theory.rounding import flush, flush_

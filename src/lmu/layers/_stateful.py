@@ -56,23 +56,10 @@ def _differs(function: Any, x: Tensor, training: bool) -> bool:
     return not all(torch.equal(answers[0], answer) for answer in answers[1:])
 
 
-def in_own_dtype(function: Any) -> Any:
-    """A module with narrow parameters, called in their dtype; all else as it is.
-
-    Layers compute in float32 or better, and some modules refuse a wider dtype than theirs.
-    """
-    parameters = function.parameters() if isinstance(function, nn.Module) else iter(())
-    dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
-    if dtype is None or dtype.itemsize >= 4:
-        return function
-    return lambda z: function(z.to(dtype)).to(z.dtype)
-
-
 def activate(function: Any, u: Tensor) -> Tensor:
     """An encoder's activation of ``u`` (..., channels), row by row as in a step."""
     if function is None:
         return u
-    function = in_own_dtype(function)
     if u.ndim == 2 or isinstance(function, BuiltinFunctionType):
         return function(u)
     return function(u.flatten(0, 1)).view_as(u)

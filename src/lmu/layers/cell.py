@@ -23,11 +23,11 @@ from lmu.layers._checks import (
 )
 from lmu.layers._hidden import RNN, CellAdapter, is_recurrent
 from lmu.layers._modules import name_of_function, reset_modules
-from lmu.layers._stateful import Asked, activate, in_own_dtype
+from lmu.layers._stateful import Asked
 from lmu.layers.memory import LegendreMemory
 from lmu.layers.state import State
 from lmu.ops import LMUWeights
-from lmu.ops._activations import check_activation
+from lmu.ops._activations import apply_rows, check_activation
 from lmu.ops._modes import compute_dtype, memory_dtype, no_autocast
 from lmu.ops.lmu.loop import DefaultCell, Memory, run_lmu_step, run_steps
 from lmu.theory.rounding import flush
@@ -333,10 +333,6 @@ class LMUCell(MemoryLayer):
         return LMUWeights(*(w if w.dtype == dtype else w.to(dtype) for w in weights))
 
     @property
-    def _activation(self) -> Activation | str:
-        return in_own_dtype(self.hidden_activation)
-
-    @property
     def _biased(self) -> bool:
         return self.memory_bias or self.hidden_bias
 
@@ -344,7 +340,7 @@ class LMUCell(MemoryLayer):
         """The hidden cell of the general recurrence."""
         if isinstance(self.hidden_cell, str):
             weights = self._weights(ones=True)
-            return DefaultCell(weights.W_x, weights.W_h, weights.W_m, self._activation)
+            return DefaultCell(weights.W_x, weights.W_h, weights.W_m, self.hidden_activation)
         return CellAdapter(
             self.hidden_cell,
             self._recurrent,
@@ -360,7 +356,9 @@ class LMUCell(MemoryLayer):
 
     def _activate(self, u: Tensor, x: Tensor) -> Tensor:
         """The encoder's activation; one in place must not write to the caller's input."""
-        return activate(self.encoder_activation, u.clone() if u is x else u)
+        if self.encoder_activation is None:
+            return u
+        return apply_rows(self.encoder_activation, u.clone() if u is x else u)
 
     @property
     def _starts_itself(self) -> bool:
@@ -387,7 +385,7 @@ class LMUCell(MemoryLayer):
                     h,
                     m,
                     weights,
-                    self._activation,
+                    self.hidden_activation,
                 )
             m = flush(m)
             y = h = flush(h).to(self._like().dtype)
@@ -408,7 +406,7 @@ class LMUCell(MemoryLayer):
         e_h, e_m = (None if e is None else e.to(dtype) for e in (self.e_h, self.e_m))
         drop = self.recurrent_dropout if self._drops else 0.0
         E, Bd = self._system().joined(self.memory_channels, dtype)
-        memory = Memory(E, Bd, e_h, e_m, in_own_dtype(self.encoder_activation), drop)
+        memory = Memory(E, Bd, e_h, e_m, self.encoder_activation, drop)
         with no_autocast(x.device):
             u = self._encode(x)
         # An activation that works in place must not write to the caller's input.

@@ -203,7 +203,7 @@ class LMU(LMUCell):
                 method=self.method,
                 feedback=self._coupled,
                 powers=self._block_dynamics() if self._coupled else None,
-                activation=self._activation,
+                activation=self.hidden_activation,
             )
         return output.to(dtype), (h.to(dtype), m)
 

@@ -25,7 +25,7 @@ from lmu.layers._checks import (
 from lmu.layers._modules import is_hooked, is_simple, name_of, name_of_function, reset_modules
 from lmu.layers._ragged import Ragged, last_step, unpack
 from lmu.layers._sequences import in_pieces
-from lmu.layers._stateful import Asked, activate, in_own_dtype
+from lmu.layers._stateful import Asked, activate
 from lmu.layers.memory import LegendreMemory, Lengths
 from lmu.ops import READOUT_METHODS, MethodChoice, Problem, explain_memory, explain_readout
 from lmu.ops._activations import apply_rows, check_activation
@@ -406,7 +406,7 @@ class LMUFFT(MemoryLayer):
             x = x[..., :0]
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
         y, m_n = self.memory._readout(
-            u, x, W_m, W_x, self.W_h.bias, m_0, self._method, in_own_dtype(self.hidden_activation)
+            u, x, W_m, W_x, self.W_h.bias, m_0, self._method, self.hidden_activation
         )
         return y.to(u.dtype), m_n
 
@@ -472,7 +472,7 @@ class LMUFFT(MemoryLayer):
         """Hidden units, from the memory (..., channels, order) and the input (..., input)."""
         m = narrow(m.flatten(-2), x.dtype)
         z = self.W_h(torch.cat([m, x], dim=-1) if self.input_to_hidden else m)
-        return apply_rows(in_own_dtype(self.hidden_activation), z)
+        return apply_rows(self.hidden_activation, z)
 
     def _checked_state(self, batch: int, state: State | None) -> Started:
         """``h`` and ``m`` (batch, channels, order), in the dtype that they are computed in."""

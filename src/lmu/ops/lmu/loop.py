@@ -47,7 +47,7 @@ class Memory(NamedTuple):
             u = torch.addmm(u, _feed(h, keep[0], u.dtype), self.e_h.mT)
         if self.e_m is not None:
             u = torch.addmm(u, _feed(m.m, keep[1], u.dtype), self.e_m.mT)
-        u = u if self.activation is None else self.activation(u)
+        u = u if self.activation is None else activation_of(self.activation).function(u)
         return u, m.advance(u, self.E, self.Bd)
 
 
