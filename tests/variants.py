@@ -52,7 +52,8 @@ def shrink(weight: Tensor) -> None:
 # (numbers that are read, hidden units, device and dtype)
 CELLS: dict[str, Callable[..., nn.Module]] = {
     "linear": nn.Linear,
-    "sigmoid": lambda read, size, **kw: nn.Sequential(nn.Linear(read, size, **kw), nn.Sigmoid()),
+    "linear without bias": lambda read, size, **kw: nn.Linear(read, size, bias=False, **kw),
+    "sequential": lambda read, size, **kw: nn.Sequential(nn.Linear(read, size, **kw), nn.Sigmoid()),
     "mlp": lambda read, size, **kw: nn.Sequential(
         nn.Linear(read, 5, **kw), nn.ReLU(), nn.Linear(5, size, **kw)
     ),
@@ -102,7 +103,8 @@ VARIANTS: dict[str, Variant] = {
     "LMU-tanh-open": Variant(LMU, {"encoder_activation": "torch.tanh", **OPEN}),
     "LMU-memory": Variant(LMU, MEMORY),
     "LMU-bare": Variant(LMU, BARE | MEMORY | OPEN, **SLOW),
-    "LMU-linear": Variant(LMU, {"hidden_cell": "sigmoid"}),
+    "LMU-linear": Variant(LMU, {"hidden_cell": "linear without bias"}, **SLOW),
+    "LMU-sequential": Variant(LMU, {"hidden_cell": "sequential"}),
     "LMU-gru": Variant(LMU, {"hidden_cell": "gru", "memory_channels": 2, **OPEN}),
     "LMU-gru-fed": Variant(LMU, {"hidden_cell": "gru"}, **SLOW),
     "LMU-lstm": Variant(LMU, {"hidden_cell": "lstm", "input_to_hidden": False}),

@@ -33,7 +33,7 @@ PARAMETERS: dict[str, dict[str, tuple[int, ...]]] = {
     "LMU-channels": {"e_x": (2, 3), "e_h": (2, 7), "e_m": (2, 12), "b_u": (2,)}
     | {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 12), "b_h": (7,)},
     "LMU-memory": {"e_x": (1, 3), "e_m": (1, 6)},
-    "LMU-linear": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
+    "LMU-sequential": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
     | {"hidden_cell.0.weight": (7, 9), "hidden_cell.0.bias": (7,)},
     "LMUFFT": {"W_u.weight": (1, 3), "W_u.bias": (1,), "W_h.weight": (7, 9), "W_h.bias": (7,)},
     "LMUFFT-channels": {"W_h.weight": (7, 18), "W_h.bias": (7,)},
@@ -73,8 +73,10 @@ def contract(name: str, layer: Any) -> dict[str, tuple[int, ...]]:
         for key, width in (("weight_ih", (read,)), ("weight_hh", (n,)), ("bias_ih", ()),
                            ("bias_hh", ())):  # fmt: skip
             shapes[f"hidden_cell.{key}"] = (gates * n, *width)
-    if given.get("hidden_cell") == "sigmoid":
-        shapes |= PARAMETERS["LMU-linear"]
+    if given.get("hidden_cell") == "linear without bias":
+        shapes["hidden_cell.weight"] = (n, c * d + 3 * joined)
+    if given.get("hidden_cell") == "sequential":
+        shapes |= {"hidden_cell.0.weight": (n, c * d + 3 * joined), "hidden_cell.0.bias": (n,)}
     return shapes
 
 
