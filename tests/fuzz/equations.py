@@ -70,7 +70,7 @@ def rotations(order: int, channels: int) -> tuple[Tensor, Tensor]:
 
 
 def system_of(conf: dict[str, Any]) -> Any:
-    """The argument ``system`` of a layer; None is Legendre's."""
+    """The argument ``system`` of a layer, by its name if it has one; None is Legendre's."""
     name, d = conf.get("system"), conf["memory_size"]
     if name == "fourier":
         return fourier_system(d, conf["theta"])
@@ -80,7 +80,7 @@ def system_of(conf: dict[str, Any]) -> Any:
 def matrices(conf: dict[str, Any], thetas: Tensor) -> tuple[Tensor, Tensor]:
     """``Ad`` (order, order) and ``Bd`` (order,), or of each channel."""
     if conf.get("system") is not None:
-        system, method = system_of(conf), conf["discretizer"]
+        system, method = system_of(conf)[:2], conf["discretizer"]
         return system if method is None else step_of(*system, method)
     systems = [discrete(conf["memory_size"], theta, conf["discretizer"]) for theta in thetas]
     Ad, Bd = (torch.stack(parts) for parts in zip(*systems, strict=True))
