@@ -9,30 +9,22 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
-from lmu import LMU, LMUFFT, LMUStack
+from lmu import LMUStack
+from tests import variants
 
-KINDS = {
-    "LMUFFT": lambda **kw: LMUFFT(2, 4, 6, None, 20.0, **kw),
-    "LMUFFT-last": lambda **kw: LMUFFT(2, 4, 6, None, 20.0, return_sequences=False, **kw),
-    "LMUFFT-theta": lambda **kw: LMUFFT(2, 4, 6, 30, 20.0, learn_theta=True, **kw),
-    "LMU": lambda **kw: LMU(2, 4, 6, 20.0, **kw),
-    "LMU-open": lambda **kw: LMU(2, 4, 6, 20.0, hidden_to_memory=False, **kw),
-    "stack": lambda **kw: LMUStack(
-        [LMUFFT(2, 4, 6, None, 20.0, **kw), LMU(4, 4, 6, 20.0, **kw)], norm=None
-    ),
-}
+KINDS = ["LMUFFT", "LMUFFT-last", "LMUFFT-theta", "LMUFFT-gelu", "LMU", "LMU-e_m", "LMU-sigmoid",
+         "stack"]  # fmt: skip
 
 
 def build(kind: str) -> nn.Module:
     """The same layer in all processes."""
-    torch.manual_seed(0)
-    return KINDS[kind](dtype=torch.float64)
+    return variants.build(kind, dtype=torch.float64)
 
 
 def batch(rank: int, length: int) -> Tensor:
     """A batch of a process."""
     generator = torch.Generator().manual_seed(rank)
-    return torch.randn(2, length, 2, dtype=torch.float64, generator=generator)
+    return torch.randn(2, length, 3, dtype=torch.float64, generator=generator)
 
 
 def lengths_of_their_own(group: Any, kind: str) -> tuple[float, float, int]:

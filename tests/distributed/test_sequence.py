@@ -1,15 +1,18 @@
 """Sequences spread over processes give what one process gives."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from lmu import LMUFFT
 from lmu.distributed import sequence_parallel
 from lmu.distributed.carry import WAYS
 from tests.distributed import work
 from tests.distributed.work import numbers, sharded, whole
+from tests.variants import SINGLE, VARIANTS
 
 SHARDS = {"even": (8, 8, 8), "uneven": (3, 17, 1, 6), "two": (13, 4), "single steps": (1, 1, 1)}
 
@@ -46,18 +49,13 @@ def test_outputs_states_and_gradients(processes, way, steps):
     compare(parts, one, all_steps=True)
 
 
-LAYERS = {
-    "own theta": {"memory_channels": 2, "theta": [9.0, 5.0]},
+LAYERS: dict[str, dict[str, Any]] = {
     "channels": {"memory_channels": 3},
-    "learned theta": {"learn_theta": True},
-    "learned thetas": {"learn_theta": True, "memory_channels": 2, "theta": [9.0, 5.0]},
+    "learned thetas": {"name": "LMUFFT-encoded", "learn_theta": True},
     "learned matrices": {"learn_a": True, "learn_b": True},
-    "without input": {"input_to_hidden": False, "encode_input": False, "memory_channels": 2},
-    "by FFT": {"method": "fft"},
     "states": {"method": "states"},
-    "last step": {"return_sequences": False},
-    "last step, learned": {"return_sequences": False, "learn_theta": True},
 }
+LAYERS |= {name: {"name": name} for name in SINGLE if VARIANTS[name].kind is LMUFFT}
 
 
 @pytest.mark.parametrize("state", [False, True], ids=["from zero", "from a state"])
@@ -66,7 +64,7 @@ def test_all_kinds_of_layers(processes, kwargs, state):
     steps = (5, 4, 2)
     one = whole("layer", kwargs, sum(steps), state=state)
     parts = processes.run(3, sharded, "layer", kwargs, steps, {}, state=state)
-    compare(parts, one, all_steps=kwargs.get("return_sequences", True))
+    compare(parts, one, all_steps=torch.tensor(one["y"]).ndim == 3)
 
 
 @pytest.mark.parametrize(

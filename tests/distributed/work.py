@@ -15,6 +15,7 @@ from lmu.distributed import sequence_parallel, split
 from lmu.distributed.carry import carry
 from lmu.models import SequenceClassifier
 from lmu.ops.system import system_of
+from tests import variants
 
 Build = Callable[..., nn.Module]
 Arrays = dict[str, Any]
@@ -29,11 +30,10 @@ def numbers(values: Any) -> Any:
     return values
 
 
-def single(**kwargs: Any) -> LMUFFT:
+def single(name: str = "LMUFFT", **kwargs: Any) -> LMUFFT:
     """A layer with the same weights in every process."""
-    torch.manual_seed(0)
-    return LMUFFT(**{"input_size": 2, "hidden_size": 4, "memory_size": 5, "seq_len": None,
-                     "theta": 9.0, "dtype": torch.float64} | kwargs)  # fmt: skip
+    sizes = {"input_size": 2, "hidden_size": 4, "memory_size": 5, "theta": 9.0}
+    return variants.build(name, **sizes | {"seq_len": None, "dtype": torch.float64} | kwargs)
 
 
 def stack(**kwargs: Any) -> LMUStack:

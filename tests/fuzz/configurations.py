@@ -6,15 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmu import LMU, LMUFFT, Bidirectional, LMUCell, LMUStack
+from lmu import LMU, LMUFFT, Bidirectional, LegendreMemory, LMUCell, LMUStack
 from lmu.models import SequenceClassifier
 from lmu.theory import least_theta
-from tests.fuzz.equations import ACTIVATIONS
+from tests.fuzz.equations import system_of
+from tests.variants import shifted
 
 KINDS = {"LMU": 9, "LMUFFT": 7, "LMUCell": 3, "LMUStack": 3, "Bidirectional": 2,
-         "SequenceClassifier": 2, "memory": 3}  # fmt: skip
+         "SequenceClassifier": 2, "LegendreMemory": 4, "memory": 3}  # fmt: skip
 CELLS = ("own", "own", "own", None, "linear", "sequential", "rnn", "gru", "lstm")
 RECURRENT = ("own", "rnn", "gru", "lstm")
+FUSED = ("tanh", "relu", "sigmoid", "identity")
+HIDDEN = (*FUSED, "gelu", "shifted", "prelu")
 LAYOUTS = ("plain", "plain", "transposed", "strided", "expanded")
 
 Conf = dict[str, Any]
@@ -33,7 +36,7 @@ def draw_dynamics(rng: Random) -> Conf:
     ]
     several = channels > 1 and rng.random() < 0.5
     learned = rng.random()
-    return {
+    conf = {
         "memory_size": order,
         "memory_channels": channels,
         "theta": thetas if several else thetas[0],
@@ -42,6 +45,18 @@ def draw_dynamics(rng: Random) -> Conf:
         "learn_b": 0.7 < learned < 0.8,
         "learn_theta": learned > 0.8,
     }
+    return draw_system(rng, conf) if rng.random() < 0.15 else conf
+
+
+def draw_system(rng: Random, conf: Conf) -> Conf:
+    """Another system than Legendre's, continuous or discrete."""
+    system = rng.choice(["fourier", "discrete"])
+    conf |= {"system": system, "learn_theta": False, "discretizer": None}
+    if system == "fourier":
+        conf["discretizer"] = rng.choice(["zoh", "bilinear"])
+        conf["memory_size"] |= 1  # odd
+        conf["theta"] = max(conf["theta"]) if isinstance(conf["theta"], list) else conf["theta"]
+    return conf
 
 
 def draw_layer(rng: Random, kind: str, input_size: int | None = None) -> Conf:
@@ -53,6 +68,8 @@ def draw_layer(rng: Random, kind: str, input_size: int | None = None) -> Conf:
         return draw_both_ways(rng, input_size)
     if kind == "LMUStack":
         return draw_stack(rng, input_size)
+    if kind == "LegendreMemory":
+        return draw_legendre(rng)
     k = rng.randint(1, 5) if input_size is None else input_size
     conf = {
         "kind": kind,
@@ -73,10 +90,22 @@ def draw_layer(rng: Random, kind: str, input_size: int | None = None) -> Conf:
     return draw_parallel(rng, conf) if kind == "LMUFFT" else draw_nonlinear(rng, conf)
 
 
+def draw_legendre(rng: Random) -> Conf:
+    """A memory alone, and how its states are read."""
+    conf = draw_dynamics(rng)
+    channels, order = conf["memory_channels"], conf["memory_size"]
+    return {"kind": "LegendreMemory", **conf, "input_size": channels, "return_sequences": True,
+            "hidden_size": channels * order, "rows": rng.randint(1, 9),
+            "activation": rng.choice(["identity", "identity", "relu", "gelu", "shifted"]),
+            "method": rng.choice(["auto", "auto", "naive", "recurrent", "fft", "chunked"]),
+            }  # fmt: skip
+
+
 def draw_parallel(rng: Random, conf: Conf) -> Conf:
     """What only the parallel layer has."""
     conf["seq_len"] = rng.choice([None, rng.randint(1, 400)])
-    conf["activation"] = rng.choice(["relu", "relu", "relu", None, "tanh"])
+    conf["activation"] = rng.choice(["relu", "relu", "relu", None, "tanh", "prelu", "gelu"])
+    conf["hidden_activation"] = rng.choice(["relu"] * 4 + [*HIDDEN])
     conf["method"] = rng.choice(["auto", "auto", "fft", "chunked", "states"])
     return conf
 
@@ -89,7 +118,8 @@ def draw_nonlinear(rng: Random, conf: Conf) -> Conf:
         conf["hidden_size"] = size + conf["input_size"] * conf["input_to_hidden"]
     conf |= {
         "cell": cell,
-        "activation": rng.choice([None] * 6 + ["tanh", "relu", "sigmoid"]),
+        "activation": rng.choice([None] * 6 + ["tanh", "relu", "sigmoid", "shifted"]),
+        "hidden_activation": rng.choice(["tanh"] * 5 + [*HIDDEN]) if cell == "own" else "tanh",
         "hidden_to_memory": cell is not None and rng.random() < 0.6,
         "memory_to_memory": rng.random() < 0.5,
         "memory_bias": rng.random() < 0.3,
@@ -109,7 +139,8 @@ def methods_of(conf: Conf) -> list[str]:
     coupled = conf["hidden_to_memory"] or (conf["memory_to_memory"] and bent)
     plain = conf["cell"] == "own" and conf["activation"] is None
     methods = ["auto", "auto", "loop"]
-    methods += ["blocks"] * (plain and not conf["recurrent_dropout"])
+    fused = conf["hidden_activation"] in FUSED
+    methods += ["blocks"] * (plain and fused and not conf["recurrent_dropout"])
     return methods + ["parallel"] * (not coupled and not conf["recurrent_dropout"])
 
 
@@ -166,6 +197,13 @@ def build_cell(conf: Conf, dtype: torch.dtype) -> Any:
     return "rnn" if name == "own" else None
 
 
+def activation(name: str | None, dtype: torch.dtype) -> Any:
+    """The argument of a layer that stands for a name of :mod:`tests.fuzz.equations`."""
+    if name == "prelu":
+        return nn.PReLU(dtype=dtype)
+    return shifted if name == "shifted" else name
+
+
 def build(conf: Conf, dtype: torch.dtype) -> Any:
     """The layer; its parameters are PyTorch's draw from the global generator."""
     kind = conf["kind"]
@@ -177,7 +215,13 @@ def build(conf: Conf, dtype: torch.dtype) -> Any:
             return Bidirectional(*parts)
         return LMUStack(parts, norm=conf["norm"], residual=conf["residual"], dropout=0.2)
     given = {k: v for k, v in conf.items() if k not in {"kind", "cell", "activation"}}
-    given |= {"dtype": dtype, "encoder_activation": ACTIVATIONS[conf["activation"]]}
+    given |= {"dtype": dtype, "system": system_of(conf)}
+    if kind == "LegendreMemory":
+        left_out = {"input_size", "hidden_size", "rows", "return_sequences", "memory_channels"}
+        given = {k: v for k, v in given.items() if k not in left_out}
+        return LegendreMemory(channels=conf["memory_channels"], **given)
+    given["encoder_activation"] = activation(conf["activation"], dtype)
+    given["hidden_activation"] = activation(conf["hidden_activation"], dtype)
     if kind == "LMUFFT":
         return LMUFFT(**given)
     given["hidden_cell"] = build_cell(conf, dtype)
@@ -209,7 +253,7 @@ def draw_call(rng: Random, conf: Conf) -> Conf:
                   "gradients": rng.random() < 0.35, "lengths": None, "resets": None,
                   "state": rng.choice([None, None, "each", "one"]), "padding": "nan"}  # fmt: skip
     call["way"] = rng.choice(ways_of(conf))
-    if kind not in {"LMUCell", "memory"} and call["way"] not in {"steps", "record"}:
+    if kind not in {"LMUCell", "memory"} and call["way"] not in {"steps", "record", "readout"}:
         draw_lengths(rng, conf, call)
     anew = kind in {"LMU", "LMUFFT"} and call["way"] in {"whole", "split", "stream"}
     if anew and rng.random() < 0.2:
@@ -242,6 +286,8 @@ def ways_of(conf: Conf) -> list[str]:
         return ["all", "final"]
     if kind == "LMUCell":
         return ["steps"]
+    if kind == "LegendreMemory":
+        return ["whole", "whole", "packed", "split", "steps", "final", "readout"]
     if kind in {"SequenceClassifier", "Bidirectional"}:
         return ["whole", "whole", "packed"]
     ways = ["whole", "whole", "whole", "packed", "split", "split", "steps", "stream"]

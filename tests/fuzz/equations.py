@@ -6,6 +6,7 @@ layer is described by the plain data of :mod:`tests.fuzz.configurations`.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,12 @@ def legendre_system(order: int, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 def discrete(order: int, theta: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """One step of that system by the rule of each name."""
-    A, B = legendre_system(order, theta)
+    return step_of(*legendre_system(order, theta), method)
+
+
+def step_of(A: Tensor, B: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """One step of a continuous system."""
+    order = len(A)
     one = torch.eye(order, dtype=F64)
     if method.startswith("euler"):
         return one + A, B
@@ -41,22 +47,76 @@ def discrete(order: int, theta: Tensor, method: str) -> tuple[Tensor, Tensor]:
     return exact[:order, :order], exact[:order, order]
 
 
+def fourier_system(order: int, theta: float) -> tuple[Tensor, Tensor]:
+    """``A`` and ``B`` of Gu et al. (2023), FouT: a constant, and pairs of cosine and sine."""
+    g = torch.tensor([1.0] + [math.sqrt(2), 0.0] * (order // 2), dtype=F64)
+    A = -2 * torch.outer(g, g)
+    for k in range(1, order // 2 + 1):
+        A[2 * k - 1, 2 * k] -= 2 * math.pi * k
+        A[2 * k, 2 * k - 1] += 2 * math.pi * k
+    return A / theta, 2 * g / theta
+
+
+def rotations(order: int, channels: int) -> tuple[Tensor, Tensor]:
+    """A discrete system of damped rotations, other ones in each channel."""
+    Ad = torch.zeros(channels, order, order, dtype=F64)
+    for c in range(channels):
+        for i in range(0, order - 1, 2):
+            angle, damping = 0.3 * (i + 1) + 0.1 * c, 0.9 - 0.05 * c
+            turn = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+            Ad[c, i : i + 2, i : i + 2] = damping * torch.tensor(turn, dtype=F64)
+        Ad[c, -1, -1] += 0.5 * (order % 2)
+    return Ad, torch.linspace(-1, 1, channels * order, dtype=F64).view(channels, order)
+
+
+def system_of(conf: dict[str, Any]) -> Any:
+    """The argument ``system`` of a layer, by its name if it has one; None is Legendre's."""
+    name, d = conf.get("system"), conf["memory_size"]
+    if name == "fourier":
+        return fourier_system(d, conf["theta"])
+    return rotations(d, conf["memory_channels"]) if name == "discrete" else name
+
+
+def matrices(conf: dict[str, Any], thetas: Tensor) -> tuple[Tensor, Tensor]:
+    """``Ad`` (order, order) and ``Bd`` (order,), or of each channel."""
+    if conf.get("system") is not None:
+        system, method = system_of(conf)[:2], conf["discretizer"]
+        return system if method is None else step_of(*system, method)
+    systems = [discrete(conf["memory_size"], theta, conf["discretizer"]) for theta in thetas]
+    Ad, Bd = (torch.stack(parts) for parts in zip(*systems, strict=True))
+    return (Ad, Bd) if len(thetas) > 1 else (Ad[0], Bd[0])
+
+
 def dynamics(conf: dict[str, Any], twin: nn.Module) -> tuple[Tensor, Tensor]:
     """``Ad`` (channels, order, order) and ``Bd`` (channels, order)."""
     d, c, method = conf["memory_size"], conf["memory_channels"], conf["discretizer"]
-    given = dict(twin.named_parameters())
+    given = {name.rpartition(".")[2]: p for name, p in twin.named_parameters()}
     if conf["learn_theta"]:
-        thetas = least_theta(d, method) + given["memory.log_theta"].exp()
+        thetas = least_theta(d, method) + given["log_theta"].exp()
     else:
         thetas = torch.tensor(conf["theta"], dtype=F64).reshape(-1)
-    systems = [discrete(d, theta, method) for theta in thetas]
-    Ad, Bd = torch.stack([s[0] for s in systems]), torch.stack([s[1] for s in systems])
-    Ad = given.get("memory.Ad", Ad)
-    Bd = given.get("memory.Bd", Bd)
+    Ad, Bd = matrices(conf, thetas)
+    Ad = given.get("Ad", Ad)
+    Bd = given.get("Bd", Bd)
     return Ad.expand(c, d, d), Bd.expand(c, d)
 
 
-ACTIVATIONS = {None: None, "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
+def gelu(z: Tensor) -> Tensor:
+    return z * (1 + torch.erf(z / math.sqrt(2))) / 2
+
+
+def silu_above_zero(z: Tensor) -> Tensor:
+    return z / (1 + torch.exp(-z)) + 0.25
+
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda z: z,
+    "identity": lambda z: z,
+    "tanh": torch.tanh,
+    "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),
+    "gelu": gelu,
+    "shifted": silu_above_zero,
+}
 
 
 class Margin:
@@ -90,7 +150,11 @@ class Equations:
             return self._both_ways(conf, twin, x, state, lengths)
         if kind == "LMUStack":
             return self._stack(conf, twin, x, state, lengths)
+        if kind == "LegendreMemory":
+            state = None if state is None else (x.new_zeros(len(state), 1), state)
         y, after = self._steps(conf, twin, x, state, lengths, resets)
+        if kind == "LegendreMemory":
+            return y, after[1]
         last = after[0][0] if isinstance(after[0], tuple) else after[0]
         return (y if conf["return_sequences"] else last), after
 
@@ -134,7 +198,8 @@ class Equations:
         self, conf: dict[str, Any], twin: Any, x: Tensor, h: Any, m: Tensor, alive: Tensor
     ) -> Tensor:
         """What goes into the memories (batch, channels)."""
-        act = ACTIVATIONS[conf["activation"]]
+        if conf["kind"] == "LegendreMemory":
+            return x
         if conf["kind"] == "LMUFFT":
             u = x if twin.W_u is None else x @ twin.W_u.weight.T + twin.W_u.bias
         else:
@@ -143,27 +208,37 @@ class Equations:
             u = u if twin.b_u is None else u + twin.b_u
             u = u if twin.e_h is None else u + h @ twin.e_h.T
             u = u if twin.e_m is None else u + m @ twin.e_m.T
-        if act is torch.relu:
-            return self.margin(u, alive)
-        return u if act is None else act(u)
+        return self.bend(conf["activation"], u, alive, twin.encoder_activation)
+
+    def bend(self, name: str | None, z: Tensor, alive: Tensor, module: Any) -> Tensor:
+        """An activation by its name; of ``"prelu"`` the module has the slope."""
+        if name == "relu":
+            return self.margin(z, alive)
+        if name == "prelu":
+            self.margin(z, alive)
+            return torch.where(z > 0, z, module.weight * z)
+        return ACTIVATIONS[name](z)
 
     def _hidden(
         self, conf: dict[str, Any], twin: Any, m: Tensor, x: Tensor, h: Any, alive: Tensor
     ) -> tuple[Tensor, Any]:
         """Output and hidden state of one step."""
+        if conf["kind"] == "LegendreMemory":
+            return m, h
         z = torch.cat([m, x], 1) if conf["input_to_hidden"] else m
+        bend = conf.get("hidden_activation"), twin.hidden_activation
         if conf["kind"] == "LMUFFT":
-            y = self.margin(z @ twin.W_h.weight.T + twin.W_h.bias, alive)
+            y = self.bend(bend[0], z @ twin.W_h.weight.T + twin.W_h.bias, alive, bend[1])
             return y, y
         cell = conf["cell"]
         if cell == "own":
             y = h @ twin.W_h.T + m @ twin.W_m.T
             y = y if twin.W_x is None else y + x @ twin.W_x.T
-            y = torch.tanh(y if twin.b_h is None else y + twin.b_h)
+            y = self.bend(bend[0], y if twin.b_h is None else y + twin.b_h, alive, bend[1])
             return y, y
         if cell is None:
             return z, z
-        if cell in {"linear", "sequential"}:
+        if cell in {"linear", "linear without bias", "sequential"}:
             y = twin.hidden_cell(z)
             return y, y
         after = twin.hidden_cell(z, h)

@@ -17,14 +17,15 @@ from lmu import Stream
 from lmu.models import SequenceClassifier
 from lmu.ops import final_memory, memory
 from lmu.theory import impulse_response
-from tests.fuzz.configurations import Conf, build, draw, holds, randomize, signal
-from tests.fuzz.equations import F64, Equations, discrete, hidden
+from tests.fuzz.configurations import Conf, activation, build, draw, holds, randomize, signal
+from tests.fuzz.equations import F64, Equations, hidden, matrices
+from tests.variants import step
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 ROUNDING = {"float32": 6e-8, "float64": 1.1e-16}
 # What a rounding of the arguments may do to the equations themselves, times this, is no fault.
 AMPLIFIED = 100.0
-REFUSED = ("cannot go on from a state with sequences of several lengths",)
+REFUSED = ("cannot go on from a state, or with an activation that is not zero at zero",)
 
 
 @dataclass
@@ -65,6 +66,12 @@ class Trial:
             else torch.tensor(resets, dtype=torch.bool).view(self.batch, time)
         )
         self.state = self._state()
+        if self.conf["kind"] == "LegendreMemory":
+            size = self.conf["rows"], self.conf["hidden_size"]
+            W, b = (torch.randn(n, generator=self.g, dtype=F64) for n in (size, size[:1]))
+            # What float32 holds, for both.
+            self.weights = (W / size[1] ** 0.5).to(self.dtype).double(), b.to(self.dtype).double()
+            self.read = activation(self.conf["activation"], self.dtype)
 
     def _drops(self, conf: Conf) -> bool:
         parts = conf.get("layers", []) + ([conf["layer"]] if "layer" in conf else [])
@@ -82,6 +89,8 @@ class Trial:
                 return self.layer(x.to(self.dtype))[1]
         make = lambda n: torch.randn(batch, n, generator=self.g, dtype=F64).to(self.dtype)  # noqa: E731
         n, size = self.conf["hidden_size"], self.conf["memory_channels"] * self.conf["memory_size"]
+        if self.conf["kind"] == "LegendreMemory":
+            return make(size)
         h = (make(n), make(n)) if self.conf.get("cell") == "lstm" else make(n)
         return h, make(size)
 
@@ -99,6 +108,12 @@ class Trial:
             y, after = self.layer(self._pack(x), state, **whole)
             y = y if isinstance(y, Tensor) else pad_packed_sequence(y, batch_first=True)[0]
             return y, after
+        if way == "final":
+            m = self.layer.final(x, state, self._given().get("lengths"))
+            return m, m
+        if way == "readout":
+            W, b = (w.to(x.dtype) for w in self.weights)
+            return self.layer.readout(x, W, state, bias=b, activation=self.read)
         if way == "record":
             found, after = self.layer.record(x, state)
             return (found.output if self.conf["return_sequences"] else hidden(after)), after
@@ -140,7 +155,7 @@ class Trial:
                 state = self.layer(x_t, state)
                 y = hidden(state)
             else:
-                y, state = self.layer.step(x_t, state)
+                y, state = step(self.layer, x_t, state)
             outputs.append(y)
         return (torch.stack(outputs, 1) if self.conf["return_sequences"] else outputs[-1]), state
 
@@ -167,6 +182,13 @@ class Trial:
         equations = Equations()
         layer = twin.layer if self.inner is not self.conf else twin
         y, after = equations.run(self.inner, layer, x, state, self.lengths, self.resets)
+        if self.call["way"] == "final":
+            return (after, after), equations
+        if self.call["way"] == "readout":
+            W, b = self.weights
+            inside = torch.ones(len(y), y.shape[1], 1, dtype=torch.bool)
+            y = equations.bend(self.conf["activation"], y @ W.mT + b, inside, None)
+            return (y, after), equations
         if self.inner is not self.conf:
             head = twin.classifier
             return (hidden(after) @ head.weight.T + head.bias,), equations
@@ -305,10 +327,7 @@ def check_memory(case: Conf) -> Outcome:
     g = torch.Generator().manual_seed(case["seed"] * 1_000_003 + case["number"])
     dtype, c, d = getattr(torch, call["dtype"]), conf["memory_channels"], conf["memory_size"]
     u = signal(call, c, dtype, g)
-    thetas = conf["theta"] if isinstance(conf["theta"], list) else [conf["theta"]]
-    systems = [discrete(d, torch.tensor(v, dtype=F64), conf["discretizer"]) for v in thetas]
-    Ad, Bd = (torch.stack(parts) for parts in zip(*systems, strict=True))
-    given = (Ad, Bd) if len(thetas) > 1 else (Ad[0], Bd[0])
+    given = Ad, Bd = matrices(conf, torch.tensor(conf["theta"], dtype=F64).view(-1))
     m_0 = torch.randn(len(u), c, d, generator=g, dtype=F64).to(dtype) if call["state"] else None
     H = impulse_response(*given, u.shape[1] + 3).to(dtype) if conf["response"] else None
     method, everything = conf["method"], call["way"] == "all"

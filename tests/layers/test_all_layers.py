@@ -7,39 +7,77 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from lmu import LMUFFT, LegendreMemory
 from lmu.theory import discretize, legt
-from tests.layers.conftest import BUILD, state_like
+from tests import devices
+from tests.variants import (
+    CONSTANT,
+    LEGENDRE,
+    OPAQUE,
+    VARIANTS,
+    each,
+    memory_of,
+    run,
+    state_like,
+)
 
-PARAMETERS = {
+# The contract, as the papers and ports name things.
+PARAMETERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "memory": {},
     "LMUCell": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
     | {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 6)},
+    "LMU-bare": {},
+    "LMU-channels": {"e_x": (2, 3), "e_h": (2, 7), "e_m": (2, 12), "b_u": (2,)}
+    | {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 12), "b_h": (7,)},
+    "LMU-memory": {"e_x": (1, 3), "e_m": (1, 6)},
+    "LMU-sequential": {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
+    | {"hidden_cell.0.weight": (7, 9), "hidden_cell.0.bias": (7,)},
     "LMUFFT": {"W_u.weight": (1, 3), "W_u.bias": (1,), "W_h.weight": (7, 9), "W_h.bias": (7,)},
+    "LMUFFT-channels": {"W_h.weight": (7, 18), "W_h.bias": (7,)},
 }
-PARAMETERS["LMU-channels"] = {"e_x": (2, 3), "e_h": (2, 7), "e_m": (2, 12), "b_u": (2,)}
-PARAMETERS["LMU-channels"] |= {"W_x": (7, 3), "W_h": (7, 7), "W_m": (7, 12), "b_h": (7,)}
-PARAMETERS["LMU-channels-open"] = {"e_x": (2, 3), "W_h": (7, 7), "W_m": (7, 12)}
-PARAMETERS["LMU-tanh"] = PARAMETERS["LMUCell"]
-PARAMETERS["LMU-memory"] = {"e_x": (1, 3), "e_m": (1, 6)}
-PARAMETERS["LMU-linear"] = {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)}
-PARAMETERS["LMU-linear"] |= {"hidden_cell.0.weight": (7, 9), "hidden_cell.0.bias": (7,)}
 
 
-def gates(count: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    n = 7 * count
-    shapes = {"weight_ih": (n, inputs), "weight_hh": (n, 7), "bias_ih": (n,), "bias_hh": (n,)}
-    return {f"hidden_cell.{name}": shape for name, shape in shapes.items()}
-
-
-PARAMETERS["LMU-gru"] = {"e_x": (2, 3)} | gates(3, 15)
-PARAMETERS["LMU-lstm"] = {"e_x": (1, 3), "e_h": (1, 7), "e_m": (1, 6)} | gates(4, 6)
-PARAMETERS["LMUFFT-channels"] = {"W_h.weight": (7, 18), "W_h.bias": (7,)}
-PARAMETERS["LMU-open"] = PARAMETERS["LMU-tanh-open"] = {
-    key: shape for key, shape in PARAMETERS["LMUCell"].items() if key not in {"e_h", "e_m"}
-}
-PARAMETERS |= {"LMU": PARAMETERS["LMUCell"], "LMUFFT-last": PARAMETERS["LMUFFT"]}
+def contract(name: str, layer: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters, by the options alone."""
+    if isinstance(layer, LegendreMemory):
+        return {}
+    given, n = VARIANTS[name].options, 7
+    d = given.get("memory_size", 6)
+    c = len(given["windows"]) if "windows" in given else given.get("memory_channels", 1)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key in ("encoder_activation", "hidden_activation"):
+        if given.get(key) == "prelu":
+            shapes[f"{key}.weight"] = (1,)
+    encoded, joined = given.get("encode_input", True), given.get("input_to_hidden", True)
+    if isinstance(layer, LMUFFT):
+        shapes |= {"W_u.weight": (c, 3), "W_u.bias": (c,)} if encoded else {}
+        return shapes | {"W_h.weight": (n, c * d + 3 * joined), "W_h.bias": (n,)}
+    own = "hidden_cell" not in given
+    for key, shape, there in (
+        ("e_x", (c, 3), encoded),
+        ("e_h", (c, n), given.get("hidden_to_memory", True)),
+        ("e_m", (c, c * d), given.get("memory_to_memory", True)),
+        ("b_u", (c,), given.get("memory_bias", False)),
+        ("W_x", (n, 3), own and joined),
+        ("W_h", (n, n), own),
+        ("W_m", (n, c * d), own),
+        ("b_h", (n,), given.get("hidden_bias", False)),
+    ):
+        shapes |= {key: shape} if there else {}
+    gates = {"gru": 3, "lstm": 4}.get(given.get("hidden_cell") or "")
+    if gates:
+        read = c * d + 3 * joined
+        for key, width in (("weight_ih", (read,)), ("weight_hh", (n,)), ("bias_ih", ()),
+                           ("bias_hh", ())):  # fmt: skip
+            shapes[f"hidden_cell.{key}"] = (gates * n, *width)
+    if given.get("hidden_cell") == "linear without bias":
+        shapes["hidden_cell.weight"] = (n, c * d + 3 * joined)
+    if given.get("hidden_cell") == "sequential":
+        shapes |= {"hidden_cell.0.weight": (n, c * d + 3 * joined), "hidden_cell.0.bias": (n,)}
+    return shapes
 
 
 def assert_same(first, second, **tolerance) -> None:
@@ -47,35 +85,52 @@ def assert_same(first, second, **tolerance) -> None:
         torch.testing.assert_close(a, b, **tolerance)
 
 
+def squares(out: Any) -> Tensor:
+    return torch.stack([leaf.square().sum() for leaf in tree_leaves(out)]).sum()
+
+
 def backward(layer, x: Tensor) -> dict[str, Tensor]:
+    """Gradients of the parameters and, as ``input``, of the input."""
     layer.zero_grad()
-    torch.stack([leaf.square().sum() for leaf in tree_leaves(layer(x))]).sum().backward()
-    return {key: p.grad for key, p in layer.named_parameters() if p.grad is not None}
+    x = x.detach().requires_grad_()
+    squares(layer(x)).backward()
+    assert x.grad is not None
+    gradients = {key: p.grad for key, p in layer.named_parameters() if p.grad is not None}
+    return {"input": x.grad, **gradients}
 
 
+@each(CONSTANT)
 def test_state_dict_holds_the_contract_and_nothing_else(name, build):
-    shapes = {key: tuple(value.shape) for key, value in build().state_dict().items()}
-    assert shapes == PARAMETERS[name]
+    layer = build()
+    shapes = {key: tuple(value.shape) for key, value in layer.state_dict().items()}
+    assert shapes == contract(name, layer)
+    assert shapes == PARAMETERS.get(name, shapes)
     learned = build(learn_a=True, learn_b=True).state_dict()
-    assert learned.keys() == PARAMETERS[name].keys() | {"memory.Ad", "memory.Bd"}
+    prefix = "" if isinstance(layer, LegendreMemory) else "memory."
+    assert learned.keys() == shapes.keys() | {prefix + "Ad", prefix + "Bd"}
 
 
-def test_learned_dynamics_start_as_the_legendre_system_and_receive_gradients(build, make_input):
+@each(CONSTANT)
+def test_learned_dynamics_start_as_the_system_and_receive_gradients(name, build, make_input):
     layer = build(learn_a=True, learn_b=True)
-    thetas = layer.theta if isinstance(layer.theta, tuple) else (layer.theta,)
-    systems = [discretize(*legt(6, theta)) for theta in thetas]
-    Ad, Bd = (torch.stack(parts).float() for parts in zip(*systems, strict=True))
-    got = layer.memory.Ad.data.view_as(Ad), layer.memory.Bd.data.view_as(Bd)
-    assert_same(got, (Ad, Bd), rtol=0, atol=0)
-    gradients = backward(layer, make_input())
-    assert (
-        gradients["memory.Ad"].abs().max() > 0 or make_input().ndim == 2
-    )  # m_0 = 0 hides Ad at one step
-    assert gradients["memory.Bd"].abs().max() > 0
+    memory, plain = memory_of(layer), memory_of(build())
+    Ad, Bd = plain.Ad.float(), plain.Bd.float()
+    if name in LEGENDRE:
+        thetas = layer.theta if isinstance(layer.theta, tuple) else (layer.theta,)
+        systems = [discretize(*legt(6, theta)) for theta in thetas]
+        A, B = (torch.stack(parts).float() for parts in zip(*systems, strict=True))
+        assert_same((Ad.cpu().view_as(A), Bd.cpu().view_as(B)), (A, B), rtol=0, atol=0)
+    assert_same((memory.Ad.data, memory.Bd.data), (Ad, Bd), rtol=0, atol=0)
+    backward(layer, make_input())
+    assert isinstance(memory.Ad.grad, Tensor)
+    assert isinstance(memory.Bd.grad, Tensor)
+    assert memory.Ad.grad.abs().max() > 0 or make_input().ndim == 2  # m_0 = 0 hides Ad at one step
+    assert memory.Bd.grad.abs().max() > 0
     assert_same(layer(make_input()), build()(make_input()))
 
 
 # In fast mode a random direction is checked, and otherwise each number by itself.
+@each(CONSTANT, expensive=True)
 @pytest.mark.parametrize(
     ("learned", "fast"),
     [
@@ -91,9 +146,9 @@ def test_gradcheck_through_parameters_input_and_state(name, build, make_input, l
     x = make_input(length=4, dtype=torch.float64).requires_grad_()
     state, spec = tree_flatten(state_like(layer, x))
     state = [s.detach().requires_grad_() for s in state]
+    kwargs = getattr(layer, "with_state", {})
 
     def call(x, *rest):
-        kwargs = {"return_state": True} if "FFT" in name else {}
         parameters = dict(zip(keys, rest[len(state) :], strict=True))
         given = tree_unflatten(rest[: len(state)], spec)
         out = torch.func.functional_call(layer, parameters, (x, given), kwargs)
@@ -103,19 +158,22 @@ def test_gradcheck_through_parameters_input_and_state(name, build, make_input, l
     assert torch.autograd.gradcheck(call, (x, *state, *values), fast_mode=fast)
 
 
-def test_reset_parameters_draws_anew_and_restores_learned_dynamics(build):
+@each(CONSTANT)
+def test_reset_parameters_draws_anew_and_restores_learned_dynamics(name, build):
     layer = build(learn_a=True)
     before = {key: p.detach().clone() for key, p in layer.named_parameters()}
     with torch.no_grad():
-        layer.memory.Ad.zero_()
+        memory_of(layer).Ad.zero_()
     layer.reset_parameters()
     after = dict(layer.named_parameters())
     unchanged = {key for key in after if torch.equal(after[key], before[key])}
-    assert unchanged == {"memory.Ad"} | (
-        {"e_m", "b_u", "b_h"} & after.keys()
-    )  # these start at zero
+    # Biases and e_m start at zero, and the slope of a PReLU at a quarter.
+    always = {"Ad", "memory.Ad", "e_m", "b_u", "b_h"}
+    always |= {"encoder_activation.weight", "hidden_activation.weight"}
+    assert unchanged == always & after.keys()
 
 
+@each(CONSTANT)
 def test_deepcopy_pickle_and_weights_only_round_trips(build, make_input):
     layer, x = build(learn_b=True), make_input()
     buffer = io.BytesIO()
@@ -128,14 +186,16 @@ def test_deepcopy_pickle_and_weights_only_round_trips(build, make_input):
         assert_same(twin(x), layer(x), rtol=0, atol=0)
 
 
+@each(CONSTANT)
 def test_pickles_hold_no_derived_tensors(build, make_input):
     layer = build()
     fresh = len(pickle.dumps(layer))
     layer(make_input(length=100))
     assert len(pickle.dumps(layer)) == fresh
-    assert layer.memory.Ad is not None
+    assert memory_of(layer).Ad is not None
 
 
+@each(CONSTANT)
 def test_going_to_double_gives_double_accuracy(build, make_input):
     layer = build()
     twin = build(dtype=torch.float64)
@@ -146,28 +206,28 @@ def test_going_to_double_gives_double_accuracy(build, make_input):
     assert_same(back, build()(x.float()), rtol=0, atol=0)
 
 
+@each(CONSTANT)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_layers_run_and_keep_the_memory_in_float32(name, build, make_input, dtype):
-    layer = build().to(dtype)
-    kwargs = {"return_state": True} if "FFT" in name else {}
-    *_, h, m = tree_leaves(layer(make_input(dtype=dtype), **kwargs))
-    assert (h.dtype, m.dtype) == (dtype, torch.float32)
-    *_, h_exact, m_exact = tree_leaves(
-        build().to(dtype).double()(make_input(dtype=dtype).double(), **kwargs)
-    )
+    layer, x = build().to(dtype), make_input(dtype=dtype)
+    *_, h, m = tree_leaves(run(layer, x))
+    exact = build().to(dtype).double()
+    *_, h_exact, m_exact = tree_leaves(run(exact, x.double()))
+    # What a memory gives is the memory.
+    assert h.dtype == (torch.float32 if isinstance(layer, LegendreMemory) else dtype)
+    assert m.dtype == torch.float32
     assert_same((h.double(), m.double()), (h_exact, m_exact), rtol=0, atol=0.02)
-    state = state_like(layer, make_input(dtype=dtype))
-    again = layer(make_input(dtype=dtype), state, **kwargs)
+    again = run(layer, x, state_like(layer, x))
     assert all(leaf.isfinite().all() for leaf in tree_leaves(again))
 
 
+@each(CONSTANT)
 def test_autocast_forward_and_backward(name, build, make_input):
     layer, x = build(), make_input()
-    kwargs = {"return_state": True} if "FFT" in name else {}
-    exact = tree_leaves(layer(x, **kwargs))
+    exact = tree_leaves(run(layer, x))
     right = backward(layer, x)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = tree_leaves(layer(x, **kwargs))
+    with torch.autocast(devices.current.type, torch.bfloat16):
+        got = tree_leaves(run(layer, x))
         upstream = layer(x.bfloat16())  # what a layer before it would hand over
         gradients = backward(layer, x)
     assert got[-1].dtype == torch.float32  # the memory
@@ -178,16 +238,18 @@ def test_autocast_forward_and_backward(name, build, make_input):
         assert (gradient - right[key]).norm() < 0.05 * right[key].norm() + 1e-6
 
 
+@each(CONSTANT)
 def test_meta_device_then_empty_then_reset(build, make_input):
     layer = build(device="meta")
     assert all(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
-    layer.to_empty(device="cpu")
+    layer.to_empty(device=devices.current)
     layer.load_state_dict(build().state_dict())
     assert_same(layer(make_input()), build()(make_input()), rtol=0, atol=0)
     layer.reset_parameters()
     assert all(leaf.isfinite().all() for leaf in tree_leaves(layer(make_input())))
 
 
+@each(CONSTANT)
 def test_shapes_on_the_meta_device(build, make_input):
     got = tree_leaves(build(device="meta")(make_input(device="meta", dtype=torch.float32)))
     for meta, real in zip(got, tree_leaves(build()(make_input())), strict=True):
@@ -195,6 +257,7 @@ def test_shapes_on_the_meta_device(build, make_input):
         assert (meta.shape, meta.dtype) == (real.shape, real.dtype)
 
 
+@each(CONSTANT)
 def test_inference_mode_leaves_nothing_behind_that_training_trips_over(build, make_input):
     layer = build()
     with torch.inference_mode():
@@ -204,42 +267,44 @@ def test_inference_mode_leaves_nothing_behind_that_training_trips_over(build, ma
     assert_same(backward(layer, make_input()), backward(build(), make_input()))
 
 
+@each(CONSTANT)
 @pytest.mark.parametrize("chained", [False, True])
 def test_gradients_with_a_graph_of_their_own_are_the_same(name, build, make_input, chained):
     # Where an argument of an op comes from another one, a path must not count twice.
     layer = build(dtype=torch.float64)
-    kwargs = {"return_state": True} if "FFT" in name else {}
     x = make_input(dtype=torch.float64).requires_grad_()
-    state: Any = layer(x, **kwargs) if chained else None
-    if chained and name != "LMUCell":
-        state = state[1]
-    total = torch.stack([leaf.square().sum() for leaf in tree_leaves(layer(x, state, **kwargs))])
-    wanted = (x, *layer.parameters())
-    plain = torch.autograd.grad(total.sum(), wanted, retain_graph=True)
-    assert_same(torch.autograd.grad(total.sum(), wanted, create_graph=True), plain)
+    state = run(layer, x)[1] if chained else None
+    total = squares(run(layer, x, state))
+    inputs = (x, *layer.parameters())
+    plain = torch.autograd.grad(total, inputs, retain_graph=True)
+    assert_same(torch.autograd.grad(total, inputs, create_graph=True), plain)
 
 
 # Layers with other thetas are built elsewhere in these tests.
 @pytest.mark.filterwarnings("ignore:all members of this ensemble")
+@each(CONSTANT, expensive=True)
 def test_function_transforms(name, build, make_input):
     layer = build(dtype=torch.float64)
     x = make_input(dtype=torch.float64)
     parameters = dict(layer.named_parameters())
 
     def loss(parameters, x):
-        out = tree_leaves(torch.func.functional_call(layer, parameters, (x,)))
-        return torch.stack([leaf.square().sum() for leaf in out]).sum()
+        return squares(torch.func.functional_call(layer, parameters, (x,)))
 
-    gradients = torch.func.grad(loss)(parameters, x)
-    assert_same(gradients, backward(layer, x))
-    if name in {"LMU-gru", "LMU-lstm"}:
+    gradients, of_input = torch.func.grad(loss, (0, 1))(parameters, x)
+    assert_same({"input": of_input, **gradients}, backward(layer, x))
+    if name in OPAQUE:
         return  # vmap over samples or an ensemble is beyond PyTorch's own cells
-    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.unsqueeze(1))
-    assert_same({key: g.sum(0) for key, g in each.items()}, gradients)
-    ensemble = {key: torch.stack([p, 2 * p]) for key, p in parameters.items()}
-    assert_same(torch.func.vmap(loss, in_dims=(0, None))(ensemble, x)[0], loss(parameters, x))
+    one = torch.func.grad(loss, (0, 1))
+    every, of_inputs = torch.func.vmap(one, in_dims=(None, 0))(parameters, x.unsqueeze(1))
+    assert_same({key: g.sum(0) for key, g in every.items()}, gradients)
+    assert_same(of_inputs.squeeze(1), of_input)
+    if parameters:
+        ensemble = {key: torch.stack([p, 2 * p]) for key, p in parameters.items()}
+        assert_same(torch.func.vmap(loss, in_dims=(0, None))(ensemble, x)[0], loss(parameters, x))
 
 
+@each([name for name in CONSTANT if name not in OPAQUE], expensive=True)
 def test_forward_mode_derivative(name, build, make_input):
     layer = build(dtype=torch.float64)
     x = make_input(dtype=torch.float64)
@@ -248,13 +313,12 @@ def test_forward_mode_derivative(name, build, make_input):
     def output(x):
         return tree_leaves(layer(x))[0]
 
-    if name in {"LMU-gru", "LMU-lstm"}:
-        pytest.skip("PyTorch's own cells have no forward-mode derivative")
     tangent = torch.func.jvp(output, (x,), (direction,))[1]
     step = 1e-6 * direction
     assert_same(tangent, (output(x + step) - output(x - step)) / 2e-6, rtol=1e-5, atol=1e-8)
 
 
+@each(CONSTANT)
 def test_input_that_is_not_contiguous(name, build, make_input):
     x = make_input()
     twisted = x.transpose(0, -1).contiguous().transpose(0, -1)
@@ -264,12 +328,14 @@ def test_input_that_is_not_contiguous(name, build, make_input):
 
 # Of each kind one: compiling takes seconds.
 DYNAMIC = {"LMU", "LMU-channels", "LMU-lstm", "LMU-memory", "LMUFFT-channels", "LMUFFT-last"}
-LEARNED = {"LMUCell", "LMU", "LMUFFT"}
+DYNAMIC |= {"memory", "LMU-sigmoid", "LMU-prelu"}
+LEARNED = {"LMUCell", "LMU", "LMUFFT", "memory"}
 DEFAULT_BACKEND = {"LMUCell", "LMU", "LMU-open", "LMU-channels", "LMU-gru", "LMUFFT", "LMUFFT-last"}
+DEFAULT_BACKEND |= {"memory", "LMU-gelu", "LMUFFT-gelu"}
 # Those that stand for the others in make test.
 QUICK = {
-    *((name, False, False) for name in ("LMUCell", "LMU-channels", "LMU-gru", "LMUFFT")),
-    *((name, True, False) for name in ("LMU", "LMUFFT-last")),
+    *((name, False, False) for name in ("LMUCell", "LMU-channels", "LMU-gru", "LMUFFT", "memory")),
+    *((name, True, False) for name in ("LMU", "LMUFFT-last", "LMU-prelu")),
     ("LMU", True, True),
 }
 
@@ -279,7 +345,7 @@ QUICK = {
     [
         pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
         for case in (
-            *((name, False, False) for name in BUILD),
+            *((name, False, False) for name in CONSTANT),
             *((name, True, False) for name in sorted(DYNAMIC)),
             *((name, True, True) for name in sorted(LEARNED)),
         )
@@ -298,13 +364,7 @@ def test_compiles_as_one_graph(name, build, make_input, dynamic, learned):
 
 
 # Of these two stand for the others in make test: each takes a C++ compiler ten seconds.
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in {"LMU", "LMUFFT-last"} else [pytest.mark.slow])
-        for name in sorted(DEFAULT_BACKEND)
-    ],
-)
+@each(sorted(DEFAULT_BACKEND), expensive=True, quick={"LMU", "LMUFFT-last"})
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 def test_compiles_with_the_default_backend(name, build, make_input):
     torch._dynamo.reset()
@@ -314,10 +374,23 @@ def test_compiles_with_the_default_backend(name, build, make_input):
     assert_same(backward(compiled, x), backward(build(), x))
 
 
+@each(CONSTANT)
 def test_repr_names_the_arguments(name, build):
-    text = repr(build(learn_a=True, discretizer="bilinear"))
-    parts = ["input_size=3", f"hidden_size={build().hidden_size}", "memory_size=6", "theta="]
-    parts += ["learn_a=True", "discretizer='bilinear'"]
-    for part in parts + (["seq_len=9"] if "FFT" in name else []):
+    given = VARIANTS[name].options
+    plain: Any = build()
+    discretizer = {} if "system" in given else {"discretizer": "bilinear"}
+    text = repr(build(learn_a=True, **discretizer))
+    parts = [f"memory_size={given.get('memory_size', 6)}", "theta=", "learn_a=True"]
+    parts += ["discretizer='bilinear'"] if discretizer else ["system=(...)"]
+    if not isinstance(plain, LegendreMemory):
+        parts += ["input_size=3", f"hidden_size={plain.hidden_size}"]
+    names = {"prelu": "PReLU"}
+    for key in ("hidden_activation", "method"):
+        value = given.get(key)
+        if isinstance(getattr(plain, key, None), nn.Module):
+            parts.append(f"{key}): {names[value]}")
+        elif value is not None:
+            parts.append(f"{key}={value!r}" if key == "method" else f"{key}=")
+    for part in parts + (["seq_len=9"] if given.get("seq_len") else []):
         assert part in text
     assert "learn_b" not in text

@@ -1,14 +1,32 @@
 """The layers against their equations, written out step by step in float64."""
 
+import copy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lmu import LMU, LMUFFT, LMUCell
 from lmu.ops import memory
 from lmu.theory import discretize, legt
+from tests import devices
+from tests.fuzz.equations import Equations
+from tests.variants import (
+    SEQUENCES,
+    SINGLE,
+    VARIANTS,
+    build,
+    each,
+    features,
+    fill,
+    memory_of,
+    run,
+    sample,
+    step,
+)
 
 F64 = torch.float64
 
@@ -37,6 +55,76 @@ def lmu_fft_equations(layer, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         h = torch.relu(p["W_h.weight"] @ torch.cat([m, x_t]) + p["W_h.bias"])
         outputs.append(h)
     return torch.stack(outputs), m
+
+
+def conf_of(name: str, layer: Any) -> dict[str, Any]:
+    """A variant as :mod:`tests.fuzz.equations` describes layers, by its options."""
+    given = VARIANTS[name].options
+    kind = VARIANTS[name].kind.__name__
+    encoder = given.get("encoder_activation", "relu" if kind == "LMUFFT" else None)
+    options = {"hidden_activation": "relu" if kind == "LMUFFT" else "tanh", "cell": "own"}
+    options |= {"cell": given["hidden_cell"]} if "hidden_cell" in given else {}
+    options |= {key: given[key] for key in options.keys() & given.keys()}
+    memory = memory_of(layer)
+    theta = VARIANTS[name].options.get("windows", (1.0,))
+    return options | {
+        "kind": kind,
+        "input_size": features(layer),
+        "hidden_size": getattr(layer, "hidden_size", 1),
+        "memory_size": given.get("memory_size", 6),
+        "memory_channels": memory.channels,
+        "theta": [12.0 * window for window in theta],
+        "discretizer": given.get("discretizer", "zoh"),
+        "system": layer.system,
+        "learn_theta": given.get("learn_theta", False),
+        "input_to_hidden": given.get("input_to_hidden", True),
+        "activation": {"torch.tanh": "tanh"}.get(encoder, encoder),
+        "return_sequences": given.get("return_sequences", True),
+    }
+
+
+def gradients(out: Any, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    total = torch.stack([leaf.square().sum() for leaf in tree_leaves(out)]).sum()
+    return torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+
+
+def by_steps(cell: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    outputs = []
+    for x_t in x.unbind(1):
+        y, state = step(cell, x_t, state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), state
+
+
+@each(SINGLE)
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("lengths", [None, [23, 0, 9]])
+def test_every_layer_computes_its_equations(name: str, started: bool, lengths: list[int] | None):
+    is_cell = VARIANTS[name].kind is LMUCell
+    if lengths is not None and (is_cell or (started and name == "LMU-blocks")):
+        pytest.skip("it takes no lengths, or none with a state")
+    layer = fill(build(name, dtype=F64))
+    x = devices.place(torch.randn(3, 23, features(layer), dtype=F64)).requires_grad_()
+    state = None
+    if started:
+        before = sample(layer, 4, 3, F64, seed=2)
+        state = tree_map(lambda s: s.detach().requires_grad_(), run(layer, before)[1])
+    found = by_steps(layer, x, state) if is_cell else run(layer, x, state, lengths=lengths)
+    inputs = [x, *tree_leaves(state), *layer.parameters()]
+    inputs = [t for t in inputs if t is not None]
+    slopes = gradients(found, inputs)
+
+    # The equations are run on the CPU.
+    twin, there = copy.deepcopy(layer).cpu(), x.detach().cpu().requires_grad_()
+    if started:
+        state = tree_map(lambda s: s.detach().cpu().requires_grad_(), state)
+    steps = torch.tensor([23] * 3 if lengths is None else lengths)
+    right = Equations().run(conf_of(name, layer), twin, there, state, steps)
+    inputs = [there, *tree_leaves(state), *twin.parameters()]
+    inputs = [t for t in inputs if t is not None]
+    close = partial(torch.testing.assert_close, check_device=False)
+    close(tree_leaves(found), tree_leaves(right))
+    close(slopes, gradients(right, inputs))
 
 
 def sequence(length: int, features: int = 2) -> Tensor:
@@ -82,26 +170,23 @@ def test_cell_is_one_step_of_the_layer():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "learned LMUFFT"])
-def test_steps_of_a_stream_give_the_numbers_of_the_whole(kind, dtype):
-    if kind == "LMU":
-        layer, kwargs = LMU(2, 5, 4, 6.0, dtype=dtype), {}
-    else:
-        layer = LMUFFT(2, 5, 4, 53, 6.0, learn_a=kind == "learned LMUFFT", dtype=dtype)
-        kwargs = {"return_state": True}
-    x = sequence(53).to(dtype)
-    whole, last = randomize(layer)(x, **kwargs) if kind != "learned LMUFFT" else layer(x, **kwargs)
+@each([name for name in SEQUENCES if "last" not in name and "both" not in name], expensive=True)
+def test_steps_of_a_stream_give_the_numbers_of_the_whole(name, dtype):
+    layer = fill(build(name, dtype=dtype), 0.1)
+    x = sample(layer, 53, dtype=dtype)
+    whole, last = run(layer, x)
     state: Any = None
     outputs: list[Tensor] = []
     for x_t in x.unbind(1):
-        output, state = layer.step(x_t, state)
+        output, state = step(layer, x_t, state)
         outputs.append(output)
     torch.testing.assert_close(torch.stack(outputs, dim=1), whole)
     torch.testing.assert_close(state, last)
-    assert outputs[-1].data_ptr() != state[1].data_ptr()
-    if kind == "LMU":  # whose hidden state is fed back: writing to the output must not change it
-        assert outputs[-1].data_ptr() != state[0].data_ptr()
-    for tensor in state:
+    if VARIANTS[name].kind in {LMU, LMUFFT}:
+        assert outputs[-1].data_ptr() != state[1].data_ptr()
+    if VARIANTS[name].kind is LMU:  # whose hidden state is fed back: writing to the output must
+        assert outputs[-1].data_ptr() != tree_leaves(state)[0].data_ptr()  # not change it
+    for tensor in tree_leaves(state):
         assert tensor.untyped_storage().nbytes() == tensor.nbytes  # keeps nothing else alive
 
 
@@ -135,19 +220,15 @@ def test_lmu_fft_final_state_in_both_places(given_state):
 
 
 @pytest.mark.parametrize("split", [1, 26, 52])
-@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "LMUFFT-last"])
-def test_split_and_resume_equals_whole(kind, split):
-    if kind == "LMU":
-        layer, kwargs = LMU(2, 5, 4, 6.0, dtype=F64), {}
-    else:
-        layer = LMUFFT(2, 5, 4, 53, 6.0, return_sequences=kind == "LMUFFT", dtype=F64)
-        kwargs = {"return_state": True}
-    x = sequence(53)
-    whole, last = randomize(layer)(x, **kwargs)
-    first, state = layer(x[:, :split], **kwargs)
-    second, end = layer(x[:, split:], state, **kwargs)
+@each([name for name in SEQUENCES if "both" not in name])
+def test_split_and_resume_equals_whole(name, split):
+    layer = fill(build(name, dtype=F64))
+    x = sample(layer, 53, dtype=F64)
+    whole, last = run(layer, x)
+    first, state = run(layer, x[:, :split])
+    second, end = run(layer, x[:, split:], state)
     torch.testing.assert_close(end, last)
-    joined = torch.cat([first, second], dim=1) if kind != "LMUFFT-last" else second
+    joined = torch.cat([first, second], dim=1) if whole.ndim == 3 else second
     torch.testing.assert_close(joined, whole)
 
 

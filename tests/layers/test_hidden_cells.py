@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lmu import LMU, LMUCell, Stream, detach_state
 from lmu.theory import discretize, legt
+from tests import variants
 
 F64 = torch.float64
 
@@ -29,18 +30,13 @@ class Doubling(nn.Module):
         return torch.sigmoid(trace - h), trace
 
 
-CELLS = {
-    "tanh": lambda size: "rnn",
+CELLS: dict[str, Any] = {
+    "rnn": lambda size: "rnn",
     "none": lambda size: None,
-    "linear": lambda size: nn.Linear(size, 4, dtype=F64),
-    "mlp": lambda size: nn.Sequential(
-        nn.Linear(size, 5, dtype=F64), nn.ReLU(), nn.Linear(5, 4, dtype=F64)
-    ),
-    "rnn": lambda size: nn.RNNCell(size, 4, nonlinearity="relu", dtype=F64),
-    "gru": lambda size: nn.GRUCell(size, 4, bias=False, dtype=F64),
-    "lstm": lambda size: nn.LSTMCell(size, 4, dtype=F64),
-    "lmu": lambda size: LMUCell(size, 4, 3, 8.0, dtype=F64),
     "own": Doubling,
+}
+CELLS |= {
+    name: lambda size, make=make: make(size, 4, dtype=F64) for name, make in variants.CELLS.items()
 }
 FLAGS = list(itertools.product([False, True], repeat=3))
 
@@ -127,7 +123,7 @@ def test_cells_and_connections(cell, flags, channels):
     check(build(cell, channels=channels, **dict(zip(names, flags, strict=True))))
 
 
-@pytest.mark.parametrize("cell", ["tanh", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize("feedback", [False, True])
 @pytest.mark.parametrize(
     "flags",
@@ -149,7 +145,7 @@ def test_encoders(cell, feedback, flags):
 def test_biases_and_channels_by_every_method(method, channels):
     feedback = method != "parallel"
     layer = build(
-        "tanh", channels=channels, memory_bias=True, hidden_bias=True, method=method,
+        "rnn", channels=channels, memory_bias=True, hidden_bias=True, method=method,
         hidden_to_memory=feedback, memory_to_memory=feedback,
     )  # fmt: skip
     check(layer)
@@ -157,7 +153,7 @@ def test_biases_and_channels_by_every_method(method, channels):
 
 
 def test_fast_paths_stay_in_use():
-    assert build("tanh", channels=2, memory_bias=True).explain(500).method == "blocks"
+    assert build("rnn", channels=2, memory_bias=True).explain(500).method == "blocks"
     assert build("gru").explain(500).method == "loop"
     for cell in ("gru", "mlp", "none"):
         layer = build(cell, channels=2, hidden_to_memory=False, memory_to_memory=False)
@@ -286,7 +282,7 @@ def test_batch_normalization_in_a_cell_does_not_see_padding():
 
 
 @pytest.mark.parametrize(
-    "cell", [*(pytest.param(c, marks=pytest.mark.slow) for c in ("lstm", "mlp")), "tanh"]
+    "cell", [*(pytest.param(c, marks=pytest.mark.slow) for c in ("lstm", "mlp")), "rnn"]
 )
 def test_ragged_batches_compile_as_one_graph(cell):
     torch._dynamo.reset()
@@ -338,8 +334,8 @@ def test_narrow_cells_under_autocast_give_what_can_be_fed_back():
 
 
 def test_dropout_is_of_the_whole_input_and_off_in_evaluation():
-    layer = build("tanh", dropout=0.5)
-    plain = build("tanh")
+    layer = build("rnn", dropout=0.5)
+    plain = build("rnn")
     x = torch.randn(2, 30, 2, dtype=F64)
     torch.testing.assert_close(layer.eval()(x), plain(x))
     torch.manual_seed(4)
@@ -350,8 +346,8 @@ def test_dropout_is_of_the_whole_input_and_off_in_evaluation():
 
 
 def test_recurrent_dropout_drops_what_is_fed_back():
-    layer = build("tanh", recurrent_dropout=0.5)
-    plain = build("tanh")
+    layer = build("rnn", recurrent_dropout=0.5)
+    plain = build("rnn")
     x = torch.randn(2, 30, 2, dtype=F64)
     torch.testing.assert_close(layer.eval()(x), plain(x))
     assert layer.explain(500).method == "blocks"
@@ -365,15 +361,15 @@ def test_recurrent_dropout_drops_what_is_fed_back():
 
 
 def test_recurrent_dropout_without_feedback_of_h():
-    layer = build("tanh", recurrent_dropout=0.5, hidden_to_memory=False)
+    layer = build("rnn", recurrent_dropout=0.5, hidden_to_memory=False)
     x = torch.randn(2, 30, 2, dtype=F64)
     assert layer.explain(500).method == "loop"
     assert not torch.equal(layer(x)[0], layer(x)[0])
     assert layer.eval().explain(500).method == "parallel"
-    torch.testing.assert_close(layer(x), build("tanh", hidden_to_memory=False)(x))
+    torch.testing.assert_close(layer(x), build("rnn", hidden_to_memory=False)(x))
 
 
-@pytest.mark.parametrize("cell", ["tanh", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_recurrent_dropout_is_the_same_at_all_steps_of_a_ragged_batch(cell):
     layer = build(cell, recurrent_dropout=0.5)
     x = torch.randn(3, 30, 2, dtype=F64)
@@ -484,7 +480,7 @@ def test_hidden_size_is_compared_with_what_a_cell_gives():
 
 
 def test_forced_blocks_refuse_what_they_cannot_run():
-    layer = build("tanh", method="blocks")
+    layer = build("rnn", method="blocks")
     x = torch.randn(2, 9, 2, dtype=F64)
     y, state = layer(x, lengths=[9, 4])
     torch.testing.assert_close(y[1, :4], layer(x[1:, :4])[0][0])

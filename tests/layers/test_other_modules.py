@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from lmu import LMU, LMUFFT, Bidirectional, LMUStack, Stream
 from lmu.models import SequenceClassifier
+from tests import variants
 
 F64 = torch.float64
 
@@ -180,19 +181,19 @@ WRAPPERS = {
     "compiled": lambda layer: torch.compile(layer, backend="eager"),
     "data parallel": lambda layer: nn.DataParallel(layer, device_ids=[]),
 }
-LAYERS = {
-    "LMUFFT": lambda: LMUFFT(4, 4, 6, None, 20.0, dtype=F64),
-    "LMU": lambda: LMU(4, 4, 6, 20.0, dtype=F64),
-}
+KINDS = ["LMUFFT", "LMU", "LMU-sigmoid", "LMUFFT-gelu"]
+
+
+def build(name: str, seed: int = 0) -> Any:
+    return variants.build(name, input_size=4, hidden_size=4, theta=20.0, dtype=F64, seed=seed)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("kind", LAYERS)
-def test_wrapped_layers_in_stacks_both_ways_and_streams(wrapper, kind):
+@variants.each(KINDS, expensive=True, quick={"LMUFFT", "LMU"})
+def test_wrapped_layers_in_stacks_both_ways_and_streams(wrapper, name):
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    one, other = LAYERS[kind](), LAYERS[kind]()
+    one, other = build(name), build(name, 1)
     wrap = WRAPPERS[wrapper]
     x = torch.randn(3, 20, 4, dtype=F64)
     plain = LMUStack([one, other], norm=None)
@@ -213,7 +214,7 @@ def test_wrapped_layers_in_stacks_both_ways_and_streams(wrapper, kind):
 
 def test_wrapped_after_the_stack_was_built():
     torch.manual_seed(0)
-    stack = LMUStack([LAYERS["LMUFFT"](), LAYERS["LMU"]()], norm=None)
+    stack = LMUStack([build("LMUFFT"), build("LMU")], norm=None)
     x = torch.randn(2, 20, 4, dtype=F64, requires_grad=True)
     right, end = stack(x)
     (wanted,) = torch.autograd.grad(right.square().sum(), x)
@@ -236,7 +237,7 @@ def test_what_is_no_layer_is_refused_in_a_wrapper_too():
 def test_a_stream_of_compiled_parts_leaves_them_whole():
     torch._dynamo.reset()
     torch.manual_seed(0)
-    inner = LAYERS["LMUFFT"]()
+    inner = build("LMUFFT")
     compiled: Any = torch.compile(checkpoint_wrapper(inner), backend="eager")
     stack = LMUStack([compiled], norm=None)
     x, keys = torch.randn(3, 9, 4, dtype=F64), list(stack.state_dict())
@@ -246,11 +247,11 @@ def test_a_stream_of_compiled_parts_leaves_them_whole():
     assert list(stack.state_dict()) == keys
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_replaced_forward_is_called_in_steps_too(kind):
+@variants.each(KINDS)
+def test_a_replaced_forward_is_called_in_steps_too(name):
     """As hooks of accelerate's do, which bring the weights."""
     torch.manual_seed(0)
-    layer, x = LAYERS[kind](), torch.randn(3, 9, 4, dtype=F64)
+    layer, x = build(name), torch.randn(3, 9, 4, dtype=F64)
     plain = layer.forward
 
     def forward(x: Tensor, *arguments: Any, **kwargs: Any) -> Any:
@@ -266,7 +267,7 @@ def test_a_replaced_forward_is_called_in_steps_too(kind):
 def test_weights_that_are_elsewhere_until_a_call():
     """As with accelerate's cpu_offload: meta but in the call of the module."""
     torch.manual_seed(0)
-    layer, x = LAYERS["LMUFFT"](), torch.randn(3, 9, 4, dtype=F64)
+    layer, x = build("LMUFFT"), torch.randn(3, 9, 4, dtype=F64)
     right, weights = layer(x)[0], layer.W_h.weight.detach().clone()
     meta = nn.Parameter(weights.to("meta"))
     layer.W_h.register_forward_pre_hook(

@@ -13,6 +13,8 @@ from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
 from lmu._arguments import explained, instance
 from lmu.layers._stateful import has_state
 from lmu.ops import memory
+from tests import variants
+from tests.variants import OPAQUE, SEQUENCES, each
 
 F64 = torch.float64
 
@@ -130,32 +132,27 @@ def test_other_activations_have_none(activation):
     assert layer(torch.randn(1, 9, 2))[0].shape == (1, 9, 4)
 
 
-DIFFERENTIATED = {
-    "LMU": lambda: LMU(2, 3, 4, 12.0, dtype=F64),
-    "LMU-blocks": lambda: LMU(2, 3, 4, 12.0, method="blocks", dtype=F64),
-    "LMU-open": lambda: LMU(2, 3, 4, 12.0, hidden_to_memory=False, dtype=F64),
-    "LMUFFT": lambda: LMUFFT(2, 3, 4, None, 12.0, dtype=F64),
-    "LMUFFT-fft": lambda: LMUFFT(2, 3, 4, None, 12.0, method="fft", dtype=F64),
-    "LMUFFT-theta": lambda: LMUFFT(2, 3, 4, None, 12.0, learn_theta=True, dtype=F64),
-    "LMUFFT-last": lambda: LMUFFT(2, 3, 4, None, 12.0, return_sequences=False, dtype=F64),
-}
-
-
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
-@pytest.mark.parametrize("kind", DIFFERENTIATED)
-def test_many_gradients_at_once_and_forwards(kind):
-    torch.manual_seed(0)
-    layer, x = DIFFERENTIATED[kind](), torch.randn(1, 17, 2, dtype=F64)
+@each(
+    [name for name in SEQUENCES if name not in OPAQUE and "both" not in name], expensive=True,
+    quick={"LMU", "LMU-blocks", "LMU-e_m", "LMU-prelu", "LMUFFT", "LMUFFT-fft", "LMUFFT-theta",
+           "LMUFFT-last", "LMUFFT-gelu", "memory"},
+)  # fmt: skip
+def test_many_gradients_at_once_and_forwards(name):
+    layer = variants.build(name, hidden_size=3, memory_size=4, dtype=F64)
+    x = variants.sample(layer, 17, 1, F64)
     run = lambda x: layer(x)[0]  # noqa: E731
     right = jacobian(run, x)
     torch.testing.assert_close(jacobian(run, x, vectorize=True), right)
     inputs = [x.requires_grad_(), *layer.parameters()]
     y = run(x).flatten()
-    each = [torch.autograd.grad(y_i, inputs, retain_graph=True) for y_i in y]
-    together = torch.autograd.grad(y, inputs, torch.eye(len(y), dtype=F64), is_grads_batched=True)
+    options: Any = {"allow_unused": True, "materialize_grads": True}
+    apart = [torch.autograd.grad(y_i, inputs, retain_graph=True, **options) for y_i in y]
+    one = torch.eye(len(y), dtype=F64, device=y.device)
+    together = torch.autograd.grad(y, inputs, one, is_grads_batched=True, **options)
     for i, got in enumerate(together):
-        torch.testing.assert_close(got, torch.stack([one[i] for one in each]))
-    if kind == "LMU-blocks":
+        torch.testing.assert_close(got, torch.stack([grads[i] for grads in apart]))
+    if name == "LMU-blocks":
         return  # forced, and not to be had forwards: PyTorch says so
     x, v = x.detach(), torch.randn_like(x)
     torch.testing.assert_close(jacobian(run, x, vectorize=True, strategy="forward-mode"), right)

@@ -7,55 +7,31 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from lmu import LMU, LMUFFT, LMUCell, LMUStack, Stream
+from lmu import LMU, LMUFFT, LMUCell, Stream
 from lmu.layers._backends import StepsBackend
+from tests import devices, variants
+from tests.variants import LAYERS, STREAMED, each, fill
 
 F64 = torch.float64
-BUILD = {
-    "LMU": lambda **kw: LMU(3, 7, 6, 12.0, **kw),
-    "LMU-theta": lambda **kw: LMU(3, 7, 6, 12.0, learn_theta=True, **kw),
-    "LMU-free": lambda **kw: LMU(3, 7, 6, 12.0, learn_a=True, learn_b=True, **kw),
-    "LMU-open": lambda **kw: LMU(3, 7, 6, 12.0, hidden_to_memory=False, **kw),
-    "LMU-channels": lambda **kw: LMU(
-        3, 7, 6, (12.0, 5.0), memory_channels=2, memory_bias=True, hidden_bias=True, **kw
-    ),
-    "LMU-tanh": lambda **kw: LMU(3, 7, 6, 12.0, encoder_activation=torch.tanh, **kw),
-    "LMUFFT": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, **kw),
-    "LMUFFT-channels": lambda **kw: LMUFFT(3, 7, 6, 9, (12.0, 5.0), memory_channels=2, **kw),
-    "LMUFFT-bare": lambda **kw: LMUFFT(
-        3,
-        7,
-        6,
-        9,
-        12.0,
-        memory_channels=3,
-        encode_input=False,
-        encoder_activation=None,
-        input_to_hidden=False,
-        **kw,
-    ),
-}
-layers = pytest.mark.parametrize("name", BUILD)
-STEPPED: dict[str, Any] = {
-    "LMU-GRU": lambda **kw: LMU(3, 7, 6, 12.0, hidden_cell=nn.GRUCell(9, 7, **kw), **kw),
-    "LMUFFT-theta": lambda **kw: LMUFFT(3, 7, 6, 9, 12.0, learn_theta=True, **kw),
-    "stack": lambda **kw: LMUStack([LMUFFT(3, 7, 6, 9, 12.0, **kw), LMU(7, 5, 6, 12.0, **kw)]),
-}
+# Those that a fast backend runs or, as the last ones, the layer's own steps; each with all tests.
+PLAIN = [name for name in STREAMED if name in {*LAYERS}]
+layers = each(PLAIN, expensive=True)
+anything = each(STREAMED, expensive=True)
 
 
 def build(name: str, **kwargs: Any) -> Any:
-    torch.manual_seed(3)
-    layer = {**BUILD, **STEPPED}[name](**kwargs)
-    if isinstance(layer, LMU) and layer.e_m is not None:
-        torch.nn.init.normal_(layer.e_m, std=0.1)
-    return layer
+    return fill(variants.build(name, seed=3, **kwargs), 0.1)
+
+
+def sample(layer: Any, batch: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return variants.sample(layer, length, batch, dtype, seed=4)
 
 
 @torch.no_grad()
 def whole(layer: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-    kwargs = {} if isinstance(layer, LMU) else {"return_state": True}
-    y, (h, m) = layer(x, state, **kwargs)
+    y, (h, m) = variants.run(layer, x, state)
     return y, h, m
 
 
@@ -64,12 +40,12 @@ def run(stream: Stream, x: Tensor) -> Tensor:
     return torch.stack(outputs, dim=1) if outputs else x.new_empty(0)
 
 
-@layers
+@each(STREAMED)
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_numbers_of_the_whole(name, batch, dtype):
     layer = build(name, dtype=dtype)
-    x = torch.randn(batch, 53, 3, dtype=dtype)
+    x = sample(layer, batch, 53, dtype)
     stream = Stream(layer, batch)
     torch.testing.assert_close((run(stream, x), *stream.state), whole(layer, x))
 
@@ -78,9 +54,9 @@ def test_numbers_of_the_whole(name, batch, dtype):
 @pytest.mark.parametrize("at", [0, 1, 5, 9, 10, 30])
 def test_state_in_and_out_at_any_step(name, at):
     layer = build(name, dtype=F64)
-    x = torch.randn(2, 53, 3, dtype=F64)
+    x = sample(layer, 2, 53, F64)
     first, second = Stream(layer, 2), Stream(layer, 2)
-    run(second, torch.randn(2, 4, 3, dtype=F64))  # another past, which the new state replaces
+    run(second, -sample(layer, 2, 4, F64))  # another past, which the new state replaces
     run(first, x[:, :at])
     second.state = first.state
     torch.testing.assert_close(
@@ -95,7 +71,7 @@ def test_state_in_and_out_at_any_step(name, at):
 )
 def test_reset_of_some_streams(name, at, rows):
     layer = build(name, dtype=F64)
-    x = torch.randn(3, 40, 3, dtype=F64)
+    x = sample(layer, 3, 40, F64)
     stream = Stream(layer, 3)
     run(stream, x[:, :at])
     stream.reset(rows)
@@ -109,7 +85,7 @@ def test_reset_of_some_streams(name, at, rows):
 @layers
 def test_weights_are_read_once_and_again_on_refresh(name):
     layer = build(name, dtype=F64)
-    x = torch.randn(2, 40, 3, dtype=F64)
+    x = sample(layer, 2, 40, F64)
     stream = Stream(layer, 2)
     before = whole(layer, x)
     run(stream, x[:, :13])
@@ -127,7 +103,7 @@ def test_weights_are_read_once_and_again_on_refresh(name):
 def test_outputs_are_the_callers_and_carry_no_graph(name):
     layer = build(name)
     stream = Stream(layer)
-    x = torch.randn(1, 30, 3, requires_grad=True)
+    x = sample(layer, 1, 30).requires_grad_()
     kept = [stream(x_t) for x_t in x.unbind(1)]
     assert not kept[-1].requires_grad
     for h in kept[:15]:
@@ -139,10 +115,11 @@ def test_outputs_are_the_callers_and_carry_no_graph(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_layers_keep_the_state_in_float32(name, dtype):
     layer = build(name).to(dtype)
-    x = torch.randn(2, 40, 3, dtype=dtype)
+    x = sample(layer, 2, 40, dtype)
     stream = Stream(layer, 2)
     y = run(stream, x)
     h, m = stream.state
+    h = h[0] if isinstance(h, tuple) else h
     assert (y.dtype, h.dtype, m.dtype) == (dtype, dtype, torch.float32)
     torch.testing.assert_close(y, whole(layer, x)[0], rtol=0, atol=0.03)
 
@@ -150,12 +127,12 @@ def test_narrow_layers_keep_the_state_in_float32(name, dtype):
 @layers
 def test_autocast_does_not_touch_a_stream(name):
     layer = build(name)
-    x = torch.randn(2, 40, 3)
+    x = sample(layer, 2, 40)
     expected = run(Stream(layer, 2), x)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(devices.current.type, torch.bfloat16):
         stream = Stream(layer, 2)
         torch.testing.assert_close(run(stream, x), expected)
-        assert all(t.dtype == torch.float32 for t in stream.state)
+        assert all(t.dtype == torch.float32 for t in tree_leaves(stream.state))
 
 
 def test_nothing_grows_with_time():
@@ -194,7 +171,7 @@ def test_wrong_arguments():
 @layers
 def test_a_stream_survives_pickling_inference_mode_and_a_change_of_dtype(name):
     layer = build(name)
-    x = torch.randn(2, 30, 3)
+    x = sample(layer, 2, 30)
     right = whole(layer, x)[0]
     with torch.inference_mode():
         stream = Stream(layer, 2)
@@ -221,7 +198,7 @@ def draw_rows(g: torch.Generator, streams: int) -> Any:
     return kinds[int(torch.randint(len(kinds), (), generator=g))]
 
 
-@pytest.mark.parametrize("name", [*BUILD, *STEPPED])
+@anything
 @pytest.mark.parametrize("seed", range(3))
 def test_any_schedule_gives_what_each_stream_gives_alone(name, seed):
     layer, streams = build(name, dtype=F64), 5
@@ -232,7 +209,7 @@ def test_any_schedule_gives_what_each_stream_gives_alone(name, seed):
 
     def step(rows: Any) -> None:
         numbers = torch.arange(streams)[slice(None) if rows is None else rows].view(-1)
-        x = torch.randn(len(numbers), 3, dtype=F64, generator=g)
+        x = devices.place(torch.randn(len(numbers), 3, dtype=F64, generator=g))
         y = stream(x) if rows is None else stream(x, streams=rows)
         assert y.shape == (len(numbers), layer.hidden_size)
         for i, x_i, y_i in zip(numbers.tolist(), x, y, strict=True):
@@ -262,18 +239,15 @@ def test_any_schedule_gives_what_each_stream_gives_alone(name, seed):
         torch.testing.assert_close(torch.stack(outputs), alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [*BUILD, *STEPPED])
+@anything
 def test_streams_that_do_not_step_stand_still(name):
     stream = Stream(build(name), 4)
-
-    def parts(state: Any) -> list[Tensor]:
-        return [state] if isinstance(state, Tensor) else [t for part in state for t in parts(part)]
-
-    run(stream, torch.randn(4, 5, 3))
-    stream(torch.randn(1, 3), streams=2)  # here an LMU ends its block
-    before = parts(stream.state)
-    stream(torch.randn(2, 3), streams=torch.tensor([3, 1]))
-    after = parts(stream.state)
+    x = sample(stream.layer, 4, 6)
+    run(stream, x[:, :5])
+    stream(x[:1, 5], streams=2)  # here an LMU ends its block
+    before = tree_leaves(stream.state)
+    stream(x[1:3, 5], streams=torch.tensor([3, 1]))
+    after = tree_leaves(stream.state)
     still = torch.tensor([0, 2])
     assert all(torch.equal(a[still], b[still]) for a, b in zip(before, after, strict=True))
     assert not any(torch.equal(a[[1, 3]], b[[1, 3]]) for a, b in zip(before, after, strict=True))
@@ -318,7 +292,7 @@ def test_wrong_streams_are_refused_and_change_nothing(name, rows, wrong):
 @layers
 def test_nothing_grows_where_streams_step_apart(name):
     stream = Stream(build(name), 3)
-    x = torch.randn(3, 3)
+    x = sample(stream.layer, 3, 1)[:, 0]
 
     def live() -> int:
         import gc
@@ -376,7 +350,7 @@ def test_streams_without_a_past_stay_without(how: str) -> None:
     torch.testing.assert_close(got, torch.stack([y[0, 0], y[1, 2]]))
 
 
-@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "LMU-GRU", "stack"])
+@pytest.mark.parametrize("kind", ["LMU", "LMUFFT", "LMU-gru-fed", "stack"])
 def test_reset_takes_what_names_streams(kind: str) -> None:
     stream, x = Stream(build(kind), 4), torch.randn(4, 3)
     first = stream(x)

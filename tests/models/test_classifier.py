@@ -6,28 +6,28 @@ from torch import nn
 
 from lmu import LMU, LMUFFT, Bidirectional, LMUStack
 from lmu.models import SequenceClassifier
-
-LAYERS = {
-    "lmu": lambda: LMU(2, 5, 4, 6.0),
-    "lmufft": lambda: LMUFFT(2, 5, 4, 6, 6.0),
-    "final": lambda: LMUFFT(2, 5, 4, 6, 6.0, return_sequences=False),
-}
+from tests import variants
 
 
-@pytest.mark.parametrize("name", LAYERS)
+def build(name: str) -> Any:
+    return variants.build(name, input_size=2, hidden_size=5, memory_size=4, theta=6.0)
+
+
+@variants.each([name for name in variants.SEQUENCES if name not in variants.MEMORIES])
 def test_logits_are_the_linear_map_of_the_last_hidden_state(name: str) -> None:
-    layer = LAYERS[name]()
+    layer = build(name)
     model = SequenceClassifier(layer, 3)
     x = torch.randn(4, 6, 2)
-    output, _ = layer(x)
-    last = output if name == "final" else output[:, -1]
+    output, state = variants.run(layer, x)
+    both = isinstance(layer, Bidirectional)  # whose last states are at both ends
+    last = output if output.ndim == 2 else state[0] if both else output[:, -1]
     expected = last @ model.classifier.weight.T + model.classifier.bias
     torch.testing.assert_close(model(x), expected)
 
 
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
-    model = SequenceClassifier(LAYERS["lmu"](), 3, dropout=0.9)
+    model = SequenceClassifier(build("LMU"), 3, dropout=0.9)
     x = torch.randn(4, 6, 2)
     assert not torch.equal(model(x), model(x))
     model.eval()
@@ -73,7 +73,7 @@ def test_wrong_lengths_of_pytorch_layers() -> None:
     ],
 )
 def test_wrong_arguments_say_what_came(layer, classes, dropout, error, says) -> None:
-    layer = LAYERS["lmu"]() if layer is None else layer
+    layer = build("LMU") if layer is None else layer
     with pytest.raises(error, match=says):
         SequenceClassifier(layer, classes, dropout)
 

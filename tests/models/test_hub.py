@@ -6,30 +6,44 @@ import pickle
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lmu import LMU, LMUFFT, Bidirectional, LMUStack
+from lmu import LMU, LMUFFT, Bidirectional, LegendreMemory, LMUCell, LMUStack
 from lmu.models import SequenceClassifier
 from lmu.models._config import THEIRS, build, describe
+from tests import variants
 
-LAYERS = {
-    "LMU": lambda: LMU(3, 7, 6, 12.5, learn_theta=True, memory_bias=True, discretizer="bilinear"),
-    "LMU-channels": lambda: LMU(
+# What a config cannot name: matrices, functions of the tests'.
+UNKNOWN = ("shifted", "fourier", "discrete")
+LAYERS: dict[str, Callable[[], Any]] = {
+    name: partial(variants.build, name)
+    for name, row in variants.VARIANTS.items()
+    if row.kind not in {LegendreMemory, LMUCell} and not any(
+        part in " ".join([name, *row.parts]) for part in UNKNOWN
+    )
+} | {
+    "LMU-options": lambda: LMU(
+        3, 7, 6, 12.5, learn_theta=True, memory_bias=True, discretizer="bilinear"
+    ),
+    "LMU-dropout": lambda: LMU(
         3, 7, 6, (12.0, 9.0), memory_channels=2, encoder_activation=torch.tanh, dropout=0.1
     ),
-    "LMU-learned": lambda: LMU(3, 7, 6, 12.0, learn_a=True, learn_b=True, dtype=torch.float64),
-    "LMU-lstm": lambda: LMU(3, 7, 6, 12.0, hidden_cell=nn.LSTMCell(9, 7, bias=False)),
+    "LMU-double": lambda: LMU(3, 7, 6, 12.0, learn_a=True, learn_b=True, dtype=torch.float64),
+    "LMU-lstm-bare": lambda: LMU(3, 7, 6, 12.0, hidden_cell=nn.LSTMCell(9, 7, bias=False)),
     "LMU-mlp": lambda: LMU(
         3, 7, 6, 12.0,
         hidden_cell=nn.Sequential(nn.LayerNorm(9), nn.Linear(9, 7), nn.GELU(), nn.Dropout(0.1)),
     ),
-    "LMU-memory": lambda: LMU(3, None, 6, 12.0, hidden_cell=None, hidden_to_memory=False),
-    "LMUFFT": lambda: LMUFFT(3, 7, 6, None, 12.0, encoder_activation=None, return_sequences=False),
-    "stack": lambda: LMUStack(
+    "LMUFFT-open": lambda: LMUFFT(
+        3, 7, 6, None, 12.0, encoder_activation=None, return_sequences=False
+    ),
+    "stack-dropout": lambda: LMUStack(
         [Bidirectional(LMU(3, 7, 6, 9.0), LMUFFT(3, 5, 4, 20, 9.0)), LMU(12, 4, 3, 20.0)],
         norm="rms", dropout=0.2,
     ),
@@ -48,7 +62,7 @@ def trained(name: str) -> SequenceClassifier:
 
 def call(model: Any) -> torch.Tensor:
     x = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(1))
-    return model(x.to(next(model.layer.parameters()).dtype))
+    return model(x.to(next(model.parameters()).dtype))
 
 
 @pytest.mark.parametrize("name", LAYERS)

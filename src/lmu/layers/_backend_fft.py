@@ -10,7 +10,7 @@ from lmu.layers._backend_memory import MemoryBackend
 from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.state import State
-from lmu.ops._activations import activation_of
+from lmu.ops._activations import activation_of, in_own_dtype
 from lmu.ops._modes import compute_dtype
 
 
@@ -29,10 +29,10 @@ class FFTBackend:
         self.dtype = dtype = compute_dtype(self.out)
         self.encode = encode = layer.encoder_activation
         if encode is not None and not isinstance(encode, BuiltinFunctionType):
-            self.encode = torch.no_grad()(encode)  # it may have parameters
+            self.encode = torch.no_grad()(in_own_dtype(encode))  # it may have parameters
         self.activate = activation_of(layer.hidden_activation).in_place
         if isinstance(layer.hidden_activation, nn.Module):
-            self.activate = torch.no_grad()(layer.hidden_activation)
+            self.activate = torch.no_grad()(in_own_dtype(layer.hidden_activation))
         self.W_u = self.b_u = None
         if layer.W_u is not None:
             u = layer.W_u

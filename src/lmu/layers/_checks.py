@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmu._arguments import LARGEST, shown
 from lmu.layers._hidden import RNN, size_of
-from lmu.ops._activations import ACTIVATIONS, activation_of, check_activation
+from lmu.ops._activations import ACTIVATIONS, check_activation
 from lmu.ops._modes import compute_dtype, power_dtype
 
 
@@ -78,7 +78,8 @@ def check_encoder_activation(value: Any) -> Any:
     """Return an encoder's activation as a function, or None for none."""
     if value is None:
         return None
-    return activation_of(check_activation(value, "encoder_activation")).function
+    value = check_activation(value, "encoder_activation")
+    return ACTIVATIONS[value].function if isinstance(value, str) else value
 
 
 def check_cell_state(

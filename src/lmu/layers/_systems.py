@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import shown
+from lmu.ops._modes import is_plain
 from lmu.theory import discretize
 from lmu.theory.discretize import DISCRETIZERS
 
@@ -73,6 +74,8 @@ def check_system(
         if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
             kind = matrix.dtype if isinstance(matrix, Tensor) else type(matrix).__name__
             raise TypeError(f"{name} of system must be a real floating tensor, got {kind}")
+        if matrix.is_meta:
+            raise ValueError(f"{name} of system is on meta, without numbers: make it on the CPU")
     shapes = {(order,), (channels, order)}
     if B.shape not in shapes or A.shape != (*B.shape, order):
         raise ValueError(
@@ -82,6 +85,7 @@ def check_system(
     if decoder and decoder[0] is not None and not callable(decoder[0]):
         raise TypeError(f"the decoder of system must be a function, got {shown(decoder[0])}")
     A, B = (t.detach().to("cpu", torch.float64, copy=True) for t in (A, B))
-    if not (A.isfinite().all() and B.isfinite().all()):
+    # Fake tensors have no numbers to look at.
+    if is_plain(A, B) and not (A.isfinite().all() and B.isfinite().all()):
         raise ValueError("system must hold finite numbers, and there is a NaN or an infinity")
     return StateSpace(A, B, *decoder)

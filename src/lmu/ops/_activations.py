@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmu._arguments import shown
 
@@ -83,14 +83,29 @@ def check_activation(value: Any, name: str = "activation") -> Any:
 
 def activation_of(value: str | Function) -> Activation:
     """The row of a name, or that of a function, which is not fused."""
-    return ACTIVATIONS[value] if isinstance(value, str) else Activation(value, value)
+    if isinstance(value, str):
+        return ACTIVATIONS[value]
+    function = in_own_dtype(value)
+    return Activation(function, function)
+
+
+def in_own_dtype(function: Function) -> Function:
+    """A module with narrow parameters, called in their dtype; all else as it is.
+
+    Layers compute in float32 or better, and some modules refuse a wider dtype than theirs.
+    """
+    parameters = function.parameters() if isinstance(function, nn.Module) else iter(())
+    dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
+    if dtype is None or dtype.itemsize >= 4:
+        return function
+    return lambda z: function(z.to(dtype)).to(z.dtype)
 
 
 def apply_rows(value: str | Function, z: Tensor) -> Tensor:
     """Apply an activation to ``z`` (..., features); a function is called on rows, as in a step."""
     if isinstance(value, str):
         return ACTIVATIONS[value].function(z)
-    return value(z.flatten(0, -2)).view_as(z)
+    return in_own_dtype(value)(z.flatten(0, -2)).view_as(z)
 
 
 def is_fused(value: str | Function) -> bool:

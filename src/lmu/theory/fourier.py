@@ -39,9 +39,9 @@ def fourier(order: int, theta: float) -> tuple[Tensor, Tensor]:
     Source: Gu et al., "How to Train Your HiPPO", ICLR 2023, the system FouT.
     """
     length = check_window(order, theta)
-    g = fourier_basis(order, torch.zeros((), dtype=torch.float64))
+    g = fourier_basis(order, torch.zeros((), dtype=torch.float64, device="cpu"))
     A = -2 * torch.outer(g, g)
-    cosines = torch.arange(1, int(order), 2)
+    cosines = torch.arange(1, int(order), 2, device="cpu")
     frequencies = math.pi * (cosines + 1).double()  # 2 pi k
     A[cosines, cosines + 1] -= frequencies
     A[cosines + 1, cosines] += frequencies

@@ -47,7 +47,7 @@ class Memory(NamedTuple):
             if encoder is not None:
                 fed = state if state.dtype == u.dtype else state.to(u.dtype)
                 u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
-        u = u if self.activation is None else self.activation(u)
+        u = u if self.activation is None else activation_of(self.activation).function(u)
         return u, m.advance(u, self.E, self.Bd)
 
 
