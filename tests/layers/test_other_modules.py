@@ -229,7 +229,7 @@ def test_wrapped_after_the_stack_was_built():
 def test_what_is_no_layer_is_refused_in_a_wrapper_too():
     with pytest.raises(TypeError, match=r"must be a layer such as lmu\.LMU"):
         LMUStack([checkpoint_wrapper(nn.Linear(2, 2))])
-    with pytest.raises(TypeError, match="layer must be an LMU, LMUFFT or LMUStack, got Linear"):
+    with pytest.raises(TypeError, match="LMU, LMUFFT, LMUStack or LegendreMemory, got Linear"):
         Stream(checkpoint_wrapper(nn.Linear(2, 2)))  # pyright: ignore[reportArgumentType]
 
 

@@ -122,8 +122,8 @@ class LMU(LMUCell):
         """
         if resets is not None and self._starts_itself:
             raise ValueError(
-                "resets cannot reset a hidden cell whose first state only the cell itself knows: "
-                " run the sequences piece by piece, each without a state"
+                "resets cannot start a hidden cell again whose first state only it knows: "
+                "run the sequences piece by piece, each without a state"
             )
         every = check_sequences(self.return_sequences, return_sequences)
         return in_pieces(
