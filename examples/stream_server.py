@@ -169,7 +169,7 @@ class Front:
         self.server, self.read_out, self.idle, self.clock = server, read_out, idle, clock
         self.clients: dict[int, Client] = {}
         self.work = asyncio.Event()
-        self.longest = max(2**12, 32 * server.stream.layer.input_size)  # bytes of a line
+        self.longest = max(2**12, 32 * server.stream.input_size)  # bytes of a line
 
     async def serve(self, host: str, port: int, ready: asyncio.Future[int] | None = None) -> None:
         """Serve until cancelled; ``ready`` is told the port."""

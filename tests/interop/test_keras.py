@@ -264,6 +264,7 @@ def test_hidden_cells_compute_what_those_of_keras_do(name):
     state = arrays["h"] if c is None else (arrays["h"], arrays["c"])
     if name == "rnn_relu":  # the default cell
         m, x = arrays["z"], torch.ones(len(y), 2)
+        assert isinstance(layer, LMU)
         own: Any = layer._cell()
         got = own.step(m, own.inputs(x * torch.tensor([0.0, 1.0])), state)[0]
     else:

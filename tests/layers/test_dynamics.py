@@ -91,7 +91,7 @@ def test_learned_windows_are_in_the_checkpoint() -> None:
 def test_assigned_matrices_are_told() -> None:
     one = LMU(1, 4, 6, 20)
     one.memory.Ad = one.memory.Ad * 0.9
-    with pytest.raises(RuntimeError, match="saved with matrices that were assigned to it"):
+    with pytest.raises(RuntimeError, match="saved with matrices that were assigned or passed"):
         LMU(1, 4, 6, 20).load_state_dict(saved(one))
     with pytest.raises(RuntimeError, match=r"saved with Legendre's, and is built with matrices"):
         one.load_state_dict(saved(LMU(1, 4, 6, 20)))

@@ -12,6 +12,15 @@ from lmu.ops import System
 from lmu.ops._modes import is_batched, is_differentiated
 
 
+def _of_memory(name: str) -> Any:
+    """Read an attribute of the memory, and refuse to replace it anywhere else."""
+
+    def refuse(self: "MemoryLayer", value: Any) -> None:
+        raise AttributeError(f"{name} belongs to the memory: assign to layer.memory.{name}")
+
+    return property(lambda self: getattr(self.memory, name), refuse)
+
+
 class MemoryLayer(nn.Module):
     """A layer around ``memory``, a :class:`LegendreMemory`, whose arguments it repeats."""
 
@@ -27,10 +36,7 @@ class MemoryLayer(nn.Module):
         self.discretizer, self.system = memory.discretizer, memory.system
         self._state_size = memory.channels * memory.memory_size
 
-    @property
-    def theta(self) -> float | tuple[float, ...]:
-        """Length of the memory's window in time steps; the present one if it is learned."""
-        return self.memory.theta
+    theta, Ad, Bd, log_theta = map(_of_memory, ("theta", "Ad", "Bd", "log_theta"))
 
     # Arguments of a call that returns the whole state in the second place.
     with_state: ClassVar[dict[str, Any]] = {}

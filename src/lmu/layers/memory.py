@@ -171,7 +171,7 @@ class LegendreMemory(Dynamics):
 
         Returns:
             ``y`` (batch, time, rows), and the memory after the last step (batch, channels *
-            memory_size).
+            memory_size). Both are at least float32.
 
         Raises:
             TypeError: A dtype is not the memory's (unless under autocast).

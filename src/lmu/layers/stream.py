@@ -182,8 +182,8 @@ class Stream:
         layer = in_evaluation(unwrap(self.layer))
         weight = layer._like()
         alone = isinstance(layer, LegendreMemory)
-        size = layer.channels if alone else layer.input_size
-        self._shape = torch.Size([self.batch_size, size])
+        self.input_size: int = layer.channels if alone else layer.input_size
+        self._shape = torch.Size([self.batch_size, self.input_size])
         self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
