@@ -57,7 +57,7 @@ def dead_links(page: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.name)
 def test_code_runs(page, monkeypatch, tmp_path):
-    for name in ("data", "results", "tests"):  # paths are from the root, and nothing is written there
+    for name in ("data", "results", "tests"):  # where pages look; nothing else is here
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     for name, value in ALONE.items():
