@@ -1,4 +1,4 @@
-"""The pages in docs: their code runs, and what they point to is there."""
+"""The README and the pages in docs: their code runs, and what they link to is there."""
 
 import ast
 import re
@@ -9,17 +9,17 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
-# What torchrun tells the only one of its processes; a port of 0 is any that is free.
+# What torchrun sets for a single process; port 0 is any that is free.
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:
-    """The code of a page that is to run, and how many lines stand before it."""
+    """The code of a page, and the number of lines before it."""
     text = page.read_text()
     return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
 
@@ -37,7 +37,7 @@ def functions(text: str) -> set[str]:
 
 
 def leads_somewhere(link: str, page: Path, text: str) -> bool:
-    """Whether a file of this repository is there, and in it the named heading or function."""
+    """True if a file of this repository exists, and in it the named heading or function."""
     if "://" in link:
         return True
     name, _, fragment = link.partition("#")
@@ -57,7 +57,7 @@ def dead_links(page: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.name)
 def test_code_runs(page, monkeypatch, tmp_path):
-    for name in ("data", "results", "tests"):  # paths are from the root, but nothing is left there
+    for name in ("data", "results", "tests"):  # where pages look; nothing else is here
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     for name, value in ALONE.items():
@@ -88,7 +88,7 @@ def test_a_dead_link_is_noticed():
 
 
 def test_each_of_our_features_has_its_proof():
-    """In the tables the last column is ours: each cell has a link, or says that we lack it."""
+    """The last column of each table is ours: each cell has a link to a test, or says no."""
     text = (ROOT / "docs" / "features.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert {len(row) for row in rows} == {5}

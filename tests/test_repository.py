@@ -1,4 +1,4 @@
-"""What GitHub and pre-commit run: it parses, and names versions, targets and folders that exist."""
+"""Files of GitHub and pre-commit: they parse, and name versions, targets and folders that exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The site that MkDocs makes of docs: built strictly, complete, and nothing in it is fetched."""
+"""The site that MkDocs builds from docs: built strictly, complete, and nothing in it is fetched."""
 
 import os
 import re
@@ -16,7 +16,7 @@ FETCHED = re.compile(
     r'(?:<(?:script|img|iframe)\b[^>]* src=|<link\b[^>]* href=|@import |url\()"?http'
 )
 
-# LaTeX that was not drawn, or drawn as it stands. Code may show it.
+# LaTeX that was not rendered, or rendered as text. Code may show it.
 CODE = re.compile(r"<(pre|code|script|style)\b.*?</\1>", re.DOTALL)
 RAW = re.compile(
     r"\\begin|\\end\{|&(?:amp;)?=|\\\\|\\[a-zA-Z]{2,}|\$\$|linebreak=|<m[io]>(?:\\|&(?![#\w]+;))"
@@ -57,6 +57,8 @@ def test_every_public_name_is_in_the_reference(site):
     reference = "".join(page(site, f"api-{part}") for part in ("layers", "functions", "more"))
     names = {f"lmu.{name}" for name in lmu.__all__ if not name.startswith("_")}
     names |= {"lmu.LMU.forward", "lmu.LMUFFT.step", "lmu.LMU.decode", "lmu.Stream.__call__"}
+    memory = ("forward", "final", "readout", "step", "decode", "explain", "theta")
+    names |= {f"lmu.LegendreMemory.{name}" for name in memory}
     names |= {"lmu.ops.memory.dispatch.memory", "lmu.ops.choose_memory", "lmu.ops.LMUWeights"}
     names |= {"lmu.models.SequenceClassifier", "lmu.interop.onnx.export_onnx"}
     functions = {name: getattr(lmu.theory, name) for name in lmu.theory.__all__ if name.islower()}

@@ -66,7 +66,7 @@ def name_of_function(function: Any) -> str:
     """An activation's name, for ``extra_repr``."""
     return (
         repr(function)
-        if isinstance(function, str)
+        if function is None or isinstance(function, str)
         else getattr(function, "__name__", type(function).__name__)
     )
 

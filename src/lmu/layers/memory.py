@@ -45,7 +45,7 @@ class LegendreMemory(Dynamics):
         system: Another system than Legendre's, ``(A, B)`` or ``(A, B, decoder)`` with A (order,
             order) and B (order,) per time step, or with a first axis for the channels;
             ``decoder(order, r)`` gives the weights (*r.shape, order) that read a state at the
-            fractions r of ``theta``. Such as ``(*fourier(16, 100), fourier_basis)``, both of
+            fractions r of ``theta``. Such as ``(*fourier(17, 100), fourier_basis)``, both of
             :mod:`lmu.theory`.
         method: How the states of all steps are computed, a key of
             :data:`lmu.ops.MEMORY_METHODS` that gives them all; ``"auto"`` chooses the fastest, see
