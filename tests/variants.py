@@ -240,9 +240,9 @@ def _make(row: Variant, sizes: dict[str, int], theta: Any, given: dict[str, Any]
 
 
 def _with_system(options: dict[str, Any]) -> dict[str, Any]:
-    if options.get("system") in SYSTEMS:
-        theta = options["theta"]
-        options["system"] = SYSTEMS[options["system"]](options["memory_size"], theta)
+    name, theta = options.get("system"), options["theta"]
+    if isinstance(name, str):
+        options["system"] = SYSTEMS[name](options["memory_size"], theta)
     return options
 
 
