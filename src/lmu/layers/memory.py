@@ -13,7 +13,14 @@ from lmu.layers._dynamics import Dynamics
 from lmu.layers._ragged import Ragged, align_right, unpack
 from lmu.layers._shard import WHOLE, Shard
 from lmu.layers._window import read_window
-from lmu.ops import MEMORY_METHODS, MethodChoice, Problem, explain_memory, memory_step
+from lmu.ops import (
+    MEMORY_METHODS,
+    READOUT_METHODS,
+    MethodChoice,
+    Problem,
+    explain_memory,
+    memory_step,
+)
 from lmu.ops._activations import check_activation
 from lmu.ops._modes import compute_dtype, is_transformed, memory_dtype, no_autocast, widen
 from lmu.ops.memory.dispatch import run_final_state, run_memory
@@ -179,6 +186,9 @@ class LegendreMemory(Dynamics):
             TypeError: A dtype is not the memory's (unless under autocast).
             ValueError: A shape or device does not fit; the method is unknown.
         """
+        if method != "auto" and (not isinstance(method, str) or method not in READOUT_METHODS):
+            known = list(READOUT_METHODS)
+            raise ValueError(f"method must be 'auto' or one of {known}, got {method!r}")
         check_activation(activation)
         signal, m_0, _ = self._checked(u, m_0, None)
         check_weight("W", W, (len(W), self.channels * self.memory_size), self._anchor)
