@@ -84,27 +84,38 @@ def activation_of(value: str | Function) -> Activation:
     """The row of a name, or that of a function, which is not fused."""
     if isinstance(value, str):
         return ACTIVATIONS[value]
-    function = in_own_dtype(value)
+    function = _checked(value)
     return Activation(function, function)
 
 
-def in_own_dtype(function: Function) -> Function:
-    """A module with narrow parameters, called in their dtype; all else as it is.
+def _checked(function: Function) -> Function:
+    """A function that must keep shape and dtype.
 
-    Layers compute in float32 or better, and some modules refuse a wider dtype than theirs.
+    A module with narrow parameters is called in their dtype: layers compute in float32 or better,
+    and some modules refuse a wider dtype than theirs.
     """
     parameters = function.parameters() if isinstance(function, nn.Module) else iter(())
     dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
-    if dtype is None or dtype.itemsize >= 4:
-        return function
-    return lambda z: function(z.to(dtype)).to(z.dtype)
+    narrow = dtype is not None and dtype.itemsize < 4
+
+    def call(z: Tensor) -> Tensor:
+        y = function(z.to(dtype) if narrow else z)
+        if not isinstance(y, Tensor) or y.shape != z.shape:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"an activation must give a tensor of the shape that it is called with, "
+                f"{tuple(z.shape)}, got {got}"
+            )
+        return y.to(z.dtype)
+
+    return call
 
 
 def apply_rows(value: str | Function, z: Tensor) -> Tensor:
     """Apply an activation to ``z`` (..., features); a function is called on rows, as in a step."""
     if isinstance(value, str):
         return ACTIVATIONS[value].function(z)
-    return in_own_dtype(value)(z.flatten(0, -2)).view_as(z)
+    return _checked(value)(z.flatten(0, -2)).view_as(z)
 
 
 def is_fused(value: str | Function) -> bool:
