@@ -4,12 +4,12 @@ from types import BuiltinFunctionType
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmu.layers._modules import is_hooked, is_simple
 from lmu.layers.lmu_fft import LMUFFT
 from lmu.layers.state import State
-from lmu.ops._activations import activation_of
+from lmu.ops._activations import activation_of, in_own_dtype
 from lmu.ops._modes import compute_dtype, widen
 from lmu.ops._sum import STRETCH
 from lmu.theory.rounding import flush, flush_
@@ -40,10 +40,10 @@ class FFTBackend:
         self.Bd = Bd.to(dtype, copy=True)[:, None].unbind()
         self.encode = encode = layer.encoder_activation
         if encode is not None and not isinstance(encode, BuiltinFunctionType):
-            self.encode = torch.no_grad()(activation_of(encode).function)  # it may have parameters
+            self.encode = torch.no_grad()(in_own_dtype(encode))  # it may have parameters
         self.activate = activation_of(layer.hidden_activation).in_place
-        if not isinstance(layer.hidden_activation, str):
-            self.activate = torch.no_grad()(self.activate)
+        if isinstance(layer.hidden_activation, nn.Module):
+            self.activate = torch.no_grad()(in_own_dtype(layer.hidden_activation))
         self.W_u = self.b_u = None
         if layer.W_u is not None:
             u = layer.W_u

@@ -84,11 +84,11 @@ def activation_of(value: str | Function) -> Activation:
     """The row of a name, or that of a function, which is not fused."""
     if isinstance(value, str):
         return ACTIVATIONS[value]
-    function = _checked(value)
+    function = in_own_dtype(value)
     return Activation(function, function)
 
 
-def _checked(function: Function) -> Function:
+def in_own_dtype(function: Function) -> Function:
     """A function that must keep shape and dtype.
 
     A module with narrow parameters is called in their dtype: layers compute in float32 or better,
@@ -115,7 +115,7 @@ def apply_rows(value: str | Function, z: Tensor) -> Tensor:
     """Apply an activation to ``z`` (..., features); a function is called on rows, as in a step."""
     if isinstance(value, str):
         return ACTIVATIONS[value].function(z)
-    return _checked(value)(z.flatten(0, -2)).view_as(z)
+    return in_own_dtype(value)(z.flatten(0, -2)).view_as(z)
 
 
 def is_fused(value: str | Function) -> bool:
