@@ -82,73 +82,74 @@ LAST = {"return_sequences": False}
 LINEAR = {"hidden_activation": "identity", "initializers": {"W_h": shrink, "e_h": shrink}}
 FOURIER = {"memory_size": 5, "system": "fourier"}
 DISCRETE = {"system": "discrete", "discretizer": None}
-SLOW = {"quick": False}
 
 VARIANTS: dict[str, Variant] = {
     "memory": Variant(LegendreMemory),
     "memory-channels": Variant(LegendreMemory, {"channels": 3, "windows": (1, 0.75, 2.5)}),
-    "memory-fft": Variant(LegendreMemory, {"channels": 2, "method": "fft"}, **SLOW),
-    "memory-fourier": Variant(LegendreMemory, {"channels": 2, **FOURIER}, **SLOW),
-    "memory-discrete": Variant(LegendreMemory, DISCRETE, **SLOW),
+    "memory-fft": Variant(LegendreMemory, {"channels": 2, "method": "fft"}, quick=False),
+    "memory-fourier": Variant(LegendreMemory, {"channels": 2, **FOURIER}, quick=False),
+    "memory-discrete": Variant(LegendreMemory, DISCRETE, quick=False),
     "LMUCell": Variant(LMUCell),
-    "LMUCell-sigmoid": Variant(LMUCell, {"hidden_activation": "sigmoid"}, **SLOW),
+    "LMUCell-sigmoid": Variant(LMUCell, {"hidden_activation": "sigmoid"}, quick=False),
     "LMU": Variant(LMU),
-    "LMU-blocks": Variant(LMU, {"method": "blocks"}, **SLOW),
-    "LMU-loop": Variant(LMU, {"method": "loop"}, **SLOW),
+    "LMU-blocks": Variant(LMU, {"method": "blocks"}, quick=False),
+    "LMU-loop": Variant(LMU, {"method": "loop"}, quick=False),
     "LMU-open": Variant(LMU, OPEN),
-    "LMU-e_m": Variant(LMU, {"hidden_to_memory": False, "memory_bias": True}, **SLOW),
+    "LMU-e_m": Variant(LMU, {"hidden_to_memory": False, "memory_bias": True}, quick=False),
     "LMU-channels": Variant(LMU, {"windows": (1, 0.75), "memory_bias": True, "hidden_bias": True}),
     "LMU-channels-open": Variant(LMU, {"memory_channels": 2, "input_to_hidden": False, **OPEN}),
     "LMU-tanh": Variant(LMU, {"encoder_activation": "torch.tanh"}),
     "LMU-tanh-open": Variant(LMU, {"encoder_activation": "torch.tanh", **OPEN}),
     "LMU-memory": Variant(LMU, MEMORY),
-    "LMU-bare": Variant(LMU, BARE | MEMORY | OPEN, **SLOW),
-    "LMU-linear": Variant(LMU, {"hidden_cell": "linear without bias"}, **SLOW),
+    "LMU-bare": Variant(LMU, BARE | MEMORY | OPEN, quick=False),
+    "LMU-linear": Variant(LMU, {"hidden_cell": "linear without bias"}, quick=False),
     "LMU-sequential": Variant(LMU, {"hidden_cell": "sequential"}),
     "LMU-gru": Variant(LMU, {"hidden_cell": "gru", "memory_channels": 2, **OPEN}),
-    "LMU-gru-fed": Variant(LMU, {"hidden_cell": "gru"}, **SLOW),
+    "LMU-gru-fed": Variant(LMU, {"hidden_cell": "gru"}, quick=False),
     "LMU-lstm": Variant(LMU, {"hidden_cell": "lstm", "input_to_hidden": False}),
-    "LMU-lstm-open": Variant(LMU, {"hidden_cell": "lstm", "hidden_to_memory": False}, **SLOW),
-    "LMU-relu": Variant(LMU, {"hidden_activation": "relu"}, **SLOW),
+    "LMU-lstm-open": Variant(LMU, {"hidden_cell": "lstm", "hidden_to_memory": False}, quick=False),
+    "LMU-relu": Variant(LMU, {"hidden_activation": "relu"}, quick=False),
     "LMU-sigmoid": Variant(LMU, {"hidden_activation": "sigmoid", "hidden_bias": True}),
-    "LMU-identity": Variant(LMU, LINEAR, **SLOW),
-    "LMU-gelu": Variant(LMU, {"hidden_activation": "gelu"}, **SLOW),
-    "LMU-shifted": Variant(LMU, {"hidden_activation": "shifted"}, **SLOW),
+    "LMU-identity": Variant(LMU, LINEAR, quick=False),
+    "LMU-gelu": Variant(LMU, {"hidden_activation": "gelu"}, quick=False),
+    "LMU-shifted": Variant(LMU, {"hidden_activation": "shifted"}, quick=False),
     "LMU-prelu": Variant(LMU, {"hidden_activation": "prelu"}),
-    "LMU-relu-open": Variant(LMU, {"hidden_activation": "relu", **OPEN}, **SLOW),
-    "LMU-sigmoid-open": Variant(LMU, {"hidden_activation": "sigmoid", **OPEN}, **SLOW),
-    "LMU-identity-open": Variant(LMU, LINEAR | OPEN | {"initializers": {"W_h": shrink}}, **SLOW),
+    "LMU-relu-open": Variant(LMU, {"hidden_activation": "relu", **OPEN}, quick=False),
+    "LMU-sigmoid-open": Variant(LMU, {"hidden_activation": "sigmoid", **OPEN}, quick=False),
+    "LMU-identity-open": Variant(
+        LMU, LINEAR | OPEN | {"initializers": {"W_h": shrink}}, quick=False
+    ),
     "LMU-gelu-open": Variant(LMU, {"hidden_activation": "gelu", **OPEN}),
-    "LMU-shifted-open": Variant(LMU, {"hidden_activation": "shifted", **OPEN}, **SLOW),
-    "LMU-prelu-open": Variant(LMU, {"hidden_activation": "prelu", **OPEN}, **SLOW),
-    "LMU-fourier": Variant(LMU, FOURIER, **SLOW),
-    "LMU-discrete": Variant(LMU, {"memory_channels": 2, **DISCRETE}, **SLOW),
+    "LMU-shifted-open": Variant(LMU, {"hidden_activation": "shifted", **OPEN}, quick=False),
+    "LMU-prelu-open": Variant(LMU, {"hidden_activation": "prelu", **OPEN}, quick=False),
+    "LMU-fourier": Variant(LMU, FOURIER, quick=False),
+    "LMU-discrete": Variant(LMU, {"memory_channels": 2, **DISCRETE}, quick=False),
     "LMU-theta": Variant(LMU, {"learn_theta": True}),
-    "LMU-free": Variant(LMU, {"learn_a": True, "learn_b": True}, **SLOW),
+    "LMU-free": Variant(LMU, {"learn_a": True, "learn_b": True}, quick=False),
     "LMUFFT": Variant(LMUFFT, {"seq_len": 9}),
-    "LMUFFT-fft": Variant(LMUFFT, {"method": "fft"}, **SLOW),
+    "LMUFFT-fft": Variant(LMUFFT, {"method": "fft"}, quick=False),
     "LMUFFT-channels": Variant(LMUFFT, BARE | {"seq_len": 9, "windows": (1, 0.75, 2.5)}),
-    "LMUFFT-encoded": Variant(LMUFFT, {"windows": (1, 2.5)}, **SLOW),
+    "LMUFFT-encoded": Variant(LMUFFT, {"windows": (1, 2.5)}, quick=False),
     "LMUFFT-last": Variant(LMUFFT, {"seq_len": 9, **LAST}),
-    "LMUFFT-identity": Variant(LMUFFT, {"hidden_activation": "identity"}, **SLOW),
-    "LMUFFT-tanh": Variant(LMUFFT, {"hidden_activation": "tanh"}, **SLOW),
+    "LMUFFT-identity": Variant(LMUFFT, {"hidden_activation": "identity"}, quick=False),
+    "LMUFFT-tanh": Variant(LMUFFT, {"hidden_activation": "tanh"}, quick=False),
     "LMUFFT-gelu": Variant(LMUFFT, {"hidden_activation": "gelu"}),
     "LMUFFT-prelu": Variant(
-        LMUFFT, {"hidden_activation": "prelu", "encoder_activation": "prelu"}, **SLOW
+        LMUFFT, {"hidden_activation": "prelu", "encoder_activation": "prelu"}, quick=False
     ),
-    "LMUFFT-fourier": Variant(LMUFFT, FOURIER, **SLOW),
-    "LMUFFT-discrete": Variant(LMUFFT, DISCRETE, **SLOW),
+    "LMUFFT-fourier": Variant(LMUFFT, FOURIER, quick=False),
+    "LMUFFT-discrete": Variant(LMUFFT, DISCRETE, quick=False),
     "LMUFFT-theta": Variant(LMUFFT, {"learn_theta": True}),
-    "LMUFFT-theta-last": Variant(LMUFFT, {"learn_theta": True, **LAST}, **SLOW),
+    "LMUFFT-theta-last": Variant(LMUFFT, {"learn_theta": True, **LAST}, quick=False),
     "stack": Variant(LMUStack, {"norm": None}, ("LMUFFT", "LMU")),
-    "stack-last": Variant(LMUStack, {"norm": "rms"}, ("LMU", "LMUFFT-last"), **SLOW),
+    "stack-last": Variant(LMUStack, {"norm": "rms"}, ("LMU", "LMUFFT-last"), quick=False),
     "stack-activations": Variant(
-        LMUStack, {}, ("LMU-sigmoid", "LMUFFT-gelu", "LMU-gelu-open"), **SLOW
+        LMUStack, {}, ("LMU-sigmoid", "LMUFFT-gelu", "LMU-gelu-open"), quick=False
     ),
     "both-ways": Variant(Bidirectional, {}, ("LMUFFT", "LMU-e_m")),
-    "both-ways-last": Variant(Bidirectional, {}, ("LMUFFT-last", "LMUFFT-last"), **SLOW),
-    "both-ways-sigmoid": Variant(Bidirectional, {}, ("LMU-sigmoid", "LMU-shifted"), **SLOW),
-    "stack-both-ways": Variant(LMUStack, {}, ("both-ways", "LMU"), **SLOW),
+    "both-ways-last": Variant(Bidirectional, {}, ("LMUFFT-last", "LMUFFT-last"), quick=False),
+    "both-ways-sigmoid": Variant(Bidirectional, {}, ("LMU-sigmoid", "LMU-shifted"), quick=False),
+    "stack-both-ways": Variant(LMUStack, {}, ("both-ways", "LMU"), quick=False),
 }
 
 # Views: what a test asks for.
@@ -240,9 +241,9 @@ def _make(row: Variant, sizes: dict[str, int], theta: Any, given: dict[str, Any]
 
 
 def _with_system(options: dict[str, Any]) -> dict[str, Any]:
-    if options.get("system") in SYSTEMS:
-        theta = options["theta"]
-        options["system"] = SYSTEMS[options["system"]](options["memory_size"], theta)
+    name, theta = options.get("system"), options["theta"]
+    if isinstance(name, str):
+        options["system"] = SYSTEMS[name](options["memory_size"], theta)
     return options
 
 

@@ -137,7 +137,7 @@ def test_an_ensemble_that_may_be_of_several_thetas_says_so():
         vmap(lambda p, b: functional_call(members[0], (p, b), (x,))[0])(*state)
 
 
-@layers
+@each(KINDS, expensive=True)
 @pytest.mark.parametrize("learned", [{}, {"learn_theta": True}])
 def test_fake_and_meta_runs_leave_nothing_behind(name, learned):
     if "learn_theta" in learned and name not in LEGENDRE:

@@ -82,7 +82,14 @@ def test_three_graphs_serve_all_lengths(name, with_state, backend, lengths):
 @SCANS
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.parametrize(
-    "name", ["LMU", pytest.param("LMUFFT", marks=slow), "LMUFFT-last", "both-ways", "memory"]
+    "name",
+    [
+        "LMU",
+        pytest.param("LMUFFT", marks=slow),
+        "LMUFFT-last",
+        "both-ways",
+        pytest.param("memory", marks=slow),
+    ],
 )
 def test_padded_batches_of_all_lengths_too(name):
     torch._dynamo.reset()

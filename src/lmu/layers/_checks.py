@@ -204,6 +204,16 @@ def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) 
     return state
 
 
+def check_weight(name: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Check shape, device and dtype of weights that are handed to a call."""
+    _check_dense(name, weight)
+    if weight.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {tuple(weight.shape)}")
+    _check_device(name, weight, like)
+    if weight.dtype != compute_dtype(like.dtype):
+        _check_dtype(name, weight, like)
+
+
 def check_pair(state: Any, hint: str = "") -> tuple[Any, Any]:
     """Return a state that is a pair ``(h, m)``; the hint says how to get one."""
     if not isinstance(state, (tuple, list)):

@@ -8,12 +8,20 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from lmu._arguments import checked, explained, flag, optional, tensor, whole
-from lmu.layers._checks import check_input, check_sequence, check_state
+from lmu.layers._checks import check_input, check_sequence, check_state, check_weight
 from lmu.layers._dynamics import Dynamics
 from lmu.layers._sequences import Ragged, align_right, unpack
 from lmu.layers._shard import Shard
 from lmu.layers._window import read_window
-from lmu.ops import MEMORY_METHODS, MethodChoice, Problem, explain_memory, memory_step
+from lmu.ops import (
+    MEMORY_METHODS,
+    READOUT_METHODS,
+    MethodChoice,
+    Problem,
+    explain_memory,
+    memory_step,
+)
+from lmu.ops._activations import check_activation
 from lmu.ops._modes import compute_dtype, is_transformed, memory_dtype, no_autocast, widen
 from lmu.ops.memory.dispatch import run_final_state, run_memory
 from lmu.ops.readout.dispatch import pick_readout, run_readout
@@ -177,8 +185,14 @@ class LegendreMemory(Dynamics):
             TypeError: A dtype is not the memory's (unless under autocast).
             ValueError: A shape or device does not fit; the method is unknown.
         """
+        if method != "auto" and (not isinstance(method, str) or method not in READOUT_METHODS):
+            known = list(READOUT_METHODS)
+            raise ValueError(f"method must be 'auto' or one of {known}, got {method!r}")
+        check_activation(activation)
         signal, m_0, _ = self._checked(u, m_0, None)
-        bias = W.new_zeros(W.shape[:1]) if bias is None else bias
+        check_weight("W", W, (len(W), self.channels * self.memory_size), self._anchor)
+        bias = W.new_zeros(len(W)) if bias is None else bias
+        check_weight("bias", bias, (len(W),), self._anchor)
         y, m_n = self._readout(signal, signal[..., :0], W, W[:, :0], bias, m_0, method, activation)
         return y, self._ends(m_n)[0].flatten(1)
 

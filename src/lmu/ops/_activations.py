@@ -90,15 +90,26 @@ def activation_of(value: str | Function) -> Activation:
 
 
 def in_own_dtype(function: Function) -> Function:
-    """A module with narrow parameters, called in their dtype; all else as it is.
+    """A function that must keep shape and dtype.
 
-    Layers compute in float32 or better, and some modules refuse a wider dtype than theirs.
+    A module with narrow parameters is called in their dtype: layers compute in float32 or better,
+    and some modules refuse a wider dtype than theirs.
     """
     parameters = function.parameters() if isinstance(function, nn.Module) else iter(())
     dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
-    if dtype is None or dtype.itemsize >= 4:
-        return function
-    return lambda z: function(z.to(dtype)).to(z.dtype)
+    narrow = dtype is not None and dtype.itemsize < 4
+
+    def call(z: Tensor) -> Tensor:
+        y = function(z.to(dtype) if narrow else z)
+        if not isinstance(y, Tensor) or y.shape != z.shape:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"an activation must give a tensor of the shape that it is called with, "
+                f"{tuple(z.shape)}, got {got}"
+            )
+        return y.to(z.dtype)
+
+    return call
 
 
 def apply_rows(value: str | Function, z: Tensor) -> Tensor:
