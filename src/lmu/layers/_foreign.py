@@ -64,7 +64,11 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
     for name, value in (theirs if isinstance(theirs, Mapping) else {}).items():
         if name not in own or None in (value, own[name]) or _alike(value, own[name]):
             continue
-        what = "matrices that were assigned or passed to it" if name == "replaced" else f"{name}={value!r}"
+        what = (
+            "matrices that were assigned or passed to it"
+            if name == "replaced"
+            else f"{name}={value!r}"
+        )
         here = "Legendre's" if name == "replaced" else f"{name}={own[name]!r}"
         what, here = (here, what) if name == "replaced" and own[name] else (what, here)
         errors.append(
