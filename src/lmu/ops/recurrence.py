@@ -87,7 +87,7 @@ def _forward(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
     activate = ACTIVATIONS[activation].in_place
     y = a.clone(memory_format=torch.contiguous_format)
     with torch.inference_mode():  # the same kernels, with less overhead per call
-        # Products with rows of W round less: errors add up without an activation; else speed counts.
+        # Products with rows of W err less, which adds up without an activation; else speed counts.
         to_h = W.mT if activation == "identity" else W.mT.contiguous()
         for i, y_t in enumerate(y.unbind(1), start=1):
             h = activate(y_t.addmm_(h, to_h))

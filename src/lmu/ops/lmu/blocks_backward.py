@@ -93,7 +93,7 @@ class _Backward:
             self.dx[:, first : first + number * size] = dx
 
     def _block(self, i: int, space: _Workspace) -> None:
-        """Compute gradients of a block's states and of the memory before it: the sequential part."""
+        """Compute gradients of a block's states and of the memory before it, step by step."""
         s, o, size, saved = space.states, self.o, space.size, self.saved
         time, held = slice(i * self.steps, i * self.steps + size), size * self.channels
         s.outputs.copy_(self.dy[:, time])

@@ -62,7 +62,7 @@ class Cell(Protocol):
         ...
 
     def step(self, m: Tensor, x: Tensor, h: State, /) -> tuple[Tensor, State]:
-        """Return output and state, from the memory, a slice of :meth:`inputs` and the last state."""
+        """Return output and state from the memory, a slice of :meth:`inputs` and the last state."""
         ...
 
 

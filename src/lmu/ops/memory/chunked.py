@@ -113,7 +113,7 @@ def _number(length: int, steps: int) -> int:
 
 
 def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
-    """Return the state (batch, order) after ``length`` steps; ``states`` of :func:`chunk_states`."""
+    """Return the state (batch, order) after ``length`` steps from those of :func:`chunk_states`."""
     steps = u.shape[2]
     last = (length - 1) // steps
     if not torch.compiler.is_compiling():
