@@ -25,7 +25,7 @@ def require(*modules: str, extra: str) -> None:
 
 
 def packages_of(extra: str) -> str:
-    """Return the packages of an extra as arguments of pip, wherever torch-lmu was installed from."""
+    """Return the packages of an extra as arguments of pip, however torch-lmu was installed."""
     try:
         declared = requires("torch-lmu") or []
     except PackageNotFoundError:  # sources on the path, not installed

@@ -48,7 +48,7 @@ class Sum(NamedTuple):
         return _begin(self.total + self.delta, self.delta.dtype)
 
     def pack(self) -> tuple[Tensor | None, ...]:
-        """Return the tensors that a loop carries; compiled, where none may alias, only the total."""
+        """Return the tensors that a loop carries; compiled, where none may alias, the total."""
         if torch.compiler.is_compiling() and self.total is not None:
             return (self.total + self.delta,)
         return (*self,)
