@@ -24,7 +24,7 @@ from benchmarks.work import training
 from lmu import LMUFFT
 from lmu._files import write_json
 from lmu.distributed import sequence_parallel, split
-from lmu.distributed.carry import WAYS, carry
+from lmu.distributed.carry import ALGORITHMS, carry
 from lmu.ops import System
 from lmu.theory import discretize, legt
 
@@ -90,7 +90,7 @@ def carries(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[
     """Each algorithm that carries states, among each number of processes, in turns."""
     cases = [
         (n, s, algorithm)
-        for n in settings.processes for s in settings.states for algorithm in WAYS
+        for n in settings.processes for s in settings.states for algorithm in ALGORITHMS
     ]  # fmt: skip
     measured: dict[Any, list[tuple[float, float]]] = {case: [] for case in cases}
     for _ in range(settings.rounds):

@@ -1,7 +1,7 @@
-"""Files of ``torch.save`` that may be damaged or meant badly, and a checksum for our own.
+"""Reading of ``torch.save`` files that may be damaged or malicious; a checksum for files of lmu.
 
-The checksum is the comment at the end of the zip archive that ``torch.save`` writes: ``torch.load``
-and any other reader of such files passes over it.
+The checksum is the comment at the end of the zip archive that ``torch.save`` writes, which
+``torch.load`` and any other reader of such files ignore.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _LENGTH = len(_MARK) + 64
 
 
 def seal(content: bytes) -> bytes:
-    """Add a checksum of every byte to what ``torch.save`` wrote."""
+    """Add a checksum of every byte to a file of ``torch.save``."""
     if content[-22:-18] != b"PK\5\6" or content[-2:] != b"\0\0":
         raise ValueError("not what torch.save writes: no zip archive without a comment")
     content = content[:-2] + _LENGTH.to_bytes(2, "little") + _MARK
@@ -26,14 +26,14 @@ def seal(content: bytes) -> bytes:
 
 
 def read_archive(path: Path) -> tuple[Any, bool]:
-    """Read a file of ``torch.save`` without running code that it may contain.
+    """Read a file of ``torch.save`` without running code in it.
 
     Returns:
-        The content, on the CPU, and whether the file bears a checksum. Files without one are
-        checked by those that zip archives have of each member, which leave out some bits between.
+        The content, on the CPU, and True if the file has a checksum. Files without one are checked
+        by the zip archive's own, of each member, which miss some bits between the members.
 
     Raises:
-        ValueError: The file cannot be read, is none of ``torch.save``, or is damaged.
+        ValueError: The file cannot be read, is not of ``torch.save``, or is damaged.
     """
     try:
         content = path.read_bytes()
@@ -48,7 +48,7 @@ def read_archive(path: Path) -> tuple[Any, bool]:
         _check_members(content)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), sealed
-    except Exception as error:  # of what another program wrote, they have no bounds
+    except Exception as error:  # another program's file may raise anything
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise ValueError(f"PyTorch cannot read it ({reason})") from error
 
@@ -59,12 +59,12 @@ def _check_members(content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
-            # PyTorch stores members as they are: a packed one may be a bomb.
+            # PyTorch never compresses members: a compressed one may be a zip bomb.
             packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
             if packed or sum(member.file_size for member in members) > len(content):
                 raise ValueError("it is a packed archive, which torch.save does not write")
             wrong = archive.testzip()
-    except Exception as error:  # zipfile has as many kinds as there are bytes to get wrong
+    except Exception as error:  # zipfile raises many types for wrong bytes
         raise ValueError(f"its archive is damaged ({error})") from error
     if wrong is not None:
         raise ValueError(f"its checksum does not match in {wrong}: some bytes have changed")

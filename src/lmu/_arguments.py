@@ -1,7 +1,7 @@
-"""Checks of arguments for functions: rules by name, and messages that say what came.
+"""Argument checks by rules for named arguments; messages give the value and the fix.
 
-``@checked`` looks before each call. ``@explained`` costs nothing until a call fails, which is for
-functions that run at every step: only then does it look for the argument that is to blame.
+``@checked`` checks before each call. ``@explained``, for functions that run at every step, costs
+nothing until a call fails, and then finds the wrong argument.
 """
 
 import functools
@@ -19,9 +19,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Rule = Callable[[str, Any], Any]
 
-LARGEST = 2**31 - 1  # of sizes and lengths: what is larger fits into no memory
+LARGEST = 2**31 - 1  # of sizes and lengths: larger ones fit into no memory
 
-# What Python, NumPy and PyTorch raise where an argument is not what they need.
+# Errors of Python, NumPy and PyTorch for wrong arguments.
 _FOREIGN = (
     ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError,
     ValueError,
@@ -29,7 +29,7 @@ _FOREIGN = (
 
 
 def whole(least: int | None = None, most: int = LARGEST) -> Rule:
-    """An integer in bounds."""
+    """Rule: an integer in bounds."""
     bottom = -math.inf if least is None else least
 
     def rule(name: str, value: Any) -> None:
@@ -46,18 +46,18 @@ def whole(least: int | None = None, most: int = LARGEST) -> Rule:
 
 
 def number(least: float = -math.inf, *, above: float = -math.inf, below: float = math.inf) -> Rule:
-    """A finite number in bounds."""
+    """Rule: a finite number in bounds."""
 
     def rule(name: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number, got {shown(value)}")
         try:
-            given = float(value)
+            real = float(value)
         except OverflowError:
-            given = math.inf
-        if not math.isfinite(given):
+            real = math.inf
+        if not math.isfinite(real):
             raise ValueError(f"{name} must be a finite number, got {shown(value)}")
-        if given < least or given <= above or given >= below:
+        if real < least or real <= above or real >= below:
             bounds = [f"at least {least:g}"] * (least > -math.inf)
             bounds += [f"above {above:g}"] * (above > -math.inf)
             bounds += [f"below {below:g}"] * (below < math.inf)
@@ -67,13 +67,13 @@ def number(least: float = -math.inf, *, above: float = -math.inf, below: float =
 
 
 def flag(name: str, value: Any) -> None:
-    """True or False."""
+    """Rule: True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def one_of(choices: Sequence[str]) -> Rule:
-    """A word among others."""
+    """Rule: one of some words."""
 
     def rule(name: str, value: Any) -> None:
         if not isinstance(value, str) or value not in choices:
@@ -84,19 +84,19 @@ def one_of(choices: Sequence[str]) -> Rule:
 
 
 def word(name: str, value: Any) -> None:
-    """A str."""
+    """Rule: a str."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {shown(value)}")
 
 
 def path(name: str, value: Any) -> None:
-    """The name of a file or folder."""
+    """Rule: a path of a file or folder."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {shown(value)}")
 
 
 def instance(*kinds: type) -> Rule:
-    """An object of some class."""
+    """Rule: an instance of one of some classes."""
     names = " or ".join(kind.__name__ for kind in kinds)
 
     def rule(name: str, value: Any) -> None:
@@ -110,7 +110,7 @@ def tensor(
     *axes: str, floating: bool = False, whole: bool = False, finite: bool = False,
     filled: bool = False,
 ) -> Rule:  # fmt: skip
-    """A dense tensor, with these axes if any are named.
+    """Rule: a dense tensor, with these axes if any are named.
 
     Args:
         axes: Names of all axes.
@@ -143,18 +143,18 @@ def tensor(
 
 
 def dtype(name: str, value: Any) -> None:
-    """A dtype."""
+    """Rule: a dtype."""
     if not isinstance(value, torch.dtype):
         raise TypeError(f"{name} must be a torch.dtype, got {shown(value)}")
 
 
 def optional(rule: Rule) -> Rule:
-    """None, or what the rule allows."""
+    """Rule: None, or a value that another rule allows."""
     return lambda name, value: None if value is None else rule(name, value)
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short whatever it is, a tensor by its shape."""
+    """Format a value for a message, briefly; a tensor by its shape, dtype and device."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
     try:
@@ -170,13 +170,13 @@ def checked(**rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def explained(**rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Say which argument is wrong, or that they do not fit together, if a call fails."""
+    """If a call fails, name the wrong argument, or say that the arguments do not fit together."""
     return functools.partial(_guard, rules, False)
 
 
 def _is_of_the_machine(error: BaseException) -> bool:
-    """Whether memory ran out, or a transform met what it cannot do: no argument is to blame."""
-    # The CPU's lack of memory has no type of its own.
+    """True if memory ran out, or a transform is active: then no argument is wrong."""
+    # On a CPU a lack of memory has no error type of its own.
     lacks = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
     return lacks or torch._C._are_functorch_transforms_active()
 
@@ -185,7 +185,7 @@ def _guard(rules: dict[str, Rule], early: bool, function: Callable[P, R]) -> Cal
     signature = inspect.signature(function)
     places = [(name, list(signature.parameters).index(name), rule) for name, rule in rules.items()]
 
-    def look(args: Any, kwargs: Any) -> None:
+    def check_early(args: Any, kwargs: Any) -> None:
         for name, place, rule in places:  # without binding, which takes microseconds
             if place < len(args):
                 rule(name, args[place])
@@ -193,27 +193,27 @@ def _guard(rules: dict[str, Rule], early: bool, function: Callable[P, R]) -> Cal
                 rule(name, kwargs[name])
 
     def check(args: Any, kwargs: Any) -> dict[str, Any]:
-        given = signature.bind(*args, **kwargs).arguments
+        arguments = signature.bind(*args, **kwargs).arguments
         for name, rule in rules.items():
-            if name in given:
-                rule(name, given[name])
-        return given
+            if name in arguments:
+                rule(name, arguments[name])
+        return arguments
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling():  # which has its own words, and sizes that are symbols
+        if torch.compiler.is_compiling():  # sizes may be symbols
             return function(*args, **kwargs)
         if early:
-            look(args, kwargs)
+            check_early(args, kwargs)
         try:
             return function(*args, **kwargs)
         except _FOREIGN as error:
-            given = check(args, kwargs)
+            arguments = check(args, kwargs)
             if isinstance(error, (ValueError, TypeError)) or _is_of_the_machine(error):
                 raise
-            told = ", ".join(f"{k}: {shown(v)}" for k, v in given.items() if k != "self")
+            values = ", ".join(f"{k}: {shown(v)}" for k, v in arguments.items() if k != "self")
             raise ValueError(
-                f"{function.__qualname__}() was given what does not fit together, {told}: {error}"
+                f"{function.__qualname__}() was given what does not fit together, {values}: {error}"
             ) from error
 
     return guarded

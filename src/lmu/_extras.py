@@ -1,4 +1,4 @@
-"""Optional dependencies: what to install when one of them is missing."""
+"""Checks of optional dependencies, with the command that installs a missing one."""
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
@@ -25,10 +25,10 @@ def require(*modules: str, extra: str) -> None:
 
 
 def packages_of(extra: str) -> str:
-    """The packages of an extra as arguments of pip, which works wherever torch-lmu came from."""
+    """Return the packages of an extra as arguments of pip, however torch-lmu was installed."""
     try:
         declared = requires("torch-lmu") or []
     except PackageNotFoundError:  # sources on the path, not installed
         return f"'.[{extra}]' in a clone of torch-lmu"
-    found = [re.fullmatch(rf"(.+?);.*extra == ['\"]{extra}['\"]", line) for line in declared]
-    return " ".join(f'"{match[1].strip()}"' for match in found if match)
+    matches = [re.fullmatch(rf"(.+?);.*extra == ['\"]{extra}['\"]", line) for line in declared]
+    return " ".join(f'"{match[1].strip()}"' for match in matches if match)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens meanwhile; JSON that may be odd."""
+"""Atomic writing of files, safe against kills, crashes and full disks; reading of edited JSON."""
 
 import errno
 import json
@@ -16,15 +16,15 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-# The suffix stays: writers look at it.
+# The suffix stays, as writers choose the format by it.
 _TEMPORARY = re.compile(r"\.(?P<stem>.*)\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
-_DAY = 86400  # how long a temporary may be written where there are no locks to tell
-_STEM = 40  # characters of the name that a temporary keeps: names have an end
+_DAY = 86400  # seconds after which a temporary is abandoned, where there are no locks
+_STEM = 40  # characters of the name in a temporary's: file systems limit names
 
 
 class WriteError(OSError):
-    """A file could not be written; the message says why. What was there before is unchanged."""
+    """A file could not be written; the message says why. The file of before is unchanged."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -36,27 +36,27 @@ class DiskFullError(WriteError):
 
 @contextmanager
 def whole_file(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """A temporary name beside ``path``, which takes its place when all has been written.
+    """Yield a temporary name beside ``path``, and replace ``path`` by it at the end.
 
-    It is on the disk before it does, so that a kill, a crash or a full disk leaves the file of
-    before, if any. What killed processes left of ``path`` is removed.
+    The content is synced to the disk first, so that a kill, a crash or a full disk leaves the file
+    of before, if any. Temporaries of ``path`` that killed processes left are removed.
 
     Args:
-        path: The file to write; its folder is made if need be.
+        path: The file to write; its folder is made if it is missing.
         previous: Keep the file of before under this name, in the same folder.
 
     Raises:
         DiskFullError: There is no room for it.
         WriteError: It cannot be written for another reason.
     """
-    with _told(path):
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is there and no regular file")
         remove_leftovers(path.parent, path.stem)
         temporary, lock = _claim(path)
     try:
-        with _told(path):
+        with _explained(path):
             yield temporary
             _sync(temporary)
             if previous is not None:
@@ -71,11 +71,11 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Write a file so that no reader, and no interruption, ever meets half of it.
+    """Write a file atomically: no reader and no interruption sees a part of it.
 
     Args:
         path: See :func:`whole_file`, as for ``previous`` and the errors.
-        content: What to write.
+        content: All bytes of the file.
         previous: Keep the file of before under this name.
     """
     with whole_file(path, previous) as temporary:
@@ -93,7 +93,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON that someone may have edited.
+    """Read JSON that may have been edited by hand.
 
     Raises:
         ValueError: It cannot be read, or is no JSON.
@@ -107,10 +107,10 @@ def read_json(path: Path) -> Any:
 
 
 def remove_leftovers(folder: Path, stem: str | None = None) -> None:
-    """Remove the temporaries that killed processes left in a folder; nothing else.
+    """Remove the temporaries that killed processes left in a folder, and nothing else.
 
     Args:
-        folder: Where to look; subfolders are not.
+        folder: The folder, without its subfolders.
         stem: Only those of files with this name, without its suffix.
     """
     for path in folder.glob(".*.tmp*"):
@@ -124,7 +124,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _claim(path: Path) -> tuple[Path, int | None]:
-    """A new temporary, and a lock on it that ends with this process."""
+    """Create a temporary, and a lock on it that ends with this process."""
     while True:
         temporary = _temporary(path)
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -133,11 +133,11 @@ def _claim(path: Path) -> tuple[Path, int | None]:
             return temporary, None
         if _lock(file) is not False and os.fstat(file).st_nlink:
             return temporary, file
-        os.close(file)  # another process took it for a leftover, before it was locked
+        os.close(file)  # another process removed it as a leftover before it was locked
 
 
 def _lock(file: int) -> bool | None:
-    """Whether a file could be locked; None where the file system has no locks."""
+    """Try to lock a file: True if it worked, None where the file system has no locks."""
     if sys.platform == "win32":
         return None
     try:
@@ -150,8 +150,8 @@ def _lock(file: int) -> bool | None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove a temporary unless its writer lives."""
-    with suppress(OSError):  # another process may be as quick
+    """Remove a temporary unless its writer is running."""
+    with suppress(OSError):  # another process may remove it at the same time
         file = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         try:
             locked = _lock(file)
@@ -160,7 +160,7 @@ def _remove_abandoned(path: Path) -> None:
                 path.unlink(missing_ok=True)
         finally:
             os.close(file)
-        if sys.platform == "win32" and abandoned:  # it removes no open file
+        if sys.platform == "win32" and abandoned:  # Windows removes no open file
             path.unlink(missing_ok=True)
 
 
@@ -177,14 +177,14 @@ def _sync_folder(folder: Path) -> None:
         return
     file = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # not every file system has it
+        with suppress(OSError):  # not every file system can
             os.fsync(file)
     finally:
         os.close(file)
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give a file a second name, that of the one before, without ever taking its own away."""
+    """Give a file the second name ``previous`` while it keeps its own."""
     if not path.is_file():
         return
     link = _temporary(previous)
@@ -199,8 +199,8 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say which file could not be written, and whether the disk is full."""
+def _explained(path: Path) -> Iterator[None]:
+    """Turn errors into ones that name the file, and a full disk."""
     try:
         yield
     except WriteError:
@@ -210,7 +210,7 @@ def _told(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise _full(path, reason) from error
         raise WriteError(error.errno, f"{path} cannot be written: {reason}") from error
-    except Exception as error:  # writers in other languages have their own for a full disk
+    except Exception as error:  # writers in other languages raise their own for a full disk
         free = _free(path.parent)
         if free is None or free >= 4096:
             raise

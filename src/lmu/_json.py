@@ -1,4 +1,4 @@
-"""JSON out of files that may be damaged or made to do harm."""
+"""Reading of JSON from files that may be damaged or malicious."""
 
 import json
 import math
@@ -10,8 +10,8 @@ _DEEPEST = 64  # configs nest about a dozen levels
 _WRONG = ": it is damaged, or no model was saved here; save the model again"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file.
 
     Raises:
         OSError: The file cannot be read.
@@ -22,11 +22,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Parse the content of a JSON file that holds an object.
 
     Args:
         content: The whole file.
-        where: What to call it in messages.
+        where: Its name in messages.
 
     Raises:
         ValueError: It is no JSON object in UTF-8, larger than 16 MiB, nested deeper than 64 levels,
@@ -61,13 +61,13 @@ def _finite(digits: str) -> float:
 
 
 def _bounded(digits: str) -> int:
-    if len(digits) > 19:  # of what fits into 64 bits; Python's own limit is a long calculation
+    if len(digits) > 19:  # those of 64 bits; up to Python's own limit parsing takes long
         raise ValueError(f"the integer {digits[:19]}... is too large")
     return int(digits)
 
 
 def _check_depth(value: Any, where: str) -> None:
-    """Level by level, as a recursion would meet the limit that it checks."""
+    """Refuse deep nesting, level by level, as a recursion could overflow."""
     level = [value]
     for _ in range(_DEEPEST):
         containers = [item for item in level if isinstance(item, (dict, list))]

@@ -1,4 +1,4 @@
-"""Name the processor and the commit that results depend on."""
+"""Names of the processor and the commit that results depend on."""
 
 import platform
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
@@ -17,7 +17,7 @@ def processor() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, None if it is not a checkout."""
+    """Return the commit of the checkout that this code runs from, None outside a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (checkout / ".git").exists():

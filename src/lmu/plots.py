@@ -1,4 +1,4 @@
-"""Pictures of what a memory holds."""
+"""Plots of the window that a memory holds."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,15 @@ def plot_window(
     points: int = 400,
     axes: "Axes | None" = None,
 ) -> "Axes":
-    """Draw the window that a memory state holds, and if given the inputs that made it.
+    """Draw the window that a memory state holds, and the inputs that made it if they are passed.
 
     Args:
         layer: The memory or the layer that the state is of.
         m: One state (memory_channels * memory_size).
         inputs: Encoded inputs u up to now (time, memory_channels), the newest last. Without an
             encoder, or with one that leaves it as it is, these are the layer's inputs.
-        points: How many delays are read out.
-        axes: Where to draw; a new figure's if None. Its ``figure`` is to be shown or saved.
+        points: Number of delays that are decoded.
+        axes: Axes to draw into; those of a new figure if None. Show or save their ``figure``.
 
     Returns:
         The axes, with delays in steps from left (oldest) to right (now).
@@ -73,7 +73,7 @@ def _name(what: str, channel: int, channels: int) -> str:
 
 
 def _new_axes() -> "Axes":
-    # A figure of its own, not pyplot's: that would need a display, and keep it for ever.
+    # Not pyplot's figure: that needs a display, and is never freed.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(7, 3), layout="constrained").subplots()

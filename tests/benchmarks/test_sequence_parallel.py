@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import sequence_parallel
 from benchmarks.cost_model import Machine, Work, model
-from lmu.distributed.carry import WAYS
+from lmu.distributed.carry import ALGORITHMS
 
 
 def test_one_process_leaves_its_results(monkeypatch, tmp_path):
@@ -19,7 +19,7 @@ def test_one_process_leaves_its_results(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["command", "--quick", "--output", str(path)])
     sequence_parallel.main()
     results = json.loads(path.read_text())
-    assert [row["way"] for row in results["carry"]] == list(WAYS)
+    assert [row["way"] for row in results["carry"]] == list(ALGORITHMS)
     assert [row["processes"] for row in results["layer"]] == [1]
     double, single, _ = results["errors"]
     assert max(double[name] for name in ("outputs", "x", "weights")) < 1e-12
@@ -35,7 +35,7 @@ def test_quick_run_leaves_its_results(monkeypatch, tmp_path):
     results = json.loads(path.read_text())
     settings = sequence_parallel.QUICK
     assert [row["processes"] for row in results["layer"]] == list(settings.layer_processes)
-    assert len(results["carry"]) == len(settings.processes) * len(settings.states) * len(WAYS)
+    assert len(results["carry"]) == len(settings.processes) * len(settings.states) * len(ALGORITHMS)
     for row in results["carry"]:
         assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
         assert row["sent_bytes"] > row["payload_bytes"] > 0  # the rest is the sockets'
@@ -66,7 +66,7 @@ def test_model_at_many_processes():
     work = Work(1e9, 64, 64)
     alone, many = model(work, 1, free), model(work, 1000, free)
     assert many.compute == pytest.approx(alone.compute / 1000)
-    assert many.carry == dict.fromkeys(WAYS, 0.0)
+    assert many.carry == dict.fromkeys(ALGORITHMS, 0.0)
     assert many.efficiency("scan") == 1
     slow = model(work, 1024, Machine(latency=1.0, launch=0))
     assert slow.carry["scan"] == pytest.approx(2 * 11 + 4 * 10, rel=1e-3)

@@ -9,7 +9,7 @@ from torch import nn
 
 from lmu import LMUFFT
 from lmu.distributed import sequence_parallel
-from lmu.distributed.carry import WAYS
+from lmu.distributed.carry import ALGORITHMS
 from tests.distributed import work
 from tests.distributed.work import numbers, sharded, whole
 from tests.variants import SINGLE, VARIANTS
@@ -41,11 +41,13 @@ def compare(parts: list[dict], one: dict, *, all_steps: bool, tolerance: float =
             close(part["before"], one["before"], tolerance)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("steps", SHARDS.values(), ids=SHARDS)
-def test_outputs_states_and_gradients(processes, way, steps):
+def test_outputs_states_and_gradients(processes, algorithm, steps):
     one = whole("layer", {}, sum(steps), state=True)
-    parts = processes.run(len(steps), sharded, "layer", {}, steps, {"way": way}, state=True)
+    parts = processes.run(
+        len(steps), sharded, "layer", {}, steps, {"algorithm": algorithm}, state=True
+    )
     compare(parts, one, all_steps=True)
 
 
@@ -77,9 +79,9 @@ def test_stacks(processes, kwargs):
     compare(parts, one, all_steps=not kwargs)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_many_rows_go_around_the_ring_in_pieces(processes, way):
-    got = processes.run(3, work.large, way)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_many_rows_go_around_the_ring_in_pieces(processes, algorithm):
+    got = processes.run(3, work.large, algorithm)
     assert max(got) < 1e-12
 
 
@@ -139,7 +141,7 @@ def test_data_times_sequence(processes):
         ("steps", r"ValueError: process \d was to hold 4 steps, got 5"),
         ("count", r"ValueError: steps must hold a positive number for each of 2 .* got \[4\]"),
         ("none", r"ValueError: steps must hold a positive number .* got \[4, 0\]"),
-        ("way", r"ValueError: way must be one of .*'scan', .* got 'walk'"),
+        ("algorithm", r"ValueError: algorithm must be one of .*'scan', .* got 'walk'"),
         ("lengths", r"ValueError: lengths and packed sequences cannot be spread"),
         ("recurrent", r"TypeError: 1 is an LMU, which goes through time step by step"),
         ("nothing", r"ValueError: Linear holds no LMUFFT"),

@@ -132,7 +132,7 @@ def refused(group: Any, kind: str) -> str:
         "steps": lambda: sequence_parallel(single(), group, steps=[4, 4])(x),
         "count": lambda: sequence_parallel(single(), group, steps=[4]),
         "none": lambda: sequence_parallel(single(), group, steps=[4, 0]),
-        "way": lambda: sequence_parallel(single(), group, way="walk"),
+        "algorithm": lambda: sequence_parallel(single(), group, algorithm="walk"),
         "lengths": lambda: sequence_parallel(single(), group)(x, lengths=[5, 3]),
         "recurrent": lambda: sequence_parallel(nn.Sequential(single(), LMU(4, 4, 4, 9.0)), group),
         "nothing": lambda: sequence_parallel(nn.Linear(2, 2), group),
@@ -244,7 +244,7 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.randn(4, 9, 2, dtype=torch.float64), torch.tensor([0, 2, 1, 2])
 
 
-def large(group: Any, way: str) -> float:
+def large(group: Any, algorithm: str) -> float:
     """Largest error of the states that are carried of so many rows that they go in pieces."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     torch.manual_seed(5)
@@ -256,7 +256,7 @@ def large(group: Any, way: str) -> float:
         power = torch.linalg.matrix_power(Ad, int(steps[before]))
         state = values[before] + state @ power.mT
     name = group.group_name
-    return (carry(values[rank], Ad, steps, name, way, False) - state).abs().max().item()
+    return (carry(values[rank], Ad, steps, name, algorithm, False) - state).abs().max().item()
 
 
 def second_derivative(group: Any) -> str:

@@ -211,8 +211,8 @@ lazily("lmu.ops.System", lambda: (ops.System, {"Ad": A.clone(), "Bd": B.clone(),
 lazily("lmu.ops.System.response", lambda: (
     ops.System(A, B, constant=True).response,
     {"length": 5, "dtype": torch.float32, "likely": 5}))  # fmt: skip
-lazily("lmu.ops.System.powers", lambda: (
-    ops.System(A, B, constant=True).powers,
+lazily("lmu.ops.System.block_dynamics", lambda: (
+    ops.System(A, B, constant=True).block_dynamics,
     {"channels": 2, "steps": 5, "dtype": torch.float32}))  # fmt: skip
 lazily("lmu.ops.System.advance", lambda: (
     ops.System(A, B, constant=True).advance, {"m": rand(2, 3, 4), "steps": 5}))  # fmt: skip

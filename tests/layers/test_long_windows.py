@@ -188,7 +188,7 @@ def test_what_is_kept_is_not_denormal() -> None:
     system = layer._system()
     H = system.response(2000, torch.float32)
     assert H is not None
-    assert not denormal(H, *system.powers(1, 300, torch.float32))
+    assert not denormal(H, *system.block_dynamics(1, 300, torch.float32))
     assert int((H != 0).sum()) > 100
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(lmu.__file__).parent
 
 BLOCKS = "Tensor x, Tensor h_0, Tensor m_0, Tensor X, Tensor M, Tensor W, Tensor D, Tensor H"
 CHUNKS = "Tensor sources, Tensor R, Tensor x1, Tensor W1"
-LINE = "Tensor Ad, Tensor steps, str group, str way"
+LINE = "Tensor Ad, Tensor steps, str group, str algorithm"
 SCHEMAS = {
     "blocks": f"(bool kernels, str activation, {BLOCKS}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor)",

@@ -1,4 +1,4 @@
-"""Give every command what Typer lacks: ``-h``, suggestions, no empty arguments."""
+"""Extensions of Typer for every command: ``-h``, suggestions, refusal of empty arguments."""
 
 import re
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-# Click's, or the copy of it that Typer has; neither has a public name in all versions.
+# Click's, or Typer's copy of it: neither has a public name in all versions.
 _UsageError: Any = typer.BadParameter.__base__
 
 
 def new_app(**arguments: Any) -> typer.Typer:
-    """An app whose commands are to be added with ``cls=Command``; alone it shows its help."""
+    """Create an app, whose commands are added with ``cls=Command``; alone it shows its help."""
     return typer.Typer(
         cls=Group,
         no_args_is_help=True,
@@ -24,29 +24,29 @@ def new_app(**arguments: Any) -> typer.Typer:
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
-    """A question that names the choice nearest to a value; empty if none is near."""
+    """Return a question that names the choice nearest to a value; empty if none is near."""
     by_folded = {choice.lower(): choice for choice in choices}
     near = get_close_matches(value.lower(), by_folded, n=1)
     return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
 def _suggest(error: Any, names: Iterable[str]) -> None:
-    """Add a suggestion to an error of the parser, in place of those that it may have."""
+    """Add a suggestion to an error of the parser, replacing its own."""
     message = error.message.removeprefix("Value error, ")
-    if found := re.match(r"No such option: (-\S+)", message):
-        error.possibilities = None  # Typer lists what is far off, too
-        message = f"No such option: {found[1]}."
-        if found[1].startswith("--"):
-            message += did_you_mean(found[1], names)
-        elif found[1][1].isdigit():
+    if match := re.match(r"No such option: (-\S+)", message):
+        error.possibilities = None  # Typer's include distant ones
+        message = f"No such option: {match[1]}."
+        if match[1].startswith("--"):
+            message += did_you_mean(match[1], names)
+        elif match[1][1].isdigit():
             message += " No negative number is allowed here."
-    elif found := re.match(r"'(.*)' is not one of (.+)", message, re.DOTALL):
-        message += did_you_mean(found[1], re.findall(r"'([^']+)'", found[2]))
+    elif match := re.match(r"'(.*)' is not one of (.+)", message, re.DOTALL):
+        message += did_you_mean(match[1], re.findall(r"'([^']+)'", match[2]))
     error.message = message
 
 
 def _refuse_empty(context: Any, arguments: list[str]) -> None:
-    """No option takes an empty string, which pathlib would take for the current folder."""
+    """Refuse empty strings, which pathlib takes for the current folder."""
     for place, argument in enumerate(arguments):
         if argument == "" and place and arguments[place - 1].startswith("-"):
             raise _UsageError(f"{arguments[place - 1]} is given nothing: ''", ctx=context)
@@ -55,7 +55,7 @@ def _refuse_empty(context: Any, arguments: list[str]) -> None:
 
 
 class Command(TyperCommand):
-    """A command that says what was meant, perhaps, by a misspelt option or choice."""
+    """A command that suggests corrections of misspelt options and choices."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and suggest."""
@@ -68,7 +68,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """Commands, of which a misspelt one is answered by what was meant, perhaps."""
+    """A group of commands that suggests corrections of misspelt ones."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the options before the command, and suggest."""

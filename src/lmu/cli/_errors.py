@@ -1,4 +1,4 @@
-"""Tell the errors of commands: one line, exit status 2 for wrong input and else 1."""
+"""Errors of commands in one line, with exit status 2 for wrong input, otherwise 1."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from lmu.cli._shared import console, flag, on_command_line
 from lmu.training.config import RunConfig
 from lmu.training.settings import ConfigError, settings_of
 
-# What Lightning interprets. When it refuses, any of them may be the reason.
+# Settings that Lightning interprets: any of them may be the reason when it refuses.
 _LIGHTNING = {
     name: known.known for name, known in settings_of(RunConfig).items() if known.known is not None
 }
@@ -21,7 +21,7 @@ _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|
 
 
 def stop(message: object, code: int = 1) -> NoReturn:
-    """Say why it ends here, and end."""
+    """Print the reason and exit."""
     console.print(f"Stopped: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(code)
 
@@ -36,7 +36,7 @@ def refuse_unused(context: typer.Context, names: Iterable[str], by: str) -> None
 
 @contextmanager
 def clear_errors(context: typer.Context) -> Iterator[None]:
-    """Say what is wrong with the input, in words and without a traceback."""
+    """Report wrong input in words, without a traceback."""
     from lmu.tasks.mnist import DataError
     from lmu.training.saved import CheckpointError
 
@@ -61,7 +61,7 @@ def clear_errors(context: typer.Context) -> Iterator[None]:
 
 @contextmanager
 def training_errors(context: typer.Context) -> Iterator[None]:
-    """The same for commands that train or test, with how these end before their time."""
+    """Extend :func:`clear_errors` by interrupted and diverged training."""
     with clear_errors(context):
         require("lightning", "matplotlib", extra="train")
         from lmu.training.interruption import RunInterruptedError
@@ -83,7 +83,7 @@ def training_errors(context: typer.Context) -> Iterator[None]:
 
 
 def _stop_by_system(error: Exception) -> NoReturn:
-    """The memory or a file failed; anything else goes on."""
+    """Report a failure of memory or of a file; raise any other error again."""
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         stop("there is not enough memory for that: choose smaller sizes")
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
@@ -92,7 +92,7 @@ def _stop_by_system(error: Exception) -> NoReturn:
 
 
 def _lightning_options(context: typer.Context) -> tuple[str | None, str]:
-    """The options of the command line that Lightning interprets, and a suggestion."""
+    """Return the options set on the command line that Lightning interprets, and a suggestion."""
     names = [name for name in _LIGHTNING if name in on_command_line(context)]
     known = {name: str(context.params[name]) for name in names}
     suggestions = (

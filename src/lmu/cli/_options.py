@@ -1,4 +1,4 @@
-"""Options of a command made of the settings that it takes."""
+"""Options of a command from the fields of its settings."""
 
 import inspect
 from collections.abc import Callable
@@ -51,5 +51,5 @@ def _parameter(name: str, known: Setting, kind: Any, default: Any) -> inspect.Pa
 
 
 def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Values of options, chosen words as text."""
+    """Return the values of options, with those of enums as strings."""
     return {n: value.value if isinstance(value, Enum) else value for n, value in options.items()}

@@ -1,4 +1,4 @@
-"""Share options and the terminal among commands."""
+"""Options and terminal output that commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from lmu.tasks.psmnist.config import DATA_HELP
 from lmu.training.config import RunConfig
 from lmu.training.settings import settings_of
 
-# Lightning and Matplotlib take seconds to import: the functions that need them do it.
+# Lightning and Matplotlib take seconds to import: only functions that need them import them.
 
 console = Console()
 
@@ -36,11 +36,11 @@ def flag(setting: str) -> str:
 
 
 def on_command_line(context: typer.Context) -> set[str]:
-    """The parameters that were set on the command line."""
+    """Return the parameters set on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def say(line: str) -> None:
-    """Print a line that may hold a path: as it is, and not broken."""
+    """Print a line that may hold a path, without markup or line breaks."""
     console.print(line, highlight=False, soft_wrap=True, markup=False)

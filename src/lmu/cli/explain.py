@@ -7,7 +7,7 @@ from rich.table import Table
 
 from lmu.cli._shared import console
 
-# The costs hold for any size, but nobody waits for a longer FFT to be planned.
+# Costs hold for any size; planning the FFT of a longer sequence takes too long.
 _MOST = {
     "length": 10**9,
     "order": 10**5,
@@ -30,20 +30,20 @@ def explain(
 
     sizes = {"length": length, "order": order, "--hidden-size": hidden_size,
              "--batch-size": batch_size, "--channels": channels}  # fmt: skip
-    for name, value in sizes.items():
-        if not 1 <= value <= _MOST[name]:
-            bound = "least 1" if value < 1 else f"most {_MOST[name]:,}"
-            raise typer.BadParameter(f"must be at {bound}, got {value}", param_hint=name)
-    work = Problem(length, order, hidden_size, batch_size, channels)
+    for size, value in sizes.items():
+        if not 1 <= value <= _MOST[size]:
+            bound = "least 1" if value < 1 else f"most {_MOST[size]:,}"
+            raise typer.BadParameter(f"must be at {bound}, got {value}", param_hint=size)
+    problem = Problem(length, order, hidden_size, batch_size, channels)
     choices = {
-        "LMUFFT, all outputs": explain_readout(work, initial_state=state),
-        "LMUFFT, last output": explain_memory(work, all_states=False, initial_state=state),
-        "LMU": explain_lmu(work),
-        "LMU without feedback": explain_lmu(work, feedback=False),
+        "LMUFFT, all outputs": explain_readout(problem, initial_state=state),
+        "LMUFFT, last output": explain_memory(problem, all_states=False, initial_state=state),
+        "LMU": explain_lmu(problem),
+        "LMU without feedback": explain_lmu(problem, feedback=False),
     }
     table = Table("work", "method", "why", "GFLOP", "MiB")
-    for what, choice in choices.items():
+    for name, choice in choices.items():
         assert choice.cost is not None
         figures = (f"{choice.cost.flops / 1e9:.3g}", f"{choice.cost.bytes / 2**20:.3g}")
-        table.add_row(what, choice.method, choice.reason, *figures)
+        table.add_row(name, choice.method, choice.reason, *figures)
     console.print(table)

@@ -66,7 +66,7 @@ def export_command(
 
 
 def _load(checkpoint: Path) -> tuple[Path, str, "SequenceClassifier"]:
-    """The checkpoint's path, the model's name, and the trained model."""
+    """Load the checkpoint: its path, the model's name, and the trained model."""
     from lmu.tasks.psmnist.recipe import load_classifier
 
     loaded = load_classifier(checkpoint)
@@ -119,7 +119,7 @@ def _export_errors() -> Iterator[None]:
 
 
 def _show(model: "SequenceClassifier", output: Path, form: str) -> None:
-    """Say what was written and how it is called."""
+    """Print the file that was written, and its inputs and outputs."""
     from lmu.interop._trace import signature
 
     size = output.stat().st_size / 1e6

@@ -15,7 +15,7 @@ from lmu.training.settings import settings_of
 
 app = new_app(help="Train a model on a task.")
 
-# Where a run takes place: the settings that may differ when it is resumed or evaluated.
+# Settings that may differ when a run is resumed or evaluated, such as its device.
 _PLACE = {name for name, known in settings_of(PsMNISTConfig).items() if known.may_change}
 
 

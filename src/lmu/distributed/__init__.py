@@ -1,4 +1,4 @@
-"""Sequences whose steps are spread over the processes of a ``torch.distributed`` group."""
+"""Sequence parallelism: the time steps of a sequence spread over a ``torch.distributed`` group."""
 
 from lmu.distributed.sequence import sequence_parallel, split
 

@@ -1,4 +1,4 @@
-"""A check that processes which share a sequence hold the same model."""
+"""Check that the processes of a sequence hold the same model."""
 
 import ctypes
 import hashlib
@@ -14,9 +14,9 @@ from lmu.layers import LegendreMemory
 
 
 class Alike:
-    """Compares a model with that of the other processes, once: at the first call.
+    """Compares a model with that of the other processes, once, at the first call.
 
-    Not before, as ``DistributedDataParallel``, which makes the weights equal, may be still to come.
+    Not earlier, as ``DistributedDataParallel``, which makes the weights equal, may wrap it later.
 
     Args:
         module: The model.
@@ -36,7 +36,7 @@ class Alike:
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """What must be alike: dynamics, shapes and weights, but for those that are sharded."""
+    """Describe dynamics, shapes and weights, which must be equal; sharded weights are left out."""
     facts: dict[str, Any] = {}
     for path, part in module.named_modules():
         if isinstance(part, LegendreMemory):
@@ -56,15 +56,16 @@ def _digest(tensor: Tensor) -> str:
 
 
 def compare(facts: dict[str, Any], group: Group) -> None:
-    """Gather the facts of all processes.
+    """Gather the facts of all processes and compare them.
 
     Raises:
         ValueError: They differ; on all processes.
     """
     everyone: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everyone, facts, group=group)
-    for rank, theirs in enumerate(everyone):
-        names = [name for name in everyone[0] | theirs if everyone[0].get(name) != theirs.get(name)]
+    first = everyone[0]
+    for rank, other in enumerate(everyone):
+        names = [name for name in first | other if first.get(name) != other.get(name)]
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(

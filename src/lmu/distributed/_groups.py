@@ -1,4 +1,4 @@
-"""Process groups: which one is meant, and what its processes tell each other."""
+"""Process groups: look-up by name, and the messages between processes."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-Group = Any  # a ProcessGroup, which has no type where PyTorch was built without torch.distributed
+Group = Any  # a ProcessGroup, a type that PyTorch built without torch.distributed lacks
 
 
 def name_of(group: Any) -> str:
-    """The name under which operators find a group.
+    """Return the name by which operators find a group.
 
     Args:
         group: A process group, a ``DeviceMesh`` of one dimension, or None for all processes.
@@ -45,47 +45,47 @@ def name_of(group: Any) -> str:
 
 
 def resolve(name: str) -> Group:
-    """The group of a name."""
+    """Return the group of a name."""
     from torch._C import _distributed_c10d as c10d  # not in builds without torch.distributed
 
     return c10d._resolve_process_group(name)  # pyright: ignore[reportArgumentType]
 
 
 def rank_and_size(name: str) -> tuple[int, int]:
-    """Number of this process in the group, and of all."""
+    """Return the rank of this process in the group, and the group's size."""
     group = resolve(name)
     return dist.get_rank(group), dist.get_world_size(group)
 
 
 class Swap:
-    """Send a tensor to one process of the group while one of its shape comes from another.
+    """Send a tensor to one process of the group while receiving one of its shape from another.
 
-    Also a single message goes as a batch: NCCL has other channels for those that do not, and the
-    two ends of a message must agree.
+    A single message is sent as a batch too: NCCL uses other channels for single messages, and both
+    ends must use the same.
     """
 
-    def __init__(self, group: Group, given: Tensor, to: int | None, source: int | None) -> None:
-        self.got, messages = None, []
-        self.given = given.contiguous()  # kept until it is sent
+    def __init__(self, group: Group, sent: Tensor, to: int | None, source: int | None) -> None:
+        self.received, messages = None, []
+        self.sent = sent.contiguous()  # kept until it is sent
         if to is not None:
             peer = dist.get_global_rank(group, to)
-            messages.append(dist.P2POp(dist.isend, self.given, peer, group))
+            messages.append(dist.P2POp(dist.isend, self.sent, peer, group))
         if source is not None:
-            self.got = torch.empty_like(self.given)
+            self.received = torch.empty_like(self.sent)
             peer = dist.get_global_rank(group, source)
-            messages.append(dist.P2POp(dist.irecv, self.got, peer, group))
+            messages.append(dist.P2POp(dist.irecv, self.received, peer, group))
         self._works = dist.batch_isend_irecv(messages) if messages else []
 
     def wait(self) -> Tensor | None:
-        """What came, if something was to come."""
+        """Wait for all messages; return the received tensor, if one was expected."""
         for work in self._works:
             work.wait()
-        return self.got
+        return self.received
 
 
 @torch.library.custom_op("lmu::agree", mutates_args=())
 def agree(like: Tensor, steps: int, group: str) -> Tensor:
-    """Tell how many steps each process has (processes,), after checking that all else fits.
+    """Exchange the steps of each process (processes,), and check that states fit together.
 
     Shapes: ``like`` (batch, channels, order), a state. The counts lie on the CPU.
     """
@@ -93,9 +93,9 @@ def agree(like: Tensor, steps: int, group: str) -> Tensor:
     on_cpu = torch.device("cpu") in members._device_types
     dtypes = [torch.float32, torch.float64]
     facts = [steps, *like.shape, dtypes.index(like.dtype)]
-    mine = torch.tensor(facts, device="cpu" if on_cpu else like.device)
-    everyone = mine.new_empty(dist.get_world_size(members), len(facts))
-    dist.all_gather(list(everyone.unbind()), mine, members)
+    own = torch.tensor(facts, device="cpu" if on_cpu else like.device)
+    everyone = own.new_empty(dist.get_world_size(members), len(facts))
+    dist.all_gather(list(everyone.unbind()), own, members)
     everyone = everyone.cpu()
     if (everyone[:, 1:] != everyone[0, 1:]).any():
         states = [f"{tuple(row[:3])} {dtypes[row[3]]}" for row in everyone[:, 1:].tolist()]
@@ -113,7 +113,7 @@ def _(like: Tensor, steps: int, group: str) -> Tensor:
 
 @torch.library.custom_op("lmu::from_last", mutates_args=())
 def from_last(value: Tensor, group: str) -> Tensor:
-    """What the last process has, on all of them."""
+    """Broadcast the last process' value to all."""
     members = resolve(group)
     result = value.clone(memory_format=torch.contiguous_format)
     last = dist.get_global_rank(members, dist.get_world_size(members) - 1)
@@ -123,7 +123,7 @@ def from_last(value: Tensor, group: str) -> Tensor:
 
 @torch.library.custom_op("lmu::to_last", mutates_args=())
 def to_last(grad: Tensor, group: str) -> Tensor:
-    """The sum over all processes, on the last one; zero on the others."""
+    """Sum over all processes, on the last one; zero on the others. Adjoint of `from_last`."""
     members = resolve(group)
     result = grad.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(result, group=members)

@@ -1,12 +1,12 @@
-r"""States that are carried from the steps of one process to those of the next.
+r"""Memory states carried from the steps of one process to those of the next.
 
-Process r holds T_r steps. From its own steps alone, starting at zero, it would end in the state
-f_r. As the memory is linear, the state before its first step is
+Process r holds T_r steps. Let f_r be the state after these steps from a zero state. As the memory
+is linear, the state before its first step is
 
     s_r = sum_{j<r} Ad^{T_{j+1} + ... + T_{r-1}} f_j,
 
-a scan over processes of which only these states travel. Its adjoint is the same sum over the
-processes behind, with Ad transposed.
+a scan over processes, which sends only these states. Its adjoint is the same sum over the processes
+after it, with Ad transposed.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,19 @@ from torch import Tensor
 from lmu.distributed._groups import Group, Swap, resolve
 from lmu.ops.system import System, system_of
 
-PIECE = 1 << 16  # bytes of a message of the ring: what takes longer to send than to start
+PIECE = 1 << 16  # bytes of a message of the ring: it takes longer to send than to start
 
 
 @dataclass(frozen=True)
 class Line:
-    """The processes in the order in which states are carried, and what advances a state.
+    """The processes in the order in which states are carried, and the system that advances them.
 
     Attributes:
-        group: Them.
-        system: The memory's, in the dtype for powers.
-        steps: Of each process, in this order.
-        place: Of this process in it.
-        reverse: Whether the order is from the last process to the first, and what is carried the
-            adjoint.
+        group: The process group.
+        system: The memory's system, in the dtype for powers.
+        steps: Steps of each process, in this order.
+        place: Place of this process in the order.
+        reverse: True for the adjoint, carried from the last process to the first.
     """
 
     group: Group
@@ -43,52 +42,52 @@ class Line:
     reverse: bool
 
     def advance(self, state: Tensor, first: int, last: int) -> Tensor:
-        """Let the steps of the processes from place ``first`` to before ``last`` pass."""
+        """Advance a state by the steps of the processes at places ``first`` to ``last`` - 1."""
         steps = sum(self.steps[first:last])
         return self.system.advance(state, steps, adjoint=self.reverse)
 
-    def swap(self, given: Tensor, ahead: int, *, send: bool, receive: bool) -> Swap:
-        """Send to the process so many places ahead, receive from the one so far behind."""
+    def swap(self, sent: Tensor, ahead: int, *, send: bool, receive: bool) -> Swap:
+        """Send to the process ``ahead`` places later, receive from the one as many earlier."""
         to, source = self.place + ahead, self.place - ahead
         return Swap(
             self.group,
-            given,
+            sent,
             self.rank(to) if send and to < len(self.steps) else None,
             self.rank(source) if receive and source >= 0 else None,
         )
 
     def rank(self, place: int) -> int:
-        """The process at a place."""
+        """Return the rank of the process at a place."""
         return len(self.steps) - 1 - place if self.reverse else place
 
 
 def scan(values: Tensor, line: Line) -> Tensor:
-    """Add up twice as many processes in each round.
+    """Carry states by a parallel scan: each round adds up twice as many processes.
 
-    Cost: 1 + log2(processes) rounds, in each of which a process sends one state and gets one.
+    Cost: 1 + log2(processes) rounds, in each of which a process sends and receives one state.
     """
-    got = line.swap(values, 1, send=True, receive=True).wait()
-    state = torch.zeros_like(values) if got is None else got
+    received = line.swap(values, 1, send=True, receive=True).wait()
+    state = torch.zeros_like(values) if received is None else received
     ahead = 1
     while ahead < len(line.steps):
         # The first process has nothing to add to the others.
-        got = line.swap(state, ahead, send=line.place > 0, receive=line.place > ahead).wait()
-        if got is not None:
-            state = state + line.advance(got, line.place - ahead, line.place)
+        received = line.swap(state, ahead, send=line.place > 0, receive=line.place > ahead).wait()
+        if received is not None:
+            state = state + line.advance(received, line.place - ahead, line.place)
         ahead *= 2
     return state
 
 
 def ring(values: Tensor, line: Line) -> Tensor:
-    """From one process to the next, in pieces, so that many processes have one in hand.
+    """Carry states from one process to the next in pieces, a pipeline over processes.
 
     Cost: as many rounds as there are processes and pieces, but each process sends one state only.
     """
     pieces = max(1, min(len(values), values.nbytes // PIECE))
     states, sent = [], []
     for value in values.tensor_split(pieces):
-        got = line.swap(value, 1, send=False, receive=True).wait()
-        state = torch.zeros_like(value) if got is None else got
+        received = line.swap(value, 1, send=False, receive=True).wait()
+        state = torch.zeros_like(value) if received is None else received
         states.append(state)
         if line.place + 1 < len(line.steps):
             after = value + line.advance(state, line.place, line.place + 1)
@@ -99,9 +98,9 @@ def ring(values: Tensor, line: Line) -> Tensor:
 
 
 def gather(values: Tensor, line: Line) -> Tensor:
-    """All states to all processes, each of which adds up what it needs.
+    """Gather all states on all processes; each adds up those before it.
 
-    Cost: one collective call; each process gets as many states as there are processes.
+    Cost: one collective call; each process receives as many states as there are processes.
     """
     everyone = [torch.empty_like(values) for _ in line.steps]
     dist.all_gather(everyone, values.contiguous(), line.group)
@@ -111,12 +110,18 @@ def gather(values: Tensor, line: Line) -> Tensor:
     return state
 
 
-WAYS: dict[str, Callable[[Tensor, Line], Tensor]] = {"scan": scan, "ring": ring, "gather": gather}
+ALGORITHMS: dict[str, Callable[[Tensor, Line], Tensor]] = {
+    "scan": scan,
+    "ring": ring,
+    "gather": gather,
+}
 
 
 @torch.library.custom_op("lmu::carry", mutates_args=())
-def carry(values: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str, reverse: bool) -> Tensor:
-    """The scan of what each process adds, without itself; of the adjoint with ``reverse``.
+def carry(
+    values: Tensor, Ad: Tensor, steps: Tensor, group: str, algorithm: str, reverse: bool
+) -> Tensor:
+    """Exclusive scan of each process' values over the processes; the adjoint with ``reverse``.
 
     Shapes: ``values`` (batch, channels, order), ``Ad`` (order, order) or (channels, order, order)
     in the dtype for powers, ``steps`` (processes,) on the CPU; returns a state as ``values``.
@@ -125,42 +130,46 @@ def carry(values: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str, rever
     rank, counts = dist.get_rank(members), tuple(steps.tolist())
     if reverse:
         counts, rank = counts[::-1], len(counts) - 1 - rank
-    return WAYS[way](values, Line(members, system_of(Ad), counts, rank, reverse))
+    return ALGORITHMS[algorithm](values, Line(members, system_of(Ad), counts, rank, reverse))
 
 
 @carry.register_fake
-def _(values: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str, reverse: bool) -> Tensor:
+def _(
+    values: Tensor, Ad: Tensor, steps: Tensor, group: str, algorithm: str, reverse: bool
+) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("lmu::hand_over", mutates_args=())
 def hand_over(
-    ends: Tensor, starts: Tensor, first: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str
-) -> Tensor:
-    """The states ``starts``, which came from the processes before and have the gradients of theirs.
+    ends: Tensor, starts: Tensor, first: Tensor, Ad: Tensor, steps: Tensor, group: str,
+    algorithm: str,
+) -> Tensor:  # fmt: skip
+    """Return the carried states ``starts`` with gradients to the processes that sent them.
 
     Forward, they were carried already. Backward, the gradient of a process' start is passed to the
-    ends of those before it. The state ``first`` before all steps has no part in that, but if it
-    needs a gradient, all processes' backward must run, although only one of them uses it.
+    ends of those before it. The state ``first`` before all steps gets a zero gradient: if it needs
+    one, all processes' backward must run, although only one of them uses it.
     """
     return starts.clone()
 
 
 @hand_over.register_fake
 def _(
-    ends: Tensor, starts: Tensor, first: Tensor, Ad: Tensor, steps: Tensor, group: str, way: str
-) -> Tensor:
+    ends: Tensor, starts: Tensor, first: Tensor, Ad: Tensor, steps: Tensor, group: str,
+    algorithm: str,
+) -> Tensor:  # fmt: skip
     return torch.empty_like(starts)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     Ad, steps = ctx.saved_tensors
-    ends = carry(grad, Ad, steps, ctx.group, ctx.way, True)
+    ends = carry(grad, Ad, steps, ctx.group, ctx.algorithm, True)
     return ends, None, torch.zeros_like(ends), None, None, None, None
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, _, _, Ad, steps, ctx.group, ctx.way = inputs
+    _, _, _, Ad, steps, ctx.group, ctx.algorithm = inputs
     ctx.save_for_backward(Ad, steps)
 
 

@@ -1,4 +1,4 @@
-"""Layers whose sequences are spread over processes, each with a stretch of time."""
+"""Layers whose sequences are spread over processes, each with consecutive time steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from lmu.distributed._alike import Alike
 from lmu.distributed._groups import agree, from_last, name_of, rank_and_size
-from lmu.distributed.carry import WAYS, carry, hand_over
+from lmu.distributed.carry import ALGORITHMS, carry, hand_over
 from lmu.layers import LMU, Bidirectional, LegendreMemory, LMUCell, LMUStack
 from lmu.ops import System
 from lmu.ops._modes import compute_dtype, no_autocast, widen
@@ -19,18 +19,19 @@ from lmu.ops.system import channels
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# What goes through time in another way than a linear memory does.
+# Layers that are not linear memories in time.
 SEQUENTIAL = (LMU, LMUCell, Bidirectional, nn.RNNBase, nn.RNNCellBase)
 
 
 def sequence_parallel(
-    module: Module, group: Any = None, *, steps: Sequence[int] | None = None, way: str = "scan"
-) -> Module:
-    r"""Let a model take sequences whose steps are spread over processes; in place.
+    module: Module, group: Any = None, *, steps: Sequence[int] | None = None,
+    algorithm: str = "scan",
+) -> Module:  # fmt: skip
+    r"""Spread the time steps of a model's sequences over processes; in place.
 
-    Process r of the group gives the model steps of its own, (batch, T_r, input_size), those that
-    follow on the steps of process r - 1, and gets the outputs of these steps. Only memory states,
-    (batch, memory_channels * memory_size), travel between processes: see
+    Process r of the group gives the model its own steps, (batch, T_r, input_size), which follow
+    those of process r - 1, and gets the outputs of these steps. Only memory states, (batch,
+    memory_channels * memory_size), are sent between processes: see
     :mod:`lmu.distributed.carry`. Outputs and gradients are those of one process that holds all
     steps, up to rounding. Shards may have different lengths.
 
@@ -47,11 +48,11 @@ def sequence_parallel(
     Args:
         module: Holds :class:`lmu.LMUFFT` layers, at any depth, also in :class:`lmu.LMUStack`.
         group: Processes in the order of time: a process group, a ``DeviceMesh`` of one dimension,
-            or None for all processes. A group of one undoes it.
-        steps: Number of steps of each process. They are exchanged at each call if None, for which
-            the host must wait.
-        way: How states travel: ``"scan"`` takes log2(processes) rounds; in a ``"ring"`` each
-            process sends one state only, but waits for all before it; ``"gather"`` is one
+            or None for all processes. A group of one process undoes it.
+        steps: Number of steps of each process. If None they are exchanged at each call, and the
+            host waits for that.
+        algorithm: How states are sent: ``"scan"`` takes log2(processes) rounds; in a ``"ring"``
+            each process sends one state only, but waits for all before it; ``"gather"`` is one
             collective call, for backends that cannot send to a single process.
 
     Returns:
@@ -59,14 +60,14 @@ def sequence_parallel(
 
     Raises:
         RuntimeError: ``torch.distributed`` is not initialized.
-        TypeError: The module holds a layer whose steps must be taken one by one, or both ways.
+        TypeError: The module holds a layer that runs step by step or in both directions.
         ValueError: The module holds no :class:`lmu.LMUFFT`, or an argument is out of range; in the
             first call, the models of the processes differ.
     """
     name = name_of(group)
     rank, size = rank_and_size(name)
-    if way not in WAYS:
-        raise ValueError(f"way must be one of {list(WAYS)}, got {way!r}")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {list(ALGORITHMS)}, got {algorithm!r}")
     if steps is not None and (len(steps) != size or min(steps) < 1):
         raise ValueError(
             f"steps must hold a positive number for each of {size} processes, got {list(steps)}"
@@ -81,16 +82,16 @@ def sequence_parallel(
     if not any(isinstance(part, LegendreMemory) for part in parts):
         raise ValueError(f"{type(module).__name__} holds no LMUFFT")
     counts = None if steps is None else tuple(int(count) for count in steps)
-    shards = Shards(name, rank, size, counts, way, Alike(module, name))
+    shards = Shards(name, rank, size, counts, algorithm, Alike(module, name))
     for part in parts:
-        vars(part).pop("_shard", None)  # steps are all here, unless
+        vars(part).pop("_shard", None)  # the default: all steps are here
         if size > 1:
             part._shard = shards
     return module
 
 
 def split(x: Tensor, group: Any = None, *, dim: int = 1) -> Tensor:
-    """This process' stretch of a tensor that all of them hold, as even as it can be.
+    """Return this process' steps of a tensor that all processes hold, split evenly.
 
     Args:
         x: Such as (batch, time, input_size).
@@ -108,14 +109,14 @@ def split(x: Tensor, group: Any = None, *, dim: int = 1) -> Tensor:
 
 @dataclass(frozen=True)
 class Shards:
-    """The steps here are those of one process: the counterpart of a whole sequence.
+    """Context of a sequence whose steps are spread over processes.
 
     Attributes:
         group: Name of the process group.
-        rank: This process.
+        rank: Rank of this process.
         size: Number of processes.
-        steps: Of each process; None if they are to be exchanged.
-        way: How states travel.
+        steps: Steps of each process; None if they are exchanged at each call.
+        algorithm: How states are sent, a key of :data:`lmu.distributed.carry.ALGORITHMS`.
         alike: Compares the models of the processes.
     """
 
@@ -123,7 +124,7 @@ class Shards:
     rank: int
     size: int
     steps: tuple[int, ...] | None
-    way: str
+    algorithm: str
     alike: Alike
 
     def start(self, u: Tensor, system: System, m_0: Tensor | None) -> Tensor:
@@ -141,7 +142,7 @@ class Shards:
         return self._ends(u, system, m_0, both=True)[1]
 
     def last(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """What the last step of the last process has, (batch, ...) each."""
+        """Broadcast values (batch, ...) of the last process to all."""
         parts = [value.flatten(1) for value in values]
         together = torch.cat(parts, dim=1)  # in the widest dtype, which loses nothing
         received = from_last(together, self.group).split([part.shape[1] for part in parts], dim=1)
@@ -153,7 +154,10 @@ class Shards:
     def _ends(
         self, u: Tensor, system: System, m_0: Tensor | None, *, both: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The memory before the first step here and what the steps here, or ``both``, end in."""
+        """The memory before the first step here, and after the last.
+
+        The latter from zero, by the steps here alone; with ``both`` by all steps before too.
+        """
         self.alike.check()
         length = u.shape[1]
         with no_autocast(u.device):
@@ -164,19 +168,20 @@ class Shards:
             Ad = system.Ad
             own = end_state(u, Ad, system.Bd)
             steps = self._counts(own, length)
-            values = own  # what the processes ahead need of this one
+            values = own  # needed by the later processes
             if m_0 is not None and self.rank == 0:
                 values = own + system.advance(m_0, length)
             fixed = system if system.constant else System(Ad.detach(), system.Bd, constant=True)
             with torch.no_grad():
-                start = carry(values.detach(), fixed.Ad, steps, self.group, self.way, False)
+                args = steps, self.group, self.algorithm
+                start = carry(values.detach(), fixed.Ad, *args, False)
             if self.rank and Ad.requires_grad:
-                values = own + system.advance(start, length)  # now it depends on Ad as it should
+                values = own + system.advance(start, length)  # for the gradient of Ad
             first = start.new_zeros(start.shape) if m_0 is None else m_0
-            start = hand_over(values, start, first, fixed.Ad, steps, self.group, self.way)
+            start = hand_over(values, start, first, fixed.Ad, *args)
             if m_0 is not None and self.rank == 0:
                 start = start + m_0
-            # Also of the first process' zeros: its backward must run with that of the others.
+            # Also from the first process' zeros: its backward must run with that of the others.
             return start, own + system.advance(start, length) if both else own
 
     def _counts(self, state: Tensor, length: int) -> Tensor:

@@ -1,1 +1,1 @@
-"""Models of other libraries and formats, read and written."""
+"""Import and export of models in other libraries' formats."""

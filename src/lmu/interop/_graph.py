@@ -1,7 +1,7 @@
-"""The graphs that are exported: a layer's arithmetic alone, in few operations.
+"""Graphs for export: a layer's arithmetic alone, in few operations.
 
 Their constants are formed in float64 and rounded once. They check nothing and have no branches, so
-that exporters see products and sums.
+that exporters trace products and sums.
 """
 
 from typing import Any
@@ -17,9 +17,11 @@ from lmu.theory import apply_power, impulse_response
 
 FORMS = ("step", "sequence")
 OUTPUTS = ("y", "h_n", "m_n")
-# Steps per chunk where only the last state is wanted, so that there is no operator to keep small.
+# Steps per chunk if only the last state is needed, without an operator to keep small.
 _CHUNK = 128
-_LARGEST = 1 << 16  # numbers in the operator of a chunk, beyond which chunks are as short as can be
+_LARGEST = (
+    1 << 16
+)  # numbers in the operator of a chunk, beyond which chunks are as short as possible
 
 
 class Graph(nn.Module):
@@ -41,56 +43,56 @@ class Graph(nn.Module):
         self.register_buffer(name, value.to(self.parts.dtype).contiguous())
 
     def _plus(self, total: Tensor, signal: Tensor, name: str) -> Tensor:
-        """``total + signal @ weight`` if there is such a weight."""
+        """Return ``total + signal @ weight`` if there is such a weight, else ``total``."""
         return total + signal @ self.get_buffer(name) if name in self._buffers else total
 
     def _biased(self, total: Tensor, name: str) -> Tensor:
         return total + self.get_buffer(name) if name in self._buffers else total
 
-    def given(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the input gives to u and to the hidden units, at any number of steps at once."""
+    def inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the shares of x in u and in the hidden units, at any number of steps at once."""
         u = x if "e_x" not in self._buffers else x @ self.get_buffer("e_x")
         h = x if self.parts.hidden is None else x @ self.get_buffer("W_x")
         return self._biased(u, "b_u"), self._biased(h, "b_h")
 
     def encode(self, u: Tensor) -> Tensor:
-        """F."""
+        """Apply the encoder's activation f."""
         return u if self.parts.encoder is None else self.parts.encoder(u)
 
-    def advance(self, u: Tensor, given: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from what the input gives and the state before it: the new ``h`` and ``m``."""
+    def advance(self, u: Tensor, h_x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance ``h`` and ``m`` one step, from the shares of x in u and in the hidden units."""
         for signal, name in ((h, "e_h"), (m, "e_m")):
             u = self._plus(u, signal, name)
         m = self.remember(self.encode(u), m)
-        return self.read(given, h, m), m
+        return self.read(h_x, h, m), m
 
     def remember(self, u: Tensor, m: Tensor) -> Tensor:
-        """``m + m E + u B`` for each channel; u (batch, channels), m (batch, channels * order)."""
+        """Return ``m + m E + u B``, channel by channel; u (batch, channels), m (batch, order)."""
         E, B = self.get_buffer("E"), self.get_buffer("B")
         if self.channels == 1 and E.ndim == 2:
             return m + m @ E + u * B
         m = m.unflatten(1, (self.channels, self.order))
         return (m + times(m, E) + u.unsqueeze(2) * B).flatten(1)
 
-    def read(self, given: Tensor, h: Tensor, m: Tensor) -> Tensor:
-        """The hidden units, from the new memory and the state before."""
+    def read(self, h_x: Tensor, h: Tensor, m: Tensor) -> Tensor:
+        """Compute the hidden units, from the share of x, the new memory and the last state."""
         if self.parts.hidden is None:
-            return self._read_cell(given, h, m)
+            return self._read_cell(h_x, h, m)
         for signal, name in ((h, "W_h"), (m, "W_m")):
-            given = self._plus(given, signal, name)
-        return self.parts.hidden(given)
+            h_x = self._plus(h_x, signal, name)
+        return self.parts.hidden(h_x)
 
     def _read_cell(self, x: Tensor, h: Tensor, m: Tensor) -> Tensor:
-        # A copy, as a loop's new state must not be twice the same, and a cell may give what it got.
+        # A copy: tensors of a loop's state must not alias, and a cell may return its input.
         z = torch.cat([m, x], dim=1) if self.parts.joins_input else m.clone()
         if self.parts.cell is None:
             return z
         return self.cell(z, h) if self.parts.recurrent else self.cell(z)
 
     def answer(self, h: Tensor) -> Tensor:
-        """The output: logits, or the hidden units themselves."""
+        """Compute the output: logits, or the hidden units themselves."""
         if "W_y" not in self._buffers:
-            return h.clone()  # a graph's outputs must differ
+            return h.clone()  # a graph's outputs must not alias
         return self._biased(h @ self.get_buffer("W_y"), "b_y")
 
 
@@ -99,7 +101,7 @@ class StepGraph(Graph):
 
     def forward(self, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shapes: x (batch, input), h (batch, hidden), m (batch, channels * order)."""
-        h, m = self.advance(*self.given(x), h, m)
+        h, m = self.advance(*self.inputs(x), h, m)
         return self.answer(h), h, m
 
 
@@ -112,15 +114,15 @@ class RecurrentGraph(Graph):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shapes: x (batch, time, input); y (batch, time, hidden) or logits."""
-        u, given = (t.transpose(0, 1).contiguous() for t in self.given(x))
+        u, h_x = (t.transpose(0, 1).contiguous() for t in self.inputs(x))
         h = x.new_zeros(x.shape[0], self.parts.layer.hidden_size)
         m = x.new_zeros(x.shape[0], self.channels * self.order)
 
-        def step(state: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> Any:
-            h, m = self.advance(*given, *state)
+        def step(state: tuple[Tensor, ...], slices: tuple[Tensor, ...]) -> Any:
+            h, m = self.advance(*slices, *state)
             return (h, m), h
 
-        (h, m), y = self.loop(step, (h, m), (u, given), not self.parts.last_only)
+        (h, m), y = self.loop(step, (h, m), (u, h_x), not self.parts.last_only)
         return self.answer(h) if y is None else y.transpose(0, 1), h, m
 
 
@@ -157,12 +159,12 @@ class ChunkGraph(Graph):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shapes: x (batch, time, input); y (batch, time, hidden), (batch, hidden) or logits."""
-        given_u, given = self.given(x)
+        u_x, h_x = self.inputs(x)
         batch, length, L = x.shape[0], x.shape[1], self.steps
-        # One more than needed: torch.export refuses a number that may be 1 as well as more.
+        # One more than needed: torch.export refuses a number that may be 1 or more.
         chunks = (length + 2 * L - 1) // L
         missing = chunks * L - length
-        u = pad(self.encode(given_u), (0, 0, missing, 0))
+        u = pad(self.encode(u_x), (0, 0, missing, 0))
         u = u.reshape(batch, chunks, L, self.channels).transpose(2, 3)
         arriving = times(u, self.get_buffer("arriving")).movedim(1, 0).contiguous()
         power = self.get_buffer("power")
@@ -173,17 +175,17 @@ class ChunkGraph(Graph):
         m = x.new_zeros(batch, self.channels, self.order)
         (m,), before = self.loop(step, (m,), (arriving,), not self.parts.last_only)
         if before is None:
-            h = self.read(given[:, -1], given, m.flatten(1))
+            h = self.read(h_x[:, -1], h_x, m.flatten(1))
             return self.answer(h), h, m.flatten(1)
         z = torch.cat([u, before.movedim(0, 1)], dim=3).flatten(2) @ self.get_buffer("responses")
         z = z.reshape(batch, chunks * L, -1)[:, missing:]
         assert self.parts.hidden is not None
-        y = self.parts.hidden(z + given)
+        y = self.parts.hidden(z + h_x)
         return y, y[:, -1], m.flatten(1)
 
 
 def _chunk_length(channels: int, order: int, rows: int) -> int:
-    """Steps per chunk: 16 to 64, as long as the operator adds little to the file."""
+    """Choose the steps per chunk: 16 to 64, while the operator adds little to the file."""
     steps = 16
     while steps < 64 and channels * (2 * steps + order) * 2 * steps * rows <= _LARGEST:
         steps *= 2
@@ -191,14 +193,14 @@ def _chunk_length(channels: int, order: int, rows: int) -> int:
 
 
 def times(signal: Tensor, matrix: Tensor) -> Tensor:
-    """(..., channels, i) times (i, o), or (channels, i, o) with a matrix for each channel."""
+    """Multiply (..., channels, i) by (i, o), or by (channels, i, o), a matrix for each channel."""
     if matrix.ndim == 2:
         return signal @ matrix
     return (signal.unsqueeze(-2) @ matrix).squeeze(-2)
 
 
 def build_graph(model: nn.Module, form: str, loop: Loop) -> Graph:
-    """The graph of a model's step, or of a whole sequence.
+    """Build the graph of a model's step, or of a whole sequence.
 
     Raises:
         TypeError: The model is of a kind that cannot be exported.

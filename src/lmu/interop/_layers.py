@@ -1,4 +1,4 @@
-"""What an exported graph needs to know of a trained layer: its numbers, in float64."""
+"""Weights and functions of a trained layer for an exported graph, in float64."""
 
 import copy
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from lmu.ops._activations import activation_of
 from lmu.ops._modes import compute_dtype, widen
 
 Activation = Callable[[Tensor], Tensor]
-_CELLS = (nn.RNNCell, nn.GRUCell)  # whose state is their output
+_CELLS = (nn.RNNCell, nn.GRUCell)  # their state is their output
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A layer taken apart, on the CPU.
+    """Weights and functions of a layer, on the CPU.
 
     ``u_t = f(x_t e_x + h_{t-1} e_h + m_{t-1} e_m + b_u)``, ``m_t = m_{t-1} + m_{t-1} E + u_t B``
     for each channel, ``h_t = g(x_t W_x + h_{t-1} W_h + m_t W_m + b_h)``; and with a classifier
@@ -29,12 +29,12 @@ class Parts:
     Attributes:
         weights: These matrices, (inputs, outputs) each, and vectors; those that a layer lacks are
             absent. ``E`` is (order, order) and ``B`` (order,), with a leading axis for the channels
-            where their windows differ.
-        encoder: f.
-        hidden: g, where the hidden cell is dense.
-        cell: Where it is not: a module that is given ``[m_t; x_t]``, or None for that itself.
+            if their windows differ.
+        encoder: The function f.
+        hidden: The function g, if the hidden cell is dense.
+        cell: Otherwise a module of ``[m_t; x_t]``, or None for the identity.
         recurrent: Whether ``cell`` also takes its last output.
-        joins_input: Whether ``cell`` is given x as well.
+        joins_input: Whether ``cell`` also takes x.
     """
 
     layer: LMU | LMUFFT
@@ -48,12 +48,12 @@ class Parts:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the arithmetic: the layer's, but at least float32."""
+        """Dtype of the arithmetic: the layer's, but at least float32."""
         return compute_dtype(self.layer._like().dtype)
 
     @property
     def is_linear(self) -> bool:
-        """Whether the memory is a linear filter of u, and the read-out has no state."""
+        """True if the memory is a linear filter of u, and the read-out has no state."""
         feedback = {"e_h", "e_m", "W_h"} & self.weights.keys()
         return not feedback and self.hidden is not None
 
@@ -84,7 +84,7 @@ def take_apart(model: nn.Module) -> Parts:
 
 
 def describe(model: nn.Module, form: str) -> dict[str, str]:
-    """What a reader of the file may want to know, as texts."""
+    """Return the metadata of an exported file, as texts."""
     layer: Any = model.layer if isinstance(model, SequenceClassifier) else model
     name = type(layer).__name__
     theta = layer.theta if isinstance(layer.theta, tuple) else (layer.theta,)
@@ -104,7 +104,7 @@ def describe(model: nn.Module, form: str) -> dict[str, str]:
     return {f"lmu.{key}": str(value) for key, value in facts.items()}
 
 
-# Adapters, pruning and norms of weights: what would be read is not what a call computes.
+# With adapters, pruning or weight norms a call computes with other weights than would be read.
 _NOT_READ = (
     "the weights of a {} cannot be read: merge or remove what was added to it first, as by "
     "merge_and_unload(), prune.remove() or remove_parametrizations()"
@@ -148,17 +148,17 @@ def _exportable(cell: nn.Module) -> tuple[nn.Module, bool]:
 
 
 def _function(activation: Any) -> Activation | None:
-    """An activation as a function that can be traced, or None."""
+    """Return an activation as a function that can be traced, or None."""
     if isinstance(activation, nn.Module):
         return _copied(activation)
     return activation if activation is None else activation_of(activation).function
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    """A module as it computes now, on the CPU, whose parameters are constants.
+    """Copy a module to the CPU, in evaluation mode and with constant parameters.
 
-    A loop of a graph that could be differentiated is taken apart into what its gradient would need
-    too, such as sizes, which exporters cannot handle.
+    Tracing a loop that can be differentiated adds what its gradient needs, such as sizes, which
+    exporters cannot handle.
     """
     if hooked := [part for part in module.modules() if is_hooked(part)]:
         raise ValueError(_NOT_READ.format(name_of(hooked[0])))
@@ -186,14 +186,14 @@ def _fft(layer: LMUFFT) -> Parts:
 def _dense(linear: nn.Linear, weight: str, bias: str) -> dict[str, Tensor]:
     if not is_simple(linear):
         raise ValueError(_NOT_READ.format(name_of(linear)))
-    found = {weight: linear.weight.mT}
+    weights = {weight: linear.weight.mT}
     if linear.bias is not None:
-        found[bias] = linear.bias
-    return _wide(found)
+        weights[bias] = linear.bias
+    return _wide(weights)
 
 
 def _dynamics(layer: LMU | LMUFFT) -> dict[str, Tensor]:
-    """``E``, transposed, and ``B``: the present ones, where they are learned."""
+    """Return ``E``, transposed, and ``B``, with present values if they are learned."""
     system = layer._system()
     Ad, Bd = (widen(t.detach().to("cpu")) for t in (system.Ad, system.Bd))
     return {"E": (Ad - torch.eye(layer.memory_size, dtype=Ad.dtype)).mT, "B": Bd}

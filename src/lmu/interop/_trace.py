@@ -1,4 +1,4 @@
-"""Tracing a graph for any batch size and any length, as both file formats need it."""
+"""Tracing of a graph for any batch size and any length."""
 
 import inspect
 import logging
@@ -16,7 +16,7 @@ from lmu.interop._loops import Loop
 
 Shape = tuple[str, ...]
 
-# No two sizes of the traced example may be equal by chance: PyTorch would take them for one.
+# Unusual numbers: PyTorch would take equal sizes of the traced example for one.
 _BATCH, _LENGTH = 7, 97
 
 
@@ -60,13 +60,13 @@ def trace(
 
 
 def can_export() -> bool:
-    """Whether this PyTorch exports graphs of variable sizes; 2.6 does not."""
+    """True if this PyTorch exports graphs of variable sizes; 2.6 does not."""
     arguments = inspect.signature(torch.export.export).parameters
     return "prefer_deferred_runtime_asserts_over_guards" in arguments
 
 
 def signature(model: nn.Module, form: str) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """The inputs and outputs of a model's graph; axes are numbers, ``"batch"`` or ``"time"``."""
+    """Return inputs and outputs of a model's graph; axes are numbers, ``"batch"`` or ``"time"``."""
     parts = take_apart(model)
     layer = parts.layer
     time = ("time",) if form == "sequence" else ()
@@ -81,7 +81,7 @@ def signature(model: nn.Module, form: str) -> tuple[dict[str, Shape], dict[str, 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what PyTorch's exporters say to each other: deprecations, absent packages."""
+    """Silence notes inside PyTorch's exporters, on deprecations and absent packages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript", "root")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

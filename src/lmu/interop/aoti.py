@@ -1,6 +1,6 @@
 """Compiled packages (``.pt2``) of trained layers, by ``torch.export`` and AOTInductor.
 
-A package holds machine code for the processor or card that it was made on; it runs from Python, and
+A package holds machine code for the processor or GPU that it was made on; it runs from Python, and
 from C++ without Python::
 
     run = torch._inductor.aoti_load_package("model.pt2")
@@ -24,16 +24,16 @@ def export_aoti(model: nn.Module, path: str | Path, *, form: str = "step") -> Pa
     """Compile a trained layer or classifier into a package, for any batch size and any length.
 
     Inputs, outputs, their shapes and the arithmetic are those of
-    :func:`lmu.interop.onnx.export_onnx`, but for the loop: each of its steps copies the outputs so
-    far, unless only the last one is wanted. The time that this takes grows with the square of the
-    number of chunks (LMUFFT) or steps (LMU). The package's metadata, ``run.get_metadata()``, tells
+    :func:`lmu.interop.onnx.export_onnx`, except for the loop: each of its steps copies the outputs
+    so far, unless only the last one is needed. The time for this grows with the square of the
+    number of chunks (LMUFFT) or steps (LMU). The package's metadata, ``run.get_metadata()``, holds
     the sizes.
 
     Args:
         model: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, or a
             :class:`lmu.models.SequenceClassifier` over one of them, on the device that the package
             is to run on. Dropout is left out.
-        path: The file, whose name must end in ``.pt2``; it is written whole or not at all.
+        path: The file, whose name must end in ``.pt2``; it is written atomically.
         form: ``"step"`` or ``"sequence"``.
 
     Returns:
@@ -63,7 +63,7 @@ def export_aoti(model: nn.Module, path: str | Path, *, form: str = "step") -> Pa
 
 
 def export_program(model: nn.Module, *, form: str = "step") -> ExportedProgram:
-    """What :func:`export_aoti` compiles: a graph of PyTorch's operators, for other backends.
+    """Export the graph that :func:`export_aoti` compiles, for other backends.
 
     Batch size and length are variable. ``torch.export.save`` writes it to a file;
     ``program.module()`` runs it.
@@ -81,7 +81,7 @@ def export_program(model: nn.Module, *, form: str = "step") -> ExportedProgram:
 
 
 def has_compiler() -> bool:
-    """Whether the C++ compiler is there that packages are made with."""
+    """True if there is a C++ compiler, which packages need."""
     from torch._inductor import config
 
     names = config.cpp.cxx if isinstance(config.cpp.cxx, tuple) else (config.cpp.cxx,)

@@ -1,8 +1,8 @@
-"""NIR, the Neuromorphic Intermediate Representation: the memory of a layer as a graph of it.
+"""Export of a layer's memory to NIR, the Neuromorphic Intermediate Representation.
 
 NIR describes systems in continuous time, of linear maps, integrators and spiking neurons. The
 memory is such a system; the smooth nonlinearities around it (tanh, relu) have no node in NIR, so a
-layer's encoder and read-out stay behind.
+layer's encoder and read-out are not exported.
 """
 
 import io
@@ -24,20 +24,19 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
     The nodes are ``input`` (u, a value for each memory channel), ``B`` and ``A`` (``nir.Linear``),
     ``memory`` (``nir.I``, an integrator) and ``output`` (m); the edge from ``A`` back to ``memory``
     closes the loop. Per channel, A is (order, order) and B (order, 1), in float64; channels are
-    blocks on a diagonal. A window that is learned has its present length.
+    blocks on a diagonal. A learned window has its present length.
 
-    An input that is constant during each step gives, at the ends of steps, the very states of a
+    An input that is constant during each step gives, at the ends of steps, exactly the states of a
     layer with ``discretizer="zoh"``; other discretizers approximate the same system.
 
-    Only the memory is written. ``tanh`` and ``relu`` have no node in NIR: what encodes the input
-    (``e_x``, ``e_h``, ``e_m``; ``W_u``), feeds back into the memory, or reads it (``W_h``, ...) is
-    for the reader of the file to add.
+    Only the memory is written. ``tanh`` and ``relu`` have no node in NIR: add encoder and feedback
+    (``e_x``, ``e_h``, ``e_m``; ``W_u``) and read-out (``W_h``, ...) where the file is read.
 
     Args:
         layer: :class:`lmu.LegendreMemory`, or a layer with one: :class:`lmu.LMU`,
             :class:`lmu.LMUCell` or :class:`lmu.LMUFFT`.
-        path: The file (HDF5), which is written whole or not at all.
-        dt: Seconds that a time step of the layer takes: NIR counts time in seconds.
+        path: The file (HDF5), which is written atomically.
+        dt: Seconds of a time step of the layer, as NIR counts time in seconds.
 
     Returns:
         The path.
@@ -45,8 +44,8 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
     Raises:
         ImportError: The package of the extra ``nir`` is missing.
         TypeError: The layer is of another kind, such as a whole model.
-        ValueError: Its discrete matrices are learned (``learn_a``, ``learn_b``), were assigned or
-            passed as such, so that they come from no continuous system; or ``dt`` is not positive.
+        ValueError: Its discrete matrices are learned (``learn_a``, ``learn_b``), assigned or
+            passed, so that there is no continuous system; or ``dt`` is not positive.
 
     Source: Voelker et al., NeurIPS 2019, equations 1 and 2.
     """
@@ -72,14 +71,14 @@ def export_nir(layer: nn.Module, path: str | Path, *, dt: float = 1.0) -> Path:
         ("A", "memory"),
         ("memory", "output"),
     ]
-    content: Any = io.BytesIO()  # HDF5 has locks of its own on files
+    content: Any = io.BytesIO()  # in memory, as HDF5 locks files
     nir.write(content, nir.NIRGraph(nodes, edges))
     write_whole(Path(path), content.getvalue())
     return Path(path)
 
 
 def _continuous(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """``A`` and ``B`` per time step, of all channels as one system."""
+    """Return ``A`` and ``B`` per time step, of all channels as one system."""
     memory = layer.memory if isinstance(layer, MemoryLayer) else layer
     if not isinstance(memory, LegendreMemory):
         raise TypeError(

@@ -1,13 +1,13 @@
-"""ONNX files of trained layers: a step of a stream, or a whole sequence of any length.
+"""Export of trained layers to ONNX: a step of a stream, or a whole sequence of any length.
 
-A file made here runs wherever ONNX does, without PyTorch::
+A file runs wherever ONNX does, without PyTorch::
 
     session = onnxruntime.InferenceSession("model.onnx")
     y, h, m = session.run(None, {"x": x_t, "h": h, "m": m})  # form="step"
     y, h, m = session.run(None, {"x": x})  # form="sequence"
 
-A sequence starts from an empty memory; the ``h_n`` and ``m_n`` that it ends with can be handed to
-the step, to go on. See :func:`export_onnx` for the shapes.
+A sequence starts from an empty memory; a step can continue from its last ``h_n`` and ``m_n``. See
+:func:`export_onnx` for the shapes.
 """
 
 import tempfile
@@ -31,8 +31,8 @@ _LEAST = 1024  # numbers: quantizing a smaller matrix adds more operations than 
 def export_onnx(model: nn.Module, path: str | Path, *, form: str = "step") -> Path:
     r"""Write a trained layer or classifier as ONNX, for any batch size and any length.
 
-    ``form="step"`` is one time step, ``(x, h, m) -> (y, h_n, m_n)``; start from zeros. Where the
-    hidden state is not fed back, as in LMUFFT, the given ``h`` does not matter.
+    ``form="step"`` is one time step, ``(x, h, m) -> (y, h_n, m_n)``; start from zeros. If the
+    hidden state is not fed back, as in LMUFFT, ``h`` has no effect.
 
     ``form="sequence"`` is a whole sequence from an empty memory, ``x -> (y, h_n, m_n)``. LMUFFT is
     evaluated in chunks of L steps by matrix products, exactly and without FFT: inside a chunk with
@@ -46,13 +46,13 @@ def export_onnx(model: nn.Module, path: str | Path, *, form: str = "step") -> Pa
         - y like h, or (batch, time, hidden_size) for a sequence with all outputs; of a classifier
           the logits (batch, num_classes)
 
-    All are of the layer's dtype but at least float32. The file's metadata tells the sizes under
+    All are of the layer's dtype but at least float32. The file's metadata holds the sizes under
     keys that start with ``lmu.``
 
     Args:
         model: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, or a
             :class:`lmu.models.SequenceClassifier` over one of them. Dropout is left out.
-        path: The file, which is written whole or not at all.
+        path: The file, which is written atomically.
         form: ``"step"`` or ``"sequence"``.
 
     Returns:
@@ -89,15 +89,15 @@ def quantize_onnx(source: str | Path, path: str | Path, *, memory: bool = False)
     """Make the read-out of an exported step int8, a quarter of its bytes.
 
     Of the matrices ``W_x, W_h, W_m`` and a classifier's those with at least 1,024 numbers become
-    int8 with a scale for each output; what they multiply is rounded to 8 bits when it comes, by one
-    scale for the whole batch. They use 7 bits, lest products overflow on processors without VNNI.
-    The memory itself stays as it is.
+    int8 with a scale for each output; their inputs are rounded to 8 bits at run time, by one scale
+    for the whole batch. They use 7 bits, so that products do not overflow on processors without
+    VNNI. The memory itself is not quantized.
 
     Args:
         source: A file of :func:`export_onnx` with ``form="step"``.
         path: The file to write.
-        memory: Quantize the memory's matrix ``Ad - I`` too. That ruins long windows, as the memory
-            adds up its rounding errors over theta steps.
+        memory: Quantize the memory's matrix ``Ad - I`` too. This ruins long windows, as rounding
+            errors add up over theta steps.
 
     Returns:
         The path.
@@ -105,7 +105,7 @@ def quantize_onnx(source: str | Path, path: str | Path, *, memory: bool = False)
     Raises:
         ImportError: The packages of the extra ``onnx`` are missing.
         OSError: The source cannot be read.
-        ValueError: The source is not such a file, or has nothing large enough to quantize.
+        ValueError: The source is not such a file, or has no matrix large enough to quantize.
     """
     require("onnx", "onnxruntime", extra="onnx")
     from onnx import TensorProto
@@ -143,7 +143,7 @@ def _check_loops() -> None:
 
 
 def _name_axes(graph: Any) -> None:
-    """Call the variable axes what they are; the tracer has numbers for them."""
+    """Name the variable axes, which the tracer numbers."""
     axes = [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim]
     names = {axis: name for axis, name in zip(axes, ("batch", "time"), strict=False) if axis}
     for value in (*graph.input, *graph.output):
@@ -153,7 +153,7 @@ def _name_axes(graph: Any) -> None:
 
 
 def _strip(graph: Any) -> None:
-    """Drop what tells of the tracing only: names of this machine's files, shapes between nodes."""
+    """Drop traces of the export: names of this machine's files, shapes between nodes."""
     for part in _graphs(graph):
         del part.value_info[:]
         del part.metadata_props[:]
@@ -187,7 +187,7 @@ def _write(proto: Any, path: Path) -> None:
 def _load(path: Path) -> Any:
     import onnx
 
-    return onnx.load(path, load_external_data=False)  # files made here have none
+    return onnx.load(path, load_external_data=False)  # files of export_onnx have none
 
 
 def _read_step(path: Path) -> Any:
@@ -199,15 +199,15 @@ def _read_step(path: Path) -> Any:
     except DecodeError as error:
         raise ValueError(wrong) from error
     facts = {p.key: p.value for p in proto.metadata_props}
-    elsewhere = any(weight.external_data for weight in proto.graph.initializer)
-    if facts.get("lmu.form") != "step" or "lmu.int8" in facts or elsewhere:
+    is_external = any(weight.external_data for weight in proto.graph.initializer)
+    if facts.get("lmu.form") != "step" or "lmu.int8" in facts or is_external:
         raise ValueError(wrong)
     return proto
 
 
 def _products(graph: Any, memory: bool) -> list[str]:
-    """Names of the products with the matrices that are to be quantized."""
-    wanted = {
+    """Return names of the products whose matrices are quantized."""
+    matrices = {
         w.name
         for w in graph.initializer
         if (w.name.startswith("W_") or (memory and w.name == "E"))
@@ -215,5 +215,5 @@ def _products(graph: Any, memory: bool) -> list[str]:
         and w.dims[0] * w.dims[1] >= _LEAST
     }
     return [
-        node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in wanted
+        node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in matrices
     ]

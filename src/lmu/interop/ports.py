@@ -1,5 +1,6 @@
-"""Optimizer states of other PyTorch ports, whose parameters have other names, shapes and order."""
+"""Import of optimizer states of other PyTorch ports with other names, shapes and orders."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.optim import Optimizer
 _RENAMED = {
     "A": "memory.Ad",
     "B": "memory.Bd",
-    **{name: f"memory.{name}" for name in ("Ad", "Bd", "log_theta")},  # of our first edition
+    **{name: f"memory.{name}" for name in ("Ad", "Bd", "log_theta")},  # of the first edition
 }
 
 
@@ -28,16 +29,16 @@ def translate_optimizer(
     Args:
         state_dict: ``state_dict()`` of the port's optimizer, of any kind that keeps a number or a
             tensor of the parameter's shape for each parameter: SGD, Adam, AdamW, RMSprop, ...
-        names: Names of the port's parameters in the order in which its optimizer was given them,
-            such as ``[name for name, _ in model.named_parameters()]``. If that was
-            ``model.parameters()``, the keys of the port's ``state_dict()`` will do: what is no
-            parameter of ``model`` is passed over.
-        model: The layer, or the model with it, that goes on.
-        optimizer: Its optimizer, with parameter groups as the port's: as many, and of the same
+        names: Names of the port's parameters in the order in which its optimizer got them, such as
+            ``[name for name, _ in model.named_parameters()]``. If it got ``model.parameters()``,
+            the keys of the port's ``state_dict()`` work too: names that are not parameters of
+            ``model`` are ignored.
+        model: The layer, or the model with it, whose training continues.
+        optimizer: Its optimizer, with the port's parameter groups: as many, of the same
             parameters; their order within a group is free.
 
     Returns:
-        A state_dict of ``optimizer``, which itself is not changed.
+        A state_dict for ``optimizer``, which itself is not changed.
 
     Raises:
         ValueError: A parameter has no counterpart, a shape does not fit, or groups differ.
@@ -45,18 +46,18 @@ def translate_optimizer(
     groups = state_dict["param_groups"]
     own = dict(model.named_parameters())
     own_groups = _named_groups(own, optimizer)
-    theirs = _match(names, [index for group in groups for index in group["params"]], own)
+    matches = _match(names, [index for group in groups for index in group["params"]], own)
     state: dict[str, dict[str, Any]] = {}
-    for index, (name, ours) in theirs.items():
+    for index, (name, own_name) in matches.items():
         entries = state_dict["state"].get(index, {})
-        if ours is not None:
-            state[ours] = {key: _fit(key, v, name, own[ours]) for key, v in entries.items()}
+        if own_name is not None:
+            state[own_name] = {key: _fit(key, v, name, own[own_name]) for key, v in entries.items()}
         elif entries:  # a frozen parameter has none, and needs no counterpart
             raise ValueError(
                 f"the model has no parameter for {name}: build the layer with the port's "
                 "arguments, learn_a=True for A and learn_b=True for B"
             )
-    _check_groups(groups, theirs, own_groups)
+    _check_groups(groups, matches, own_groups)
     order = {name: i for i, name in enumerate(name for group in own_groups for name in group)}
     return {
         "state": {order[name]: entries for name, entries in state.items() if entries},
@@ -68,7 +69,7 @@ def translate_optimizer(
 
 
 def _named_groups(own: Mapping[str, nn.Parameter], optimizer: Optimizer) -> list[list[str]]:
-    """The names of the optimizer's parameters, group by group."""
+    """Return names of the optimizer's parameters, group by group."""
     names = {id(parameter): name for name, parameter in own.items()}
     groups = [group["params"] for group in optimizer.param_groups]
     if any(id(parameter) not in names for group in groups for parameter in group):
@@ -79,10 +80,10 @@ def _named_groups(own: Mapping[str, nn.Parameter], optimizer: Optimizer) -> list
 def _match(
     names: Iterable[str], indices: list[int], own: Mapping[str, nn.Parameter]
 ) -> dict[int, tuple[str, str | None]]:
-    """For each index of the port's optimizer its name there and, if there is one, here."""
+    """Map each index of the port's optimizer to its name there and, if there is one, here."""
     pairs = [(name, _counterpart(name, own)) for name in names]
     if len(pairs) != len(indices):  # buffers are among the names
-        unknown = [name for name, ours in pairs if ours is None]
+        unknown = [name for name, own_name in pairs if own_name is None]
         pairs = [pair for pair in pairs if pair[1] is not None]
         if len(pairs) != len(indices):
             raise ValueError(
@@ -91,14 +92,15 @@ def _match(
                 f"{', '.join(unknown) or 'more'}: build the layer with the port's learn_a and "
                 "learn_b, or name the parameters that its optimizer was given, and no others"
             )
-    twice = {ours for _, ours in pairs if ours and sum(ours == other for _, other in pairs) > 1}
+    counts = Counter(own_name for _, own_name in pairs if own_name)
+    twice = {own_name for own_name, count in counts.items() if count > 1}
     if twice:
         raise ValueError(f"several names lead to {', '.join(sorted(twice))}: give each name once")
     return dict(zip(indices, pairs, strict=True))
 
 
 def _counterpart(name: str, own: Mapping[str, nn.Parameter]) -> str | None:
-    """What a port's parameter is called here, or None."""
+    """Return the name of a port's parameter here, or None."""
     *path, leaf = name.split(".")
     leaf = _RENAMED.get(leaf, leaf)
     outer = path[:-1] if path and path[-1] == "cell" else path
@@ -107,7 +109,7 @@ def _counterpart(name: str, own: Mapping[str, nn.Parameter]) -> str | None:
 
 
 def _fit(key: str, value: Any, name: str, parameter: nn.Parameter) -> Any:
-    """A copy of an entry of the state, in the shape of our parameter."""
+    """Copy an entry of the state, in the shape of the model's parameter."""
     if not isinstance(value, Tensor):
         return value
     if value.ndim == 0 or value.shape == parameter.shape:
@@ -123,7 +125,7 @@ def _fit(key: str, value: Any, name: str, parameter: nn.Parameter) -> Any:
 
 def _check_groups(
     groups: list[dict[str, Any]],
-    theirs: Mapping[int, tuple[str, str | None]],
+    matches: Mapping[int, tuple[str, str | None]],
     own_groups: list[list[str]],
 ) -> None:
     if len(groups) != len(own_groups):
@@ -132,14 +134,14 @@ def _check_groups(
             "build it with the groups of the port's"
         )
     for i, (group, own_names) in enumerate(zip(groups, own_groups, strict=True)):
-        pairs = [theirs[index] for index in group["params"]]
-        missing = sorted(set(own_names) - {ours for _, ours in pairs})
+        pairs = [matches[index] for index in group["params"]]
+        missing = sorted(set(own_names) - {own_name for _, own_name in pairs})
         if missing:
             raise ValueError(
                 f"group {i} of the state_dict has nothing for {', '.join(missing)}: build the "
                 "layer and the groups of optimizer as the port's"
             )
-        extra = [name for name, ours in pairs if ours is not None and ours not in own_names]
+        extra = [name for name, own in pairs if own is not None and own not in own_names]
         if extra:
             raise ValueError(f"group {i} of optimizer lacks {', '.join(extra)}: add them")
 
@@ -147,6 +149,6 @@ def _check_groups(
 def _with_parameters(
     group: Mapping[str, Any], names: list[str], order: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The options of a group, with our parameters."""
-    found = {**group, "params": [order[name] for name in names]}
-    return found | {"param_names": list(names)} if "param_names" in group else found
+    """Return the options of a group, with the model's parameters."""
+    options = {**group, "params": [order[name] for name in names]}
+    return options | {"param_names": list(names)} if "param_names" in group else options

@@ -42,8 +42,8 @@ class LMUBackend:
         weights = layer._weights(ones=layer._biased)
         dtype = weights.W_h.dtype
         steps = block_length(layer.hidden_size, layer.memory_channels)
-        powers = layer._system().powers(layer.memory_channels, steps, dtype)
-        self.o = o = block_matrices(weights, powers)
+        dynamics = layer._system().block_dynamics(layer.memory_channels, steps, dtype)
+        self.o = o = block_matrices(weights, dynamics)
         self.weights = LMUWeights(*(w.clone() for w in weights))
         self.activation = layer.hidden_activation
         self.activate = activation_of(layer.hidden_activation).in_place

@@ -189,7 +189,7 @@ class LMU(LMUCell):
                 weights,
                 method=self.method,
                 feedback=self._coupled,
-                powers=self._block_dynamics() if self._coupled else None,
+                dynamics=self._block_dynamics() if self._coupled else None,
                 activation=self.hidden_activation,
             )
         return output.to(dtype), (h.to(dtype), m)
@@ -310,7 +310,7 @@ class LMU(LMUCell):
         if not system.constant:
             return None
         steps = block_length(self.hidden_size, self.memory_channels)
-        return system.powers(self.memory_channels, steps, compute_dtype(self._like().dtype))
+        return system.block_dynamics(self.memory_channels, steps, compute_dtype(self._like().dtype))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

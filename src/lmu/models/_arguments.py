@@ -1,4 +1,4 @@
-"""Whether the arguments in a model's config are such as were saved, before anything is built."""
+"""Checks of the arguments in a model's config, before anything is built."""
 
 import inspect
 import math
@@ -7,24 +7,24 @@ from numbers import Real
 from reprlib import repr as short
 from typing import Any
 
-# Of PyTorch's modules, many of which take anything and fail when they are called. Those of lmu
+# Arguments of PyTorch's modules, many of which check nothing until they are called. Those of lmu
 # check their own.
 _SIZES = {"in_features", "out_features", "num_features", "num_parameters"}
 _SIZES |= {"input_size", "hidden_size"}
 _NUMBERS = {"p", "eps", "momentum", "alpha", "negative_slope", "init", "beta", "threshold"}
 _OPTIONAL = {"eps", "momentum"}
 _TEXTS = {"nonlinearity": ("tanh", "relu"), "approximate": ("none", "tanh")}
-_NEVER = {"device", "initializers"}  # which no config has
+_NEVER = {"device", "initializers"}  # in no config
 
-_ORDER = 4096  # of a memory, as its matrices grow with the square
-_MATRICES = 1 << 26  # numbers in those of all memories
+_ORDER = 4096  # largest order of a memory, whose matrices grow with the square
+_MATRICES = 1 << 26  # largest count of numbers in the matrices of all memories
 _WINDOWS = 4096
 _MODULES = 10_000
 _LARGEST = 1 << 31
 
 
 def check_arguments(kind: str, module: type, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that a module does not have, or of PyTorch's of another kind.
+    """Refuse arguments that a module does not have, or whose type a PyTorch module does not take.
 
     Raises:
         ValueError: The message names the module and the argument.
@@ -54,7 +54,7 @@ def _check_kind(kind: str, name: str, value: Any) -> None:
         expected = "a finite number"
     elif name in _TEXTS:
         fits, expected = value in _TEXTS[name], f"one of {', '.join(_TEXTS[name])}"
-    else:  # what is left are flags
+    else:  # flags
         fits, expected = isinstance(value, bool), "true or false"
     if not fits:
         raise ValueError(f"{kind}: {name} must be {expected}, got {short(value)}")
@@ -69,7 +69,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_bounds(config: Any) -> None:
-    """Refuse a config whose layers, without any of their weights, are out of bounds.
+    """Refuse a config whose layers are out of bounds, before their weights are read.
 
     Raises:
         ValueError: It has too many layers, or memories whose matrices are too large.
@@ -83,7 +83,7 @@ def check_bounds(config: Any) -> None:
     for value in described:
         order, theta = value.get("memory_size"), value.get("theta")
         if not isinstance(order, int):
-            continue  # refused, where it is built
+            continue  # refused when it is built
         windows = len(theta) if isinstance(theta, list) else 1
         total, count = total + windows * order**2, count + windows
         if order > _ORDER or total > _MATRICES or count > _WINDOWS:

@@ -1,7 +1,7 @@
-"""Layers as plain data that fits into JSON, and back; nothing in it can run code."""
+"""Layers as plain JSON data and back, which cannot run code."""
 
 import inspect
-from reprlib import repr as short  # what came may be as long as a file
+from reprlib import repr as short  # values may be as long as the file
 from typing import Any
 
 import torch
@@ -32,10 +32,10 @@ DTYPES = {
 
 
 def describe(value: Any) -> Any:
-    """A module, function or argument as plain data.
+    """Describe a module, function or argument as plain data.
 
     Raises:
-        ValueError: It is nothing that :func:`build` could make again.
+        ValueError: :func:`build` could not make it again.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -61,14 +61,16 @@ def describe(value: Any) -> Any:
 
 
 def build(value: Any, device: torch.device | str | None = None) -> Any:
-    """Make again what :func:`describe` described; parameters are drawn anew.
+    """Build the module, function or argument that :func:`describe` described.
+
+    Parameters are initialized at random.
 
     Args:
-        value: The data.
-        device: Of the parameters; on ``"meta"`` they have shapes and no numbers.
+        value: Result of :func:`describe`.
+        device: Device of the parameters; on ``"meta"`` they have shapes and no numbers.
 
     Raises:
-        ValueError: It names nothing that is known here, or an argument is wrong.
+        ValueError: A name is unknown here, or an argument is wrong.
     """
     if isinstance(value, list):
         return [build(item, device) for item in value]
@@ -106,7 +108,7 @@ def _known(name: Any, table: dict[str, Any], what: str) -> Any:
 
 
 def _numbered(modules: Any) -> bool:
-    """Whether the parts go by their places, and not by names."""
+    """True if the parts are named by their places."""
     return [name for name, _ in modules.named_children()] == [str(i) for i in range(len(modules))]
 
 
@@ -118,16 +120,16 @@ def _dtype(module: Any) -> torch.dtype | None:
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
-    """What the constructor of a module was given, read from its attributes."""
-    found: dict[str, Any] = {}
+    """Return the arguments of a module's constructor, read from its attributes."""
+    arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in {"device", "initializers"}:
-            continue  # where weights are loaded to, and what they are before
+            continue  # not needed when weights are loaded
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             continue  # of modules without arguments, such as nn.Tanh
         value = _dtype(module) if name == "dtype" else getattr(module, name)
         # In PyTorch's modules the argument is a flag and the attribute may be the parameter.
         if name == "bias":
             value = value is not None and value is not False
-        found[name] = describe(value)
-    return found
+        arguments[name] = describe(value)
+    return arguments

@@ -10,7 +10,7 @@ from torch import nn
 from lmu._arguments import path as path_rule
 from lmu._extras import require
 from lmu._files import whole_file
-from lmu._json import read_json
+from lmu._json import read_object
 from lmu.models._arguments import check_bounds
 from lmu.models._config import build
 from lmu.models._weights import check_fit, load
@@ -19,18 +19,18 @@ _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "tok
 
 
 class _Missing:
-    """Stands in for the mixin, and says what to install."""
+    """Replaces the mixin if it is missing, and raises an error that says what to install."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__()
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Name the missing package."""
+        """Raise an error that names the missing package."""
         require("huggingface_hub", "safetensors", extra="hub")
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Name the missing package."""
+        """Raise an error that names the missing package."""
         require("huggingface_hub", "safetensors", extra="hub")
 
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 else:
     try:
         with warnings.catch_warnings():
-            # tqdm's, which the Hub draws its progress with, in a notebook without ipywidgets.
+            # A warning of tqdm, the Hub's progress bar, in a notebook without ipywidgets.
             warnings.filterwarnings("ignore", "IProgress not found")
             from huggingface_hub import PyTorchModelHubMixin as Mixin
     except ImportError:
@@ -49,7 +49,7 @@ else:
 class HubModel(
     Mixin, library_name="torch-lmu", tags=["legendre-memory-unit", "lmu", "time-series"]
 ):
-    """Base of models that go to the Hub and come back: weights as safetensors, arguments as JSON.
+    """Base of models on the Hub: weights as safetensors, constructor's arguments as JSON.
 
     ``save_pretrained(folder)``, ``push_to_hub(name)`` and ``from_pretrained(folder or name)`` are
     those of ``huggingface_hub.PyTorchModelHubMixin``.
@@ -63,12 +63,12 @@ class HubModel(
         """Write ``config.json`` and ``model.safetensors`` into a folder.
 
         Args:
-            save_directory: The folder, made if need be.
+            save_directory: The folder, made if it is missing.
             kwargs: Those of the mixin, such as ``push_to_hub=True`` and ``repo_id``.
 
         Raises:
             ImportError: ``huggingface_hub`` is not installed.
-            ValueError: A part of the model is no module that is known here.
+            ValueError: A part of the model is of an unknown class.
         """
         require("huggingface_hub", "safetensors", extra="hub")
         kwargs.setdefault("config", self.hub_arguments())
@@ -93,8 +93,8 @@ class HubModel(
         Raises:
             FileNotFoundError: A path, not a name, is no folder, or a file in it is missing.
             ImportError: ``huggingface_hub`` is not installed.
-            ValueError: A file is damaged or does not belong to the other, or the config names what
-                is not known here.
+            ValueError: A file is damaged, the files do not belong together, or the config has an
+                unknown name.
         """
         require("huggingface_hub", "safetensors", extra="hub")
         path_rule("pretrained_model_name_or_path", pretrained_model_name_or_path)
@@ -104,22 +104,22 @@ class HubModel(
             raise FileNotFoundError(f"no such folder: {where}")
         download = {key: value for key, value in kwargs.items() if key in _DOWNLOAD}
         path = _find(str(where), "config.json", download)
-        _check_config(read_json(path), set(inspect.signature(cls).parameters), path)
+        _check_config(read_object(path), set(inspect.signature(cls).parameters), path)
         return super().from_pretrained(str(where), **kwargs)
 
     @classmethod
     def _from_pretrained(
         cls, *, model_id: str, map_location: Any = "cpu", strict: bool = True, **kwargs: Any
     ) -> Any:
-        # In place of the mixin's, which builds what the config says before it looks at the weights,
-        # and reads pickles where there are no safetensors.
+        # Replaces the mixin's, which builds the config's model before it looks at the weights, and
+        # reads pickles if there are no safetensors.
         download = {key: kwargs.pop(key) for key in _DOWNLOAD if key in kwargs}
         path = _find(model_id, "model.safetensors", download)
         try:
             check_bounds(kwargs)
             check_fit(_make(cls, kwargs, "meta"), path, strict)
             model = _make(cls, kwargs)
-        except TypeError as error:  # of a required argument, or of its kind
+        except TypeError as error:  # an argument is missing or of a wrong type
             raise ValueError(f"the config of {model_id} does not make a model: {error}") from error
         load(model, path, strict)
         return model.to(map_location).eval()
@@ -130,7 +130,7 @@ def _make(cls: Any, arguments: dict[str, Any], device: str | None = None) -> Any
 
 
 def _find(model: str, name: str, download: dict[str, Any]) -> Path:
-    """A file of a model, in a folder or from the Hub."""
+    """Find a file of a model, in a folder or on the Hub."""
     from huggingface_hub import hf_hub_download
 
     if not Path(model).is_dir():

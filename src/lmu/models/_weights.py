@@ -1,4 +1,4 @@
-"""Weights in ``.safetensors`` files, compared with a model before they are read."""
+"""Loading of ``.safetensors`` files, compared with a model first."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -19,7 +19,7 @@ _NAMES |= {"I64": torch.int64}  # counts of batches, in normalizations
 
 
 def read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """The shapes and dtypes of the tensors in a file.
+    """Read the shapes and dtypes of the tensors in a file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -49,7 +49,7 @@ def check_fit(model: nn.Module, path: Path, strict: bool) -> None:
             dtype.
     """
     own = model.state_dict(keep_vars=True)
-    held = {present_name(name, own): found for name, found in read_shapes(path).items()}
+    held = {present_name(name, own): shape for name, shape in read_shapes(path).items()}
     shared: dict[int, list[str]] = defaultdict(list)  # of which a file has one name
     for name, tensor in own.items():
         shared[id(tensor)].append(name)
@@ -71,7 +71,7 @@ def check_fit(model: nn.Module, path: Path, strict: bool) -> None:
 
 
 def load(model: nn.Module, path: Path, strict: bool) -> None:
-    """Fill a model with tensors that fit.
+    """Load tensors that fit into a model.
 
     Raises:
         ValueError: The file is damaged.

@@ -16,7 +16,7 @@ from lmu.models._hub import HubModel
 class SequenceClassifier(nn.Module, HubModel):
     """Classify a sequence by the last hidden state: ``logits = W dropout(h_T) + b``.
 
-    A layer of lmu is asked for that state alone, whatever its ``return_sequences``.
+    A layer of lmu computes that state alone, whatever its ``return_sequences``.
 
     Args:
         layer: Any layer of lmu, or any module with an integer ``hidden_size`` that maps x (batch,
@@ -75,24 +75,24 @@ class SequenceClassifier(nn.Module, HubModel):
         return self.classifier(self.dropout(self._last(x, lengths)))
 
     def _last(self, x: Tensor | PackedSequence, lengths: Any) -> Tensor:
-        """The last hidden state (batch, hidden_size)."""
-        theirs = isinstance(unwrap(self.layer), nn.RNNBase)
+        """Return the last hidden state (batch, hidden_size)."""
         inner: Any = unwrap(self.layer)
-        if theirs and not isinstance(x, PackedSequence):
+        is_torch = isinstance(inner, nn.RNNBase)
+        if is_torch and not isinstance(x, PackedSequence):
             check_input(x, ("batch", "time"), inner.input_size, next(inner.parameters()))
-        if theirs and lengths is not None:
+        if is_torch and lengths is not None:
             x, ragged = unpack(x, lengths)
             assert ragged is not None
             steps = ragged.lengths.cpu()
             x = pack_padded_sequence(x, steps, batch_first=True, enforce_sorted=False)
             lengths = None
-        asked: dict[str, Any] = asking(self.layer, False)
+        options: dict[str, Any] = asking(self.layer, False)
         if lengths is not None:
-            asked["lengths"] = lengths
-        _, state = self.layer(x, **asked)
+            options["lengths"] = lengths
+        _, state = self.layer(x, **options)
         while not isinstance(state, Tensor):
             state = state[0]
-        return state[-1] if theirs else state  # theirs is (layers, batch, hidden_size)
+        return state[-1] if is_torch else state  # nn.RNNBase: (layers, batch, hidden_size)
 
     def hub_arguments(self) -> dict[str, Any]:
         """The constructor's arguments as plain data."""

@@ -1,4 +1,4 @@
-"""Noise that keeps a model from learning its training data by heart."""
+"""Noise in training, against overfitting."""
 
 import math
 
@@ -30,7 +30,7 @@ class GaussianNoise(nn.Module):
 
     @explained(x=tensor(floating=True))
     def forward(self, x: Tensor) -> Tensor:
-        """Noisy x of the same shape, or x itself in evaluation."""
+        """Return noisy x of the same shape, or x itself in evaluation."""
         return x + self.std * torch.randn_like(x) if self.training and self.std else x
 
     def extra_repr(self) -> str:

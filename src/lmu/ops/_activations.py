@@ -1,4 +1,4 @@
-"""Activations of hidden units by name, with their gradient from the output where it has one."""
+"""Activations by name, with their gradients from the output where these follow from it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Activation(NamedTuple):
-    """A function of each number, and what hand-written passes call; the latter only if fused."""
+    """An elementwise function, and its kernels for hand-written passes where it is fused."""
 
     function: Function
     in_place: Function  # may overwrite its argument, and returns the result
@@ -82,7 +82,7 @@ def check_activation(value: Any, name: str = "activation") -> Any:
 
 
 def activation_of(value: str | Function) -> Activation:
-    """The row of a name, or that of a function, which is not fused."""
+    """Return the row of a name; a function gets a row that is not fused."""
     if isinstance(value, str):
         return ACTIVATIONS[value]
     function = in_own_dtype(value)
@@ -122,3 +122,6 @@ def apply_rows(value: str | Function, z: Tensor) -> Tensor:
 def is_fused(value: str | Function) -> bool:
     """True if hand-written passes can apply it: if its gradient follows from its output."""
     return isinstance(value, str) and ACTIVATIONS[value].backward is not None
+
+
+FUSED = tuple(name for name in ACTIVATIONS if is_fused(name))

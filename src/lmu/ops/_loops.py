@@ -1,4 +1,4 @@
-"""Loops over time whose steps a compiler may not look into one by one."""
+"""Loops over time: one operator under a compiler where PyTorch has one, else step by step."""
 
 import sys
 from collections.abc import Callable
@@ -18,23 +18,23 @@ Step = Callable[[Carry, Slices], Stepped]
 
 
 def in_stretches(
-    step: Step, carry: Carry, xs: tuple[Tensor, ...], mend: Callable[[Carry], Carry]
+    step: Step, carry: Carry, xs: tuple[Tensor, ...], fold: Callable[[Carry], Carry]
 ) -> tuple[Carry, Tensor]:
-    """As :func:`over_time`, with ``mend`` applied to what is carried every now and then."""
+    """Run :func:`over_time`, applying ``fold`` to the carry every 64 steps; compiled, each step."""
     if torch.compiler.is_compiling():
 
-        def mended(carry: Carry, slices: Slices) -> Stepped:
+        def folded(carry: Carry, slices: Slices) -> Stepped:
             carry, y = step(carry, slices)
-            return mend(carry), y
+            return fold(carry), y
 
-        return over_time(mended, carry, xs)
+        return over_time(folded, carry, xs)
     if xs[0].shape[1] <= STRETCH:
         carry, y = over_time(step, carry, xs)
-        return mend(carry), y
+        return fold(carry), y
     outputs = []
     for stretch in zip(*(x.split(STRETCH, dim=1) for x in xs), strict=True):
         carry, y = over_time(step, carry, stretch)
-        carry = mend(carry)
+        carry = fold(carry)
         outputs.append(y)
     return carry, torch.cat(outputs, dim=1)
 
@@ -42,8 +42,8 @@ def in_stretches(
 def over_time(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, Tensor]:
     """Run ``step(carry, slices) -> (carry, output)`` over the second axis of ``xs``.
 
-    Compiled or exported it is one operator for any length, where PyTorch has one with gradients;
-    in older versions, and otherwise, the steps follow each other.
+    Compiled or exported it is one operator for any length, where PyTorch has one with gradients.
+    Otherwise, and in older versions, it is a Python loop.
 
     Returns:
         The last carry, and the outputs (batch, time, ...).
@@ -53,7 +53,7 @@ def over_time(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, 
         if all(part is not None for part in carry):
             carry, y = _scan(step, carry, xs)
             return carry, y
-        # What it starts from is for the first step to say.
+        # The first step makes the parts of the carry that are None.
         carry, first = step(carry, tuple(x[:, 0] for x in xs))
         if xs[0].shape[1] == 1:
             return carry, first.unsqueeze(1)
@@ -76,7 +76,7 @@ def _scan(step: Step, carry: Carry, xs: tuple[Tensor, ...]) -> tuple[Carry, Tens
 
     def combine(carry: Carry, slices: Slices) -> Stepped:
         carry, y = step(carry, slices)
-        # No result may be another one, or an argument.
+        # scan refuses results that alias each other or an argument.
         return tree_map(torch.clone, carry), y.clone()
 
     steps = tuple(x.transpose(0, 1) for x in xs)

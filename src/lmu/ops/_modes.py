@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_C: Any = torch._C  # which types do not describe whole
+_C: Any = torch._C  # its type stubs are incomplete
 _FUNCTORCH = _C._functorch
 
 
@@ -28,11 +28,11 @@ def memory_dtype(m: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype for powers."""
+    """Convert a tensor to the dtype for powers."""
     return tensor.to(power_dtype(tensor.device))
 
 
-# Asked once: PyTorch 2.6 cannot trace the question.
+# At import: PyTorch 2.6 cannot trace is_autocast_available.
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", torch._C._get_privateuse1_backend_name())
 _AUTOCAST = {device for device in _DEVICES if torch.amp.is_autocast_available(device)}
 
@@ -56,7 +56,7 @@ def is_transformed() -> bool:
 
 def is_differentiated() -> bool:
     """True under a transform of torch.func, and inside of a level of forward-mode AD."""
-    # There is no public way to ask for either.
+    # Neither has a public function.
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
@@ -64,7 +64,7 @@ def is_exporting() -> bool:
     """True under ``torch.export``, whose graphs are to hold plain operators."""
     if hasattr(torch.compiler, "is_exporting"):
         return torch.compiler.is_exporting()
-    # Early PyTorch tells in non-strict export only; strict export looks like compiling.
+    # Early PyTorch reports non-strict export only; strict export looks like compiling.
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
@@ -111,12 +111,12 @@ def differentiable_backward(
     """Gradients by plain operations, from a second run of a plain version of the forward pass.
 
     Where derivatives of the gradients are needed, the inputs keep their history, so that these
-    reach what they came from. But one input may have come from another, and that path is not this
-    function's: so the plain version is run, and differentiated, on aliases.
+    derivatives reach whatever the inputs depend on. One input may depend on another, a path that
+    is not this function's: so the plain version is run, and differentiated, on aliases.
     """
-    again = torch.is_grad_enabled()
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        if again:
+        if create_graph:
             aliases = [tensor.view_as(tensor) for tensor in inputs]
         else:
             pairs = zip(inputs, needed, strict=True)
@@ -124,7 +124,12 @@ def differentiable_backward(
         outputs = run(*aliases)
     sources = [alias for alias, need in zip(aliases, needed, strict=True) if need]
     results = torch.autograd.grad(
-        outputs, sources, grads, create_graph=again, allow_unused=True, materialize_grads=True
+        outputs,
+        sources,
+        grads,
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
     )
     remaining = iter(results)
     return tuple(next(remaining) if need else None for need in needed)

@@ -18,12 +18,12 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
 
 
 def output_of(state: State) -> Tensor:
-    """The hidden units in a cell's state: the state, or the first of several tensors."""
+    """Return the hidden units in a cell's state: the state, or the first of several tensors."""
     return output_of(state[0]) if isinstance(state, (tuple, list)) else state
 
 
 def freeze(state: State, before: State, mask: Tensor | None = None) -> State:
-    """The new state where ``mask`` (batch, 1) is True, and the one before where it is False."""
+    """Return the new state where ``mask`` (batch, 1) is True, and the one before elsewhere."""
     if mask is None:
         return state
     if before is None:
@@ -38,14 +38,14 @@ def freeze(state: State, before: State, mask: Tensor | None = None) -> State:
 def last_valid(y: Tensor, mask: Tensor | None, before: Tensor | None = None) -> Tensor:
     """The step of ``y`` (batch, time, size) at which each sequence ends, (batch, size).
 
-    Of a sequence without a step it is the state ``before``, or zero. Steps that are padding are
-    False in ``mask`` (batch, time, 1), and come last.
+    For a sequence without steps it is the state ``before``, or zero. Padding is False in ``mask``
+    (batch, time, 1), and comes last.
     """
     if mask is None:
         return y[:, -1].clone()
     steps = mask.sum(1, keepdim=True)
     index = (steps - 1).clamp(min=0).expand(-1, -1, y.shape[2])
-    # Not by take_along_dim, of which a compiler makes a graph for each length.
+    # Not take_along_dim, for which a compiler makes a graph for each length.
     last = y.gather(1, index).squeeze(1)
     start = last.new_zeros(()) if before is None else before.to(last.dtype)
     return torch.where(steps.squeeze(2) > 0, last, start)

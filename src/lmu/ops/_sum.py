@@ -1,4 +1,4 @@
-"""A memory whose increments are added up without losing their digits."""
+"""A memory in parts, so that increments in float32 add up without losing digits."""
 
 from typing import Any, NamedTuple
 
@@ -28,27 +28,27 @@ class Sum(NamedTuple):
     @staticmethod
     def start(m: Tensor, dtype: torch.dtype, length: int) -> "Sum":
         """Begin a loop over ``length`` steps; a memory that is wider than ``dtype`` stays so."""
-        # A compiler needs tensors in all places, and must not look at the length.
-        alike = m.dtype == dtype and not torch.compiler.is_compiling()
-        if alike and (length <= STRETCH or dtype == power_dtype(m.device)):
+        # A compiler needs a tensor for each part, and must not specialize on the length.
+        simple = m.dtype == dtype and not torch.compiler.is_compiling()
+        if simple and (length <= STRETCH or dtype == power_dtype(m.device)):
             return Sum(None, None, m, m)
         return _begin(widen(m), dtype)
 
     def advance(self, u: Tensor, E: Tensor, Bd: Tensor) -> "Sum":
-        """One step, ``m + E m + Bd u``."""
+        """Advance one step, ``m + E m + Bd u``."""
         delta = torch.addmm(torch.addmm(self.delta, u, Bd.mT), self.m, E.mT)
         m = delta if self.base is None else self.base + delta
         return Sum(self.total, self.base, delta, m)
 
     def fold(self) -> "Sum":
-        """Add up what has gathered; what is about to become denormal is dropped."""
+        """Add ``delta`` to the total, and set numbers that are about to become denormal to zero."""
         if self.total is None:
             m = flush(self.delta)
             return Sum(None, None, m, m)
         return _begin(self.total + self.delta, self.delta.dtype)
 
     def pack(self) -> tuple[Tensor | None, ...]:
-        """As a loop carries it; a compiled one, whose tensors may not be alike, only the total."""
+        """Return the tensors that a loop carries; compiled, where none may alias, the total."""
         if torch.compiler.is_compiling() and self.total is not None:
             return (self.total + self.delta,)
         return (*self,)
@@ -59,7 +59,7 @@ class Sum(NamedTuple):
         return _begin(parts[0], dtype) if len(parts) == 1 else Sum(*parts)
 
     def end(self, dtype: torch.dtype) -> Tensor:
-        """The memory."""
+        """Return the memory, in ``dtype``."""
         return self.delta if self.total is None else narrow(self.total + self.delta, dtype)
 
 

@@ -18,7 +18,7 @@ GEMM = 3e11  # FLOPs a second of matrix products, fitted on two cores; see docs/
 
 @dataclass(frozen=True)
 class Cost:
-    """Arithmetic of a forward pass, and the memory it needs at the most beyond its arguments."""
+    """Arithmetic of a forward pass, and its peak memory beyond the arguments."""
 
     flops: float
     bytes: float  # of float32
@@ -26,7 +26,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """The method that is chosen, the reason in words, and the cost where it is known."""
+    """The chosen method, the reason in words, and the cost where it is known."""
 
     method: str
     reason: str
@@ -71,13 +71,13 @@ class Problem:
             rule(name, getattr(self, name))
 
 
-_cached = lru_cache(maxsize=4096)(Problem)
+cached_problem = lru_cache(maxsize=4096)(Problem)
 
 
 def problem_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Problem:
-    """Sizes of the memory of an input (batch, time, channels), cached."""
+    """Return the sizes of the memory of an input (batch, time, channels), cached."""
     batch, length, channels = u.shape
-    return _cached(length, Bd.shape[-1], rows, batch, channels, u.device.type)
+    return cached_problem(length, Bd.shape[-1], rows, batch, channels, u.device.type)
 
 
 CostFunction = Callable[[Problem], Cost]
@@ -104,7 +104,7 @@ def compare(problem: Problem, estimates: Mapping[str, Seconds]) -> dict[str, flo
 
 
 def explain_comparison(seconds: Mapping[str, float]) -> str:
-    """The reason for the first of some methods, in words."""
+    """Return the reason for the first of some methods, in words."""
     (_, best), (name, second), *_ = seconds.items()
     if not best:  # of an empty batch
         return f"as fast as by method {name!r}"
@@ -112,7 +112,7 @@ def explain_comparison(seconds: Mapping[str, float]) -> str:
 
 
 def out_of_cache(size: float, slower: float) -> float:
-    """Factor by which transforms of one sequence slow down with each doubling of its ``size``.
+    """Factor by which transforms of a sequence of ``size`` bytes are slower than in the cache.
 
     Args:
         size: Bytes that one sequence takes.

@@ -1,4 +1,4 @@
-"""A recurrence whose inputs are all known beforehand: only the state is sequential."""
+"""A recurrence whose inputs are all known in advance: only the state is sequential."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from lmu.ops._modes import (
 )
 from lmu.theory.rounding import flush_
 
-OFTEN = 16  # steps, after each of which numbers that are about to become denormal are flushed
+OFTEN = 16  # steps between flushes of numbers that are about to become denormal
 
 
 def recurrence(
@@ -45,7 +45,7 @@ def recurrence(
 def plain(
     a: Tensor, h: Tensor, W: Tensor, activation: str | Callable[[Tensor], Tensor]
 ) -> tuple[Tensor]:
-    """The result of :class:`Recurrence` by autograd."""
+    """Result of :class:`Recurrence` by autograd."""
     function = activation_of(activation).function
 
     def step(carry: Carry, slices: Slices) -> Stepped:
@@ -60,7 +60,7 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, h_0: Tensor, W: Tensor, activation: str) -> Tensor:
-        """One product and one activation a step, in place."""
+        """Run one product and one activation a step, in place."""
         return _forward(a, h_0, W, activation)
 
     @staticmethod
@@ -86,8 +86,8 @@ class Recurrence(torch.autograd.Function):
 def _forward(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
     activate = ACTIVATIONS[activation].in_place
     y = a.clone(memory_format=torch.contiguous_format)
-    with torch.inference_mode():  # the same kernels, called with less ado
-        # Products with rows of W err less, which adds up where nothing forgets; else speed counts.
+    with torch.inference_mode():  # the same kernels, with less overhead per call
+        # Products with rows of W err less, which adds up without an activation; else speed counts.
         to_h = W.mT if activation == "identity" else W.mT.contiguous()
         for i, y_t in enumerate(y.unbind(1), start=1):
             h = activate(y_t.addmm_(h, to_h))
@@ -114,12 +114,12 @@ def _backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
 
 
 def _gradients(da: Tensor, y: Tensor, h_0: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # Cut last: a compiler tells one step from more.
+    # Cut after the concatenation: a compiler would specialize on a single step.
     before = torch.cat([h_0[:, None], y], dim=1)[:, :-1]
     return da, da[:, 0] @ W, da.flatten(0, 1).mT @ before.flatten(0, 1)
 
 
-# torch.compile takes it as one operator; traced, its loop would unroll.
+# One operator for torch.compile; traced, the loop would unroll.
 
 
 @torch.library.custom_op("lmu::recurrence", mutates_args=())

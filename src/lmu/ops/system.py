@@ -1,4 +1,4 @@
-"""The discrete system of a memory, and derived tensors, computed once while it is constant."""
+"""The discrete system of a memory, and its derived tensors, kept while it is constant."""
 
 import threading
 import weakref
@@ -17,7 +17,7 @@ from lmu.theory import impulse_response
 from lmu.theory.rounding import narrow
 
 T = TypeVar("T")
-# A compiler that traces a function cannot read these written out in its signature.
+# Aliases: torch.compile cannot trace a function with these written out in its signature.
 Joined = tuple[Tensor, Tensor]
 Squares = list[Tensor]
 
@@ -27,7 +27,7 @@ LARGEST_KEPT = 1 << 24  # numbers: a longer impulse response is computed where i
 def channels(
     number: int, Ad: Tensor, Bd: Tensor, H: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """``Ad``, ``Bd`` and ``H`` of each channel, whether it shares them or not."""
+    """Iterate over ``Ad``, ``Bd`` and ``H`` of each channel, shared or its own."""
     for c in range(number):
         if Ad.ndim == 2:
             yield Ad, Bd, H
@@ -37,7 +37,7 @@ def channels(
 
 @explained(E=tensor(floating=True), Bd=tensor(floating=True), channels=whole(1))
 def join_channels(E: Tensor, Bd: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Several memories as one system, block by block.
+    """Join several memories into one system with blocks on its diagonal.
 
     Shapes: ``E`` (order, order) and ``Bd`` (order,), or with a first axis for the channels; returns
     (channels * order, channels * order) and (channels * order, channels).
@@ -60,7 +60,7 @@ class System:
     Args:
         Ad: (order, order), or (channels, order, order) with dynamics for each channel.
         Bd: (order,) or (channels, order).
-        constant: Whether nothing here is learned.
+        constant: Whether neither is learned.
     """
 
     @explained(Ad=tensor(floating=True), Bd=tensor(floating=True), constant=flag)
@@ -74,7 +74,7 @@ class System:
                 _systems[Ad] = weakref.ref(self)
 
     def increment(self, dtype: torch.dtype | None = None) -> Tensor:
-        """``Ad - I``, by which a recurrence advances the memory; in float64 if no dtype is named.
+        """``Ad - I``, by which a recurrence advances the memory; in float64 if ``dtype`` is None.
 
         For a long window ``Ad`` is close to the identity, and rounding it loses digits that
         rounding the increment keeps.
@@ -101,8 +101,8 @@ class System:
     def response(self, length: int, dtype: torch.dtype, likely: int | None = None) -> Tensor | None:
         """The impulse response, of ``length`` steps or more; None where it cannot be kept.
 
-        It is kept for the next power of two, in case lengths creep up, unless the length is the
-        one that is ``likely``.
+        It is kept for the next power of two, so that growing lengths rarely recompute it, unless
+        the length is the ``likely`` one.
         """
         return self.kept_response(length, dtype, likely)
 
@@ -124,8 +124,8 @@ class System:
         )
 
     @explained(channels=whole(1), steps=whole(1), dtype=dtype_rule)
-    def powers(self, channels: int, steps: int, dtype: torch.dtype) -> BlockDynamics:
-        """The powers that a block of ``steps`` steps multiplies, all channels being one system."""
+    def block_dynamics(self, channels: int, steps: int, dtype: torch.dtype) -> BlockDynamics:
+        """Dynamics of a block of ``steps`` steps, with all channels as one system."""
 
         def make() -> BlockDynamics:
             E, Bd = join_channels(self.increment(), widen(self.Bd), channels)
@@ -134,7 +134,7 @@ class System:
         if self.constant and torch.compiler.is_compiling() and not is_exporting():
             like = torch.empty(0, dtype=dtype, device=self.Ad.device)
             return BlockDynamics(*_kept_dynamics(self.Ad, self.Bd, channels, steps, like))
-        return self._keep(("powers", channels, steps, dtype), make)
+        return self._keep(("block_dynamics", channels, steps, dtype), make)
 
     def squares(self, bits: int) -> list[Tensor]:
         """``Ad^(2^i)`` for i below ``bits``, at least."""
@@ -152,7 +152,7 @@ class System:
 
     @explained(m=tensor("batch", "channels", "order", floating=True), steps=whole(0))
     def advance(self, m: Tensor, steps: int, *, adjoint: bool = False) -> Tensor:
-        """Many steps without input, ``Ad^steps m``, or with ``adjoint`` ``(Ad^T)^steps m``.
+        """Advance ``steps`` steps without input, ``Ad^steps m``; ``adjoint``: ``(Ad^T)^steps m``.
 
         Computed in the dtype of ``Ad``. Differentiable in both.
 
@@ -180,9 +180,9 @@ class System:
         return value if version == (self.Ad._version, self.Bd._version) else None
 
     def _make(self, name: Hashable, make: Callable[[], T]) -> T:
-        """Make a value that serves training too, even if this is inference, and keep it.
+        """Make a value that training can use too, even under inference mode, and keep it.
 
-        What a transform, a tracer or a fake mode has its hands on is not kept.
+        Values of a transform, a tracer or a fake mode are not kept.
         """
         if torch.compiler.is_compiling():
             return make()
@@ -195,15 +195,15 @@ class System:
         return value
 
 
-# The systems of living layers by their Ad: operators of the compiler take tensors alone.
+# Systems by their Ad, held weakly, because custom operators take only tensors.
 _systems = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 
 
 def system_of(Ad: Tensor, Bd: Tensor | None = None) -> System:
-    """The system of these matrices: that of a layer, whose derived values are kept, or a new one.
+    """Return the system of these matrices: a layer's, with its kept values, or a new one.
 
-    Without ``Bd`` it is good for powers of ``Ad``.
+    Without ``Bd`` only powers of ``Ad`` may be taken from it.
     """
     if Bd is None:
         Bd, same = Ad[..., 0], True
@@ -223,8 +223,8 @@ def system_of(Ad: Tensor, Bd: Tensor | None = None) -> System:
 def _kept_dynamics(
     Ad: Tensor, Bd: Tensor, channels: int, steps: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Copies, as an operator's results must be its own."""
-    increments, H = system_of(Ad, Bd).powers(channels, steps, like.dtype)
+    """Return copies: the results of a custom operator must not alias kept tensors."""
+    increments, H = system_of(Ad, Bd).block_dynamics(channels, steps, like.dtype)
     return increments.clone(), H.clone()
 
 

@@ -1,1 +1,1 @@
-"""Tasks that the commands train: their data, models and recipes."""
+"""Tasks of ``lmu train``: their data, models and recipes."""

@@ -1,4 +1,4 @@
-"""The files of MNIST: find, check and read them."""
+"""Files of MNIST: finding, checking and reading them."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ class DataError(ValueError):
 
 
 def default_cache() -> Path:
-    """The user's cache folder for MNIST, in the place that the operating system provides."""
+    """Return the user's cache folder for MNIST, in the operating system's place for caches."""
     require("pooch", extra="train")
     import pooch
 
@@ -58,14 +58,14 @@ def locate(
 ) -> dict[str, Path]:
     """Find the four files: in ``data`` or else in a checkout, the cache, or on the internet.
 
-    A folder may hold each file raw or gzipped (``.gz``). A folder named by ``data`` is the only one
-    looked at. Otherwise the first of these that holds all files: ``data/mnist`` in the current
-    folder or one above it, that of the checkout which this code runs from, and the cache. What the
-    cache lacks is downloaded into it.
+    A folder may hold each file raw or gzipped (``.gz``). If ``data`` is set no other folder is
+    searched. Otherwise the first of these that holds all files is taken: ``data/mnist`` in the
+    current folder or one above it, that of the checkout which this code runs from, and the cache.
+    Files that the cache lacks are downloaded into it.
 
     Args:
         data: A folder that must hold all four files.
-        checkout: The one folder ``data/mnist`` to look at; those above if None.
+        checkout: The only folder ``data/mnist`` to search; those above if None.
         cache: Where downloads are kept; :func:`default_cache` if None.
         mirrors: Addresses to try in turn; each ends in a slash.
 
@@ -94,7 +94,7 @@ def locate(
 
 @checked(name=one_of(list(FILES)), path=path_rule)
 def read_bytes(name: str, path: Path) -> bytes:
-    """Uncompressed content of one of the four files, checked against its checksum.
+    """Read one of the four files uncompressed, and verify its checksum.
 
     Args:
         name: A key of :data:`FILES`.
@@ -118,7 +118,7 @@ def read_bytes(name: str, path: Path) -> bytes:
 
 @checked(paths=instance(dict))
 def verify(paths: dict[str, Path]) -> None:
-    """Check all four files, so that a damaged one shows before hours of training and not after.
+    """Verify all four files, so that damage is found before hours of training.
 
     Args:
         paths: The files, as :func:`locate` returns them.
@@ -132,7 +132,7 @@ def verify(paths: dict[str, Path]) -> None:
 
 @checked(paths=instance(dict), part=one_of(("train", "t10k")))
 def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
-    """Images and labels of the training or the test part.
+    """Load images and labels of the training or the test part.
 
     Args:
         paths: The files, as :func:`locate` returns them.
@@ -150,7 +150,7 @@ def load(paths: dict[str, Path], part: Literal["train", "t10k"]) -> tuple[Tensor
             raise DataError(
                 f"paths must name {name}, got {list(paths)}: give what locate() returns"
             )
-    # The checksums fix the contents, so the headers (16 and 8 bytes) hold nothing new.
+    # The checksums fix the contents, so the headers (16 and 8 bytes) need no parsing.
     pixels = bytearray(read_bytes(images, paths[images]))
     digits = bytearray(read_bytes(labels, paths[labels]))
     return (
@@ -168,12 +168,12 @@ def _present(folder: Path) -> dict[str, Path]:
     return {
         name: next(path for path in paths if isfile(path))
         for name, paths in candidates.items()
-        if any(isfile(path) for path in paths)  # False, too, of a folder that is closed to us
+        if any(isfile(path) for path in paths)  # also False without access to the folder
     }
 
 
 def _above(start: Path) -> list[Path]:
-    """``data/mnist`` in a folder and in those above it."""
+    """Return ``data/mnist`` of a folder and of those above it."""
     return [folder / "data" / "mnist" for folder in (start, *start.parents)]
 
 

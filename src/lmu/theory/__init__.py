@@ -1,4 +1,4 @@
-"""The mathematics of the Legendre memory, in float64 on the CPU and free of ``nn.Module``."""
+"""The mathematics of the Legendre memory, in float64 on the CPU, without ``nn.Module``."""
 
 from lmu.theory.discretize import DISCRETIZERS, discretize
 from lmu.theory.euler import noise_gain

@@ -1,4 +1,4 @@
-"""From the continuous system to one time step."""
+"""Discretization of the continuous system with a step of 1."""
 
 from collections.abc import Callable
 

@@ -10,7 +10,7 @@ from lmu._arguments import checked, number, tensor
 from lmu.theory.legt import legt
 
 GAIN_LIMIT = 10.0  # costs one of the seven digits of float32
-_LARGEST = 1e6  # beyond it, rounding makes powers of Ad grow that would not
+_LARGEST = 1e6  # beyond it, rounding makes powers of Ad grow that exact ones would not
 
 
 @checked(
@@ -79,7 +79,7 @@ def euler(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def describe_gain(order: int, theta: float, gain: float) -> str:
-    """Say what is wrong with a memory of too large a gain."""
+    """Describe a memory whose gain is too large, for messages."""
     times = f"{gain:.3g} times" if math.isfinite(gain) else f"more than {_LARGEST:,.0f} times"
     return (
         f"Euler's discretization of order {order} with theta={theta:g} lets powers of Ad grow: "
@@ -99,10 +99,10 @@ _FIX = (
 def least_theta_of_euler(order: int) -> float:
     """The shortest window that :func:`euler` accepts, by bisection to 1e-3 of its length.
 
-    It is the lower end of the bracket, so that every theta that is accepted lies above it: the
-    gain falls with theta. At high orders it is about ``0.4 * order**2``.
+    It is the lower end of the bracket, so that every accepted theta lies above it: the gain falls
+    with theta. At high orders it is about ``0.4 * order**2``.
 
-    Cost: some 10 calls of :func:`noise_gain` that run to their end.
+    Cost: some 10 calls of :func:`noise_gain` that run to the end.
     """
     A, B = legt(order, 1.0)
 

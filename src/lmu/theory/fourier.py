@@ -1,4 +1,4 @@
-"""The continuous Fourier system of a sliding window, and the window that its state holds."""
+"""The continuous Fourier system of a sliding window, and the basis of its state."""
 
 import math
 

@@ -14,7 +14,7 @@ _count = whole(0)
 def krylov(Ad: Tensor, X: Tensor, length: int) -> Tensor:
     """The sequence ``X, Ad X, Ad^2 X, ...`` of ``length`` terms.
 
-    From the first n terms the next n are ``Ad^n`` times them. Powers of ``Ad`` are formed in the
+    The next n terms are ``Ad^n`` times the first n. Powers of ``Ad`` are formed in the
     dtype of ``Ad`` and rounded once, to the dtype of ``X``, when they are applied. Differentiable
     in both arguments.
 
@@ -40,11 +40,11 @@ def krylov(Ad: Tensor, X: Tensor, length: int) -> Tensor:
 
 @checked(Ad=_matrix, Bd=_matrix, length=_count)
 def impulse_response(Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
-    """Response ``H[:, k] = Ad^k Bd`` of the memory to a single one, k steps after it.
+    """Response ``H[:, k] = Ad^k Bd`` of the memory to a unit impulse, k steps after it.
 
     Args:
-        Ad: (order, order), or (channels, order, order) with dynamics for each channel; form it in
-            float64, where powers lose nothing that matters.
+        Ad: (order, order), or (channels, order, order) with dynamics for each channel; best in
+            float64, where rounding of powers is negligible.
         Bd: (order,) or (channels, order), of the same dtype.
         length: Number of steps, at least 1.
 
@@ -90,7 +90,7 @@ def apply_powers(Ad: Tensor, X: Tensor, exponents: Tensor, largest: int) -> Tens
         Ad: (order, order), of the precision of ``X`` or better.
         X: (order, columns).
         exponents: Non-negative integers (columns,), none above ``largest``.
-        largest: A bound that is known without asking the device.
+        largest: Bound of the exponents, known without waiting for the device.
 
     Returns:
         (order, columns), of the dtype of ``X``.

@@ -1,4 +1,4 @@
-"""Legendre polynomials, and the window that a memory state holds."""
+"""Legendre polynomials, and decoding of a memory state."""
 
 import torch
 from torch import Tensor
@@ -34,12 +34,12 @@ def legendre(order: int, x: Tensor) -> Tensor:
 
 @explained(m=tensor(floating=True), r=tensor(floating=True))
 def decode_window(m: Tensor, r: Tensor) -> Tensor:
-    r"""Read the past out of a memory state.
+    r"""Decode past input from a memory state.
 
     .. math:: u(t - r\theta) \approx \sum_i P_i(2r - 1)\, m_i(t), \qquad 0 \le r \le 1
 
-    With zero-order hold the delay that comes out is ``r * theta - 1/2`` steps: the half step is the
-    hold's.
+    With zero-order hold the decoded delay is ``r * theta - 1/2`` steps; the hold shifts it by half
+    a step.
 
     Args:
         m: Memory states (..., order).

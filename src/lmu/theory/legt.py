@@ -43,7 +43,7 @@ def legt(order: int, theta: float) -> tuple[Tensor, Tensor]:
 
 
 def check_window(order: int, theta: float) -> float:
-    """Return the length of a window, if order and length are those of one."""
+    """Return the length of a window as a float; refuse a wrong order or length."""
     if isinstance(order, bool) or not isinstance(order, Integral):
         raise TypeError(f"order must be an int, got {order!r}")
     if order < 1:

@@ -1,4 +1,4 @@
-"""The discrete system as a differentiable function of the window's length."""
+"""The discrete system, differentiable in the window's length."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class _Exponential(torch.autograd.Function):
 
 @explained(order=whole(1, 2**20), theta=tensor(floating=True))
 def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Tensor, Tensor]:
-    """Discretize the Legendre system of a window that is trained: differentiable in ``theta``.
+    """Discretize the Legendre system of a learned window, differentiably in ``theta``.
 
     With zero-order hold ``Ad = exp(A)`` and ``Bd = e_0 - Ad e_0``: a constant input leaves the
     state ``e_0`` as it is.
@@ -42,8 +42,8 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
     Args:
         order: Number of polynomials d.
         theta: Length of the window in time steps, a tensor without axes, best in float64. It must
-            be positive and, for Euler's method, at least :func:`least_theta`; that is the caller's
-            to ensure, as checking would wait for the device.
+            be positive and, for Euler's method, at least :func:`least_theta`; the caller ensures
+            this, as a check would wait for the device.
         method: ``"zoh"``, ``"euler"``, ``"euler-unchecked"`` or ``"bilinear"``.
 
     Returns:

@@ -1,1 +1,1 @@
-"""One LightningModule for classification tasks, and one way to run it."""
+"""Training of models for classification and regression with Lightning."""

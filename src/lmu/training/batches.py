@@ -1,4 +1,4 @@
-"""Batches of tensors that lie in memory, selected by index: no work per sample."""
+"""Batches of tensors in memory, selected by index without work per sample."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ Share = Sequence[Any]  # inputs and target of some samples, and the weight of th
 
 
 class Order:
-    """In which order an epoch goes through the samples.
+    """Order of the samples in an epoch.
 
     Args:
         samples: Number of samples.
-        shuffle: Give each epoch its own order, derived from the seed.
+        shuffle: Draw an order for each epoch, derived from the seed.
         seed: Seed of the run.
     """
 
@@ -28,7 +28,7 @@ class Order:
         self.seed = seed
 
     def indices(self, epoch: int) -> Tensor:
-        """The indices (samples,) of an epoch, counted from 0."""
+        """Return the indices (samples,) of an epoch, counted from 0."""
         if not self.shuffle:
             return torch.arange(self.samples)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
@@ -39,16 +39,16 @@ class Batches:
     """Iterate over a process' share of each batch: inputs, target and the weight of their mean.
 
     The batches are those of a single process, whatever the number of processes: process ``rank`` of
-    ``world_size`` takes every ``world_size``-th sample of each, and sample means are to be weighted
-    such that their average over processes is the mean of the batch. All processes take equally many
+    ``world_size`` takes every ``world_size``-th sample of each. Weighted by ``weight``, sample
+    means average over the processes to the mean of the batch. All processes take equally many
     steps; one for which a small last batch has no sample gets the first one, with weight zero.
 
     Args:
         part: Inputs (samples, ...) and targets (samples, ...), on one device.
         batch_size: Samples per batch, of all processes together; the last one may be smaller.
-        order: In which order.
-        epoch: Gives the current epoch, counted from 0, when an iteration begins.
-        rank: Number of this process.
+        order: Order of the samples.
+        epoch: Returns the current epoch, counted from 0, when an iteration begins.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -81,10 +81,10 @@ class Batches:
 
 
 class DataModule(LightningDataModule):
-    """The tensors of a data set, on the device that works on them, in batches.
+    """The tensors of a data set in batches, on the training device.
 
     Args:
-        data: Where the tensors come from.
+        data: The data set.
         batch_size: Samples per batch, of all processes together.
         seed: Seed of the run.
     """
@@ -115,17 +115,17 @@ class DataModule(LightningDataModule):
         }
 
     def train_dataloader(self) -> Batches:
-        """Shuffled batches of the training part."""
+        """Return shuffled batches of the training part."""
         return self._batches("train", shuffle=True)
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        """Batches of the validation part; none if it is empty."""
+        """Return batches of the validation part; none if it is empty."""
         if not len(self.parts["validation"][-1]):
             return []
         return self._batches("validation")
 
     def test_dataloader(self) -> Batches:
-        """Batches of the test part."""
+        """Return batches of the test part."""
         return self._batches("test")
 
     @property

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, and how."""
+"""Writing of a run's checkpoints."""
 
 import io
 from dataclasses import asdict
@@ -19,14 +19,14 @@ from lmu.training.saved import BEST, FORMAT, KEY, LAST, PREVIOUS, read_content
 
 
 class RunCheckpoint(Checkpoint):
-    """Write ``last.ckpt`` before the first step and after each epoch, ``best.ckpt`` when it is.
+    """Write ``last.ckpt`` before the first step and after each epoch, ``best.ckpt`` at the best.
 
-    The ``last.ckpt`` of before becomes ``previous.ckpt``. Only between epochs: an interruption can
-    hit in the middle of a step, when weights and optimizer do not fit together. Resuming therefore
-    repeats the interrupted epoch from its beginning, exactly.
+    The earlier ``last.ckpt`` becomes ``previous.ckpt``. Nothing is written within an epoch: an
+    interruption can hit in the middle of a step, when weights and optimizer do not fit together.
+    Resuming therefore repeats the interrupted epoch from its beginning, exactly.
 
     Args:
-        folder: Where they go.
+        folder: The run's folder.
         recipe: Written into them, so that they can be evaluated without the run's folder.
     """
 
@@ -38,17 +38,17 @@ class RunCheckpoint(Checkpoint):
         self.has_begun = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree on the folder of the first process."""
+        """Use the folder of the first process in all."""
         self.folder = trainer.strategy.broadcast(self.folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the first epoch starts from."""
+        """Write the state before the first epoch."""
         self.has_begun = True
         if trainer.current_epoch == 0:
             trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last checkpoint, and the best one if this is it."""
+        """Write the last checkpoint, and the best one if the epoch is the best so far."""
         assert isinstance(pl_module, TrainingModule)
         objective = pl_module.objective
         value = trainer.callback_metrics.get(f"val_{objective.monitor}")
@@ -66,7 +66,7 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what is needed to rebuild the model and its data."""
+        """Add the entries that rebuild the model and its data."""
         checkpoint[KEY] = {
             "format": FORMAT,
             "version": __version__,
@@ -76,20 +76,20 @@ class RunCheckpoint(Checkpoint):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must remember."""
+        """Return the best value and its epoch, for a resumed run."""
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it."""
+        """Restore the best value and its epoch."""
         self.best = state_dict["best" if "best" in state_dict else "best_accuracy"]
         self.best_epoch = state_dict["best_epoch"]
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Checkpoints that are written whole, with a checksum, and read without running their code.
+    """Write checkpoints atomically with a checksum, and read them without running code in them.
 
-    Lightning's own are written in the folder of temporary files and moved, which on another file
-    system is to overwrite the good one bit by bit.
+    Lightning writes its own into the folder of temporary files and moves them, which on another
+    file system overwrites the good one piece by piece.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):

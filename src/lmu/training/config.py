@@ -28,7 +28,7 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
 class RunConfig:
     """Settings of a run; a task adds those of its model and data.
 
-    The fields tell what each is, as do the options of ``lmu train``, which are made of them.
+    The options of ``lmu train`` are made of the fields and their help texts.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -105,11 +105,11 @@ class RunConfig:
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> "Self":
-        """Settings of a command's options, of which those without a default may be None."""
+        """Build settings from a command's options; those without a default may be None."""
         return cls(**options)
 
     def changed(self, changes: dict[str, Any]) -> "Self":
-        """The settings with some replaced; None leaves one as it is.
+        """Return the settings with some replaced; None leaves one as it is.
 
         Raises:
             ConfigError: A change is out of range.
@@ -118,5 +118,5 @@ class RunConfig:
         return type(self)(**(asdict(self) | new))
 
     def shareable(self) -> dict[str, Any]:
-        """The settings without what only tells where files lie on this machine."""
+        """Return the settings without paths of this machine."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The protocol of a data set, and checks of its tensors."""
+"""Protocol of a data set, and checks of its tensors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -19,7 +19,7 @@ class Description(NamedTuple):
         input_size: Features of an input at each step.
         outputs: Number of classes, or of numbers to predict.
         names: Names of the classes or of the numbers, for pictures; their indices if empty.
-        unit: What samples are called, such as ``"digits"``.
+        unit: Name of the samples in texts, such as ``"digits"``.
     """
 
     kind: Kind
@@ -30,27 +30,27 @@ class Description(NamedTuple):
 
 
 class DataSet(Protocol):
-    """A data set to train on. Parts are read when they are asked for."""
+    """A data set to train on. Parts are read when they are requested."""
 
     @property
     def description(self) -> Description:
-        """Its facts."""
+        """Facts of the data set."""
         ...
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Number of samples to train and to validate with; known once it is prepared."""
+        """Numbers of samples for training and validation; known once it is prepared."""
         ...
 
     def prepare(self) -> None:
         """Find or download the data, and check them; called once per machine."""
 
     def fit_parts(self) -> tuple[Part, Part]:
-        """Training and validation part; the latter may be empty."""
+        """Return the training and validation part; the latter may be empty."""
         ...
 
     def test_part(self) -> Part:
-        """Test part; called only once training is over."""
+        """Return the test part; called only after training."""
         ...
 
 
@@ -58,9 +58,9 @@ def check_finite(name: str, x: Tensor) -> None:
     """Refuse samples that hold NaN or infinity: one of them makes all weights NaN.
 
     Raises:
-        ValueError: With the first of them.
+        ValueError: There are such samples; the message names the first.
     """
-    if not x.is_floating_point() or bool(x.sum().isfinite()):  # one pass, where all is well
+    if not x.is_floating_point() or bool(x.sum().isfinite()):  # one pass in the usual case
         return
     wrong = x.isfinite().logical_not().reshape(len(x), -1).any(1).nonzero().flatten().tolist()
     if wrong:

@@ -1,4 +1,4 @@
-"""Folders of runs: make one, or put one in order before its run goes on."""
+"""Folders of runs: making one, and preparing one for resuming."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,19 +26,19 @@ CONFIG = "config.json"
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes."""
+    """True in the process that writes files."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def new_folder(output: Path) -> Path:
-    """Make a folder that is named by the time.
+    """Make a folder named by the time.
 
     Raises:
         ConfigError: It cannot be made.
     """
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, number = output / stamp, 2
-    # Only the first process makes the folder; RunCheckpoint tells the others its name.
+    # Only the first process makes the folder; RunCheckpoint sends its name to the others.
     while is_first_process():
         try:
             folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ def new_folder(output: Path) -> Path:
 
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty folder behind when a run ends before it has written anything."""
+    """Remove the folder if a run fails before it has written anything."""
     try:
         yield
     except BaseException:
@@ -61,7 +61,7 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 def remove_if_empty(folder: Path) -> bool:
-    """Remove a folder that holds nothing but temporaries of killed processes, and tell."""
+    """Remove a folder that holds only temporaries of killed processes; True if it did."""
     if not folder.is_dir():
         return False
     remove_leftovers(folder)
@@ -72,13 +72,13 @@ def remove_if_empty(folder: Path) -> bool:
 
 
 def has_only_settings(path: Path) -> bool:
-    """Whether a path is the folder of a run that ended before its first checkpoint."""
-    held = any(isfile(path / name) for name in (LAST, PREVIOUS, BEST))
-    return not held and isfile(path / CONFIG)
+    """True if a path is the folder of a run that ended before its first checkpoint."""
+    has_checkpoint = any(isfile(path / name) for name in (LAST, PREVIOUS, BEST))
+    return not has_checkpoint and isfile(path / CONFIG)
 
 
 def config_of(folder: Path, kind: type[Recipe]) -> Any:
-    """The settings that a run's folder holds, of a task's recipe.
+    """Read the settings in a run's folder, of the class that a task's recipe has.
 
     Raises:
         CheckpointError: They are damaged.
@@ -93,15 +93,15 @@ def config_of(folder: Path, kind: type[Recipe]) -> Any:
 
 
 def put_in_order(folder: Path, resumed: LoadedCheckpoint[Any] | None) -> None:
-    """Prepare a folder for going on: no leftovers, and a last checkpoint that can be kept.
+    """Prepare a folder for resuming: remove leftovers, replace a damaged last checkpoint.
 
     Args:
-        folder: The run's.
-        resumed: What it goes on from; None from its settings alone.
+        folder: The run's folder.
+        resumed: The checkpoint to continue from; None for the settings alone.
 
     Raises:
         CheckpointError: The best weights so far are lost.
-        WriteError: The disk is full, for one.
+        WriteError: A file cannot be written, such as on a full disk.
     """
     if not is_first_process():
         return
@@ -112,7 +112,7 @@ def put_in_order(folder: Path, resumed: LoadedCheckpoint[Any] | None) -> None:
     if resumed.best_epoch is not None and not resumed.recipe.config.full_train:
         _check_best(folder, kind, resumed.best_epoch)
     last = folder / LAST
-    # A damaged one would become the previous one, in the place of the one that is intact.
+    # Else the damaged one would replace the intact previous one.
     if resumed.path.name == PREVIOUS and not _is_intact(last, kind):
         write_whole(last, resumed.path.read_bytes())
 
@@ -136,19 +136,21 @@ def _is_intact(path: Path, kind: type[Recipe]) -> bool:
 
 
 @contextmanager
-def told_by(resumed: LoadedCheckpoint[Any] | None, checkpoint: RunCheckpoint) -> Iterator[None]:
-    """Say which checkpoint it is that Lightning cannot go on from.
+def resume_errors(
+    resumed: LoadedCheckpoint[Any] | None, checkpoint: RunCheckpoint
+) -> Iterator[None]:
+    """Name the checkpoint in errors of Lightning that cannot continue from it.
 
-    Such a file is intact and has good weights, but something else wrote or changed it.
+    Such a file is intact and has good weights, but another program wrote or changed it.
 
     Raises:
-        CheckpointError: Training has not begun for such a reason.
+        CheckpointError: Lightning failed before training began.
     """
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        ours = error.__class__.__module__.startswith("lmu.")
-        if resumed is None or checkpoint.has_begun or ours:
+        is_own = error.__class__.__module__.startswith("lmu.")
+        if resumed is None or checkpoint.has_begun or is_own:
             raise
         raise CheckpointError(
             f"{resumed.path} is not one that training can go on from "

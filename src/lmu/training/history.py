@@ -1,4 +1,4 @@
-"""A row of figures per epoch."""
+"""History of a run: a row of figures per epoch."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from lmu.training.module import TrainingModule
 
 
 class History(Callback):
-    """Collect a row of numbers per epoch, keep it over a resume, and write it as CSV.
+    """Collect a row of figures per epoch, keep all rows across resumes, and write them as CSV.
 
     Attributes:
         rows: For each epoch ``epoch`` (from 1), ``learning_rate``, ``train_loss`` and
@@ -63,11 +63,11 @@ class History(Callback):
             write_whole(self.path, table.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows."""
+        """Return the rows."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from them."""
+        """Restore the rows."""
         self.rows = list(state_dict["rows"])
 
     def _stop(self, module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Ends of a run before its time: by a signal, a full disk, or the loss of a process."""
+"""Interruptions of a run by a signal, a full disk, or the loss of a process."""
 
 import re
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from lmu.training.checkpoint import RunCheckpoint
 from lmu.training.lightning import signals_undone
 from lmu.training.saved import LAST, PREVIOUS
 
-# How the backends of torch.distributed tell that another process is gone; gloo has no error of its
-# own for it.
+# Messages of torch.distributed's backends if another process is gone; gloo has no error type for
+# it.
 LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Tt]imed out|Broken pipe")
 
 
@@ -23,7 +23,7 @@ class RunInterruptedError(Exception):
 
     Attributes:
         folder: The run's folder.
-        resumable: Whether there is a checkpoint in it.
+        resumable: True if there is a checkpoint in it.
         exit_code: Conventional exit status for the signal; 1 for the other reasons.
     """
 
@@ -36,10 +36,10 @@ class RunInterruptedError(Exception):
 
 @contextmanager
 def interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]:
-    """Make one error of a signal, a file that cannot be written, and the loss of a process.
+    """Turn a signal, a file that cannot be written, and a lost process into one error type.
 
     Raises:
-        RunInterruptedError: One of them.
+        RunInterruptedError: One of these happened.
     """
     try:
         with signals_undone(trainer):
@@ -52,10 +52,10 @@ def interruptible(trainer: Trainer, checkpoint: RunCheckpoint) -> Iterator[None]
     except RuntimeError as error:
         if trainer.world_size == 1 or not LOST.search(str(error)):
             raise
-        said = re.sub(r"\[[^\]]*\] *", "", str(error))  # without places in its code
-        said = said.splitlines()[0].split(". ")[0]
+        message = re.sub(r"\[[^\]]*\] *", "", str(error))  # without source locations
+        message = message.splitlines()[0].split(". ")[0]
         reason = (
             f"process {trainer.global_rank} of {trainer.world_size} lost the connection to "
-            f"another, which may have been killed: {said}"
+            f"another, which may have been killed: {message}"
         )
         raise RunInterruptedError(checkpoint.folder, 1, reason) from error

@@ -1,4 +1,4 @@
-"""Lightning as all training here uses it: quiet, with its way of ending on Ctrl-C undone."""
+"""Wrappers of Lightning: quiet training, and KeyboardInterrupt on Ctrl-C."""
 
 import logging
 import signal
@@ -17,9 +17,9 @@ class Spent(NamedTuple):
     """Cost of training.
 
     Attributes:
-        seconds: Of time.
-        cpu_seconds: Of them, those that this process had a processor.
-        steps: Of the optimizer.
+        seconds: Elapsed time.
+        cpu_seconds: Processor time of this process.
+        steps: Steps of the optimizer.
     """
 
     seconds: float
@@ -35,14 +35,14 @@ def fit(
     callbacks: Sequence[Callback] = (),
     max_seconds: float | None = None,
 ) -> Spent:
-    """Train on a CPU with gradients clipped to a norm of 1, and leave no files.
+    """Train on a CPU with gradients clipped to a norm of 1, without writing files.
 
     Args:
-        module: What is trained.
+        module: The module to train.
         batches: Batches of an epoch; iterated over once an epoch.
         epochs: Number of epochs.
         callbacks: Lightning callbacks.
-        max_seconds: Stop after so long.
+        max_seconds: Time after which training stops.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -69,10 +69,10 @@ def fit(
 
 @contextmanager
 def signals_undone(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C be KeyboardInterrupt, of which Lightning makes SystemExit.
+    """Raise KeyboardInterrupt on Ctrl-C, which Lightning turns into SystemExit.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, or a request to terminate, then of a SIGTERMException.
+        KeyboardInterrupt: Ctrl-C, or a request to terminate, then from a SIGTERMException.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -86,11 +86,11 @@ def signals_undone(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Let numbers below 1e-38 be zero, which CPUs else compute much more slowly.
+    """Set numbers below 1e-38 to zero, with which CPUs are much slower.
 
-    The gradient of a recurrent layer's last output dies out into them over hundreds of steps.
-    PyTorch's other threads take this over from the one that starts them, with the first large
-    operation of the process: enter before it.
+    The gradient of a recurrent layer's last output decays to them over hundreds of steps. PyTorch's
+    threads inherit the setting when the first large operation of the process starts them: enter
+    this before.
     """
     torch.set_flush_denormal(True)
     try:
@@ -101,14 +101,14 @@ def flushed_denormals() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's tips and notes off the terminal; its warnings stay."""
+    """Silence Lightning's tips and notes, but not its warnings."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         with warnings.catch_warnings():
-            # Lightning itself still uses what PyTorch deprecates here.
+            # Lightning itself uses this deprecated class.
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
             yield
     finally:

@@ -1,4 +1,4 @@
-"""The LightningModule of every training here."""
+"""LightningModule of every task."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from lmu.training.config import Schedule
 from lmu.training.objective import Metrics, Objective, Regression
 from lmu.training.seeds import derive_seed
 
-MOST_SHOWN = 2_000  # answers of a regression that a picture shows
+MOST_SHOWN = 2_000  # answers of a regression in its picture
 
 
 class TrainingDivergedError(ArithmeticError):
-    """A loss is not finite any more; the message says which, and where in training."""
+    """A loss is not finite; the message names the loss and the step."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Optimization:
     """AdamW, in one kernel where PyTorch has it, and the course of its learning rate.
 
     Attributes:
-        learning_rate: At the first step.
+        learning_rate: Learning rate of the first step.
         epochs: Epochs that the schedule spans.
         schedule: ``"constant"``, or ``"cosine"``: falls to zero over ``epochs``, epoch by epoch.
-        weight_decay: Of matrices, decoupled from the gradient.
+        weight_decay: Weight decay of matrices, decoupled from the gradient.
     """
 
     learning_rate: float
@@ -39,7 +39,7 @@ class Optimization:
     weight_decay: float = 0.0
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """The optimizer of a module's parameters, and its schedule."""
+        """Build the optimizer of a module's parameters, and its schedule."""
         fused = module.device.type in ("cpu", "cuda")
         groups = grouped(module, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
@@ -50,9 +50,9 @@ class Optimization:
 
 
 def grouped(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters in two groups, of which matrices decay.
+    """Split parameters into matrices, which decay, and others, which do not.
 
-    Biases, encoders and normalizations are few numbers that no decay should hold down.
+    The others are biases, encoders and normalizations: few numbers, which should not decay.
     """
     matrices = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim <= 1]
@@ -66,15 +66,15 @@ class TrainingModule(LightningModule):
     """Train a model to classify or to predict numbers.
 
     Losses and outputs are kept on the device and read when they are shown or the epoch ends,
-    because reading or logging a number at each step costs as much as a good part of the step.
+    because reading or logging a number at each step costs a good part of the step's time.
 
     Args:
         model: Maps inputs (batch, ...) to logits (batch, classes) or to predictions.
-        objective: What is minimized and measured.
-        optimization: How.
-        seed: Seed of the run, from which dropout's randomness is derived for each epoch; if None
-            the generator goes on, and the run cannot be resumed.
-        input_noise: Standard deviation of what is added to the inputs in training.
+        objective: Loss and figures.
+        optimization: Optimizer and schedule.
+        seed: Seed of the run, from which that of each epoch's dropout is derived; if None the
+            global generator is used, and the run cannot be resumed.
+        input_noise: Standard deviation of noise added to the inputs in training.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class TrainingModule(LightningModule):
         return self.optimization.configure(self)
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch and clear what was collected."""
+        """Seed the epoch and clear the collected losses and outputs."""
         if self.seed is not None:
             torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
         self._losses, self._sizes, self._kept = [], [], []
 
     def training_step(self, batch: Share, batch_idx: int) -> Tensor:
-        """Mean loss of a share of a batch, weighted for an average over processes."""
+        """Return the mean loss of a share of a batch, weighted for an average over processes."""
         x, *others, target, weight = batch
         outputs = self.model(self.noise(x) if self.noise.std else x, *others)
         loss = self.objective.loss(outputs, target)
@@ -122,11 +122,11 @@ class TrainingModule(LightningModule):
         return weight * loss
 
     def running_metrics(self) -> Metrics:
-        """Means over the epoch so far, of this process; waits for the device."""
+        """Compute means over the epoch so far, of this process; waits for the device."""
         return self.objective.metrics(self._loss().item(), self.objective.collect(self._kept))
 
     def train_metrics(self) -> Metrics:
-        """Means over the epoch, of all processes.
+        """Compute means over the epoch, of all processes.
 
         Raises:
             TrainingDivergedError: A loss is not finite.
@@ -136,12 +136,12 @@ class TrainingModule(LightningModule):
         return self.objective.metrics(self._sum(self._loss()).item(), tally)
 
     def _loss(self) -> Tensor:
-        """The loss, added up over the samples of the epoch so far."""
+        """Sum the loss over the samples of the epoch so far."""
         sizes = torch.tensor(self._sizes, dtype=torch.float32, device=self.device)
         return torch.stack(self._losses).float() @ sizes
 
     def _check_steps(self) -> None:
-        # Added up over the processes, so that all of them stop, and at the same step.
+        # Summed over the processes, so that all stop, at the same step.
         losses = self._sum(torch.stack(self._losses).float())
         wrong = losses.isfinite().logical_not().nonzero()
         if len(wrong):
@@ -157,13 +157,13 @@ class TrainingModule(LightningModule):
             )
 
     def on_validation_epoch_start(self) -> None:
-        """Clear what was collected."""
+        """Clear the collected losses and answers."""
         self._loss_sum = torch.zeros((), device=self.device)
         self._tally = self.objective.zero(self.device)
         self.answers = []
 
     def validation_step(self, batch: Share, batch_idx: int) -> Tensor | None:
-        """Add up losses and answers, and return the outputs."""
+        """Sum losses and answers, and return the outputs."""
         *inputs, target, weight = batch
         if not weight:
             return None
@@ -173,22 +173,22 @@ class TrainingModule(LightningModule):
         return outputs
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the metrics and hand them to early stopping.
+        """Compute the metrics and log them for early stopping.
 
         Raises:
             TrainingDivergedError: A loss of the epoch is not finite.
         """
-        self._check_steps()  # first, because it can name the step
+        self._check_steps()  # first, as it can name the step
         self.evaluation = self._evaluate("validation loss", f"after epoch {self.current_epoch + 1}")
         for name, value in self.evaluation.figures().items():
             self.log(f"val_{name}", value, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
-        """Clear what was collected."""
+        """Clear the collected losses and answers."""
         self.on_validation_epoch_start()
 
     def test_step(self, batch: Share, batch_idx: int) -> None:
-        """Add up losses and answers; those of a regression are kept for its picture."""
+        """Sum losses and answers; keep some answers of a regression for its picture."""
         outputs = self.validation_step(batch, batch_idx)
         few = sum(len(y) for y, _ in self.answers) < MOST_SHOWN
         if outputs is not None and few and isinstance(self.objective, Regression):

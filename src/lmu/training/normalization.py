@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum, whose gradient is the sum of all processes' gradients."""
+    """Sum over processes, whose gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -24,12 +24,12 @@ class _SumOverProcesses(torch.autograd.Function):
 class SharedBatchNorm1d(nn.BatchNorm1d):
     """Normalize (batch, features) by mean and variance over the samples of all processes.
 
-    What ``nn.SyncBatchNorm`` does, which CPUs lack. A sample of weight zero, see
-    :class:`lmu.training.batches.Batches`, counts like any.
+    As ``nn.SyncBatchNorm``, which does not run on CPUs. A sample of weight zero, see
+    :class:`lmu.training.batches.Batches`, counts like any other.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """The normalized features; outside of training by the running statistics."""
+        """Normalize features; outside of training by the running statistics."""
         if not self.training:
             return super().forward(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32))
@@ -51,7 +51,7 @@ class SharedBatchNorm1d(nn.BatchNorm1d):
 
 
 def share_batch_norm(module: nn.Module) -> None:
-    """Let the batch normalizations of a model share their statistics, in place."""
+    """Make the batch normalizations of a model share statistics over processes, in place."""
     for part in module.modules():
         if type(part) is nn.BatchNorm1d:
             part.__class__ = SharedBatchNorm1d  # the same parameters and buffers

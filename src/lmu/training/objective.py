@@ -1,4 +1,4 @@
-"""Objectives: the losses and figures of classification and regression."""
+"""Objectives: losses and figures of classification and regression."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Metrics:
 
     Attributes:
         loss: Mean over samples: cross-entropy in nats, or the squared error.
-        samples: Their number.
-        accuracy: Share of right answers; None in regression.
+        samples: Number of samples.
+        accuracy: Fraction of right answers; None in regression.
         rmse: Root mean square error; None in classification.
         confusion: Counts (classes, classes), rows by label and columns by answer, in
             classification.
@@ -34,13 +34,13 @@ class Metrics:
     confusion: Tensor | None = None
 
     def figures(self) -> dict[str, float]:
-        """The figures by name: ``loss``, and ``accuracy`` or ``rmse``."""
+        """Return the figures by name: ``loss``, and ``accuracy`` or ``rmse``."""
         values = {"loss": self.loss, "accuracy": self.accuracy, "rmse": self.rmse}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def shown(name: str, value: float) -> str:
-    """A figure as progress shows it."""
+    """Format a figure for progress."""
     return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"
 
 
@@ -48,39 +48,39 @@ class Objective(Protocol):
     """A loss to minimize, and figures to report.
 
     Attributes:
-        monitor: The figure of the validation part that chooses the best epoch.
-        highest: Whether the best is the highest.
+        monitor: The figure of the validation part that selects the best epoch.
+        highest: True if the best value is the highest.
     """
 
     monitor: str
     highest: bool
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of a batch, of which the gradient is taken."""
+        """Return the mean loss of a batch, for training."""
         ...
 
     def summed(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Loss of a batch in evaluation, added up over samples."""
+        """Return the loss of a batch in evaluation, summed over samples."""
         ...
 
     def keep(self, outputs: Tensor, target: Tensor) -> Any:
-        """The part of a training step that its epoch's figures need."""
+        """Return the part of a training step that its epoch's figures need."""
         ...
 
     def collect(self, kept: Sequence[Any]) -> Tensor:
-        """The tally of all kept steps."""
+        """Return the tally of all kept steps."""
         ...
 
     def tally(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Counts of a batch, to be added up over batches and processes."""
+        """Return counts of a batch, which are summed over batches and processes."""
         ...
 
     def zero(self, device: torch.device) -> Tensor:
-        """The tally of nothing."""
+        """Return the tally of no samples."""
         ...
 
     def metrics(self, loss: float, tally: Tensor) -> Metrics:
-        """The figures of an added-up loss and tally."""
+        """Compute the figures from a summed loss and tally."""
         ...
 
 
@@ -89,7 +89,7 @@ class Classification:
 
     Args:
         classes: Number of classes.
-        label_smoothing: Share of the target that is spread over all classes in training.
+        label_smoothing: Fraction of the target that is spread over all classes in training.
     """
 
     monitor = "accuracy"
@@ -109,7 +109,7 @@ class Classification:
         return F.cross_entropy(outputs, target, reduction="sum")
 
     def keep(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and labels: to count at each step would make a device wait."""
+        """Keep logits and labels: counting at each step would wait for the device."""
         return outputs, target
 
     def collect(self, kept: Sequence[Any]) -> Tensor:
@@ -118,7 +118,7 @@ class Classification:
         return self.tally(torch.cat(logits), torch.cat(y))
 
     def tally(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Counts (classes * classes,) by label and answer."""
+        """Count (classes * classes,) by label and answer."""
         pairs = target * self.classes + outputs.argmax(1)
         return pairs.bincount(minlength=self.classes**2)
 
@@ -156,7 +156,7 @@ class Regression:
         return len(target) * self.loss(outputs, target)
 
     def keep(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Sums: outputs at all steps would fill the memory."""
+        """Keep sums, as the outputs of all steps would fill the memory."""
         return self.tally(outputs, target)
 
     def collect(self, kept: Sequence[Any]) -> Tensor:
@@ -164,7 +164,7 @@ class Regression:
         return torch.stack(list(kept)).sum(0)
 
     def tally(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Squared errors, numbers and samples, added up (3,)."""
+        """Sum squared errors, numbers and samples (3,)."""
         squares = (outputs - target).float().square().sum()
         return torch.stack([squares, *squares.new_tensor([target.numel(), len(target)])])
 
@@ -179,10 +179,10 @@ class Regression:
 
 
 def _check_shape(outputs: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse outputs that a loss would spread over the targets.
+    """Refuse outputs that a loss would broadcast with the targets.
 
     Raises:
-        ValueError: The message has both shapes.
+        ValueError: The shapes differ; the message has both.
     """
     if outputs.shape != shape:
         raise ValueError(
@@ -191,10 +191,10 @@ def _check_shape(outputs: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def objective_of(kind: Kind, outputs: int, label_smoothing: float = 0.0) -> Objective:
-    """The objective of a kind of task.
+    """Return the objective of a kind of task.
 
     Raises:
-        ConfigError: Labels of a regression are to be smoothed.
+        ConfigError: Label smoothing is set for a regression.
     """
     if kind == "classification":
         return Classification(outputs, label_smoothing)

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn without a display."""
+"""Pictures of a run, without a display."""
 
 import io
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def draw_curves(rows: list[dict[str, Any]], *, chosen: int, title: str) -> Figure:
-    """Loss, and accuracy or root mean square error, by epoch, the tested one marked.
+    """Draw loss, and accuracy or root mean square error, by epoch, with the tested one marked.
 
     Args:
         rows: See :class:`lmu.training.history.History`.
         chosen: The epoch whose weights were tested, from 1.
-        title: What was trained.
+        title: Title of the figure.
     """
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     figure.suptitle(title)
@@ -48,12 +48,12 @@ def draw_curves(rows: list[dict[str, Any]], *, chosen: int, title: str) -> Figur
 
 
 def draw_confusion(confusion: Tensor, unit: str, names: Sequence[str] = ()) -> Figure:
-    """Answers by label: right ones in green, mistakes in red, each on a scale of its own.
+    """Draw answers by label: right ones in green, mistakes in red, on separate scales.
 
     Args:
         confusion: Counts (classes, classes), rows by label and columns by answer.
-        unit: What samples are called.
-        names: Of the classes; their indices if empty.
+        unit: Name of the samples.
+        names: Names of the classes; their indices if empty.
     """
     classes = len(confusion)
     right = torch.eye(classes, dtype=torch.bool)
@@ -62,7 +62,7 @@ def draw_confusion(confusion: Tensor, unit: str, names: Sequence[str] = ()) -> F
     dark = torch.zeros(classes, classes, dtype=torch.bool)
     for cells, colors, label in ((right, "Greens", "right answers"), (~right, "Reds", "mistakes")):
         most = max(1, int(confusion[cells].max()))
-        shown = confusion.double().masked_fill(~cells, torch.nan).numpy()  # nan is left blank
+        shown = confusion.double().masked_fill(~cells, torch.nan).numpy()  # NaN stays blank
         drawn = axes.imshow(shown, cmap=colors, vmin=0, vmax=most)
         bar = figure.colorbar(drawn, ax=axes, label=label, shrink=0.8, pad=0.02)
         bar.locator = MaxNLocator(integer=True)
@@ -80,13 +80,13 @@ def draw_confusion(confusion: Tensor, unit: str, names: Sequence[str] = ()) -> F
 
 
 def draw_answers(outputs: Tensor, targets: Tensor, unit: str, names: Sequence[str] = ()) -> Figure:
-    """Predicted against true numbers, a panel for each of at most four.
+    """Draw predicted against true numbers, a panel for each of at most four.
 
     Args:
         outputs: Predictions (samples, numbers) or (samples,).
-        targets: Of the same shape.
-        unit: What samples are called.
-        names: Of the numbers; their indices if empty.
+        targets: True numbers, of the same shape.
+        unit: Name of the samples.
+        names: Names of the numbers; their indices if empty.
     """
     outputs, targets = (values.float().reshape(len(values), -1) for values in (outputs, targets))
     shown = min(4, outputs.shape[1])

@@ -1,4 +1,4 @@
-"""Numbers of processes that can train together."""
+"""Checks of the number of processes that train together."""
 
 import os
 
@@ -7,17 +7,17 @@ from torch import nn
 from lmu.training.recipe import Recipe
 from lmu.training.settings import ConfigError
 
-MOST_DEVICES = 256  # Lightning makes a list of them, and on CPUs a process for each
+MOST_DEVICES = 256  # Lightning lists them, and on CPUs starts a process for each
 
-# What tells a process where the first of them is, beside torchrun: see Lightning's clusters.
+# Variables, besides those of torchrun, by which Lightning's clusters find the first process.
 _ADDRESSES = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def check_processes(devices: int | str, num_nodes: int) -> None:
-    """Refuse what Lightning would try for hours, or until the memory is full.
+    """Refuse numbers that Lightning would try for hours, or until the memory is full.
 
     Raises:
-        ConfigError: There are too many devices, or nothing says where the other machines are.
+        ConfigError: There are too many devices, or the addresses of other machines are unknown.
     """
     if isinstance(devices, int) and devices > MOST_DEVICES:
         raise ConfigError("devices", f"must be at most {MOST_DEVICES:,}, got {devices}")
@@ -30,7 +30,7 @@ def check_processes(devices: int | str, num_nodes: int) -> None:
 
 
 def check_samples(recipe: Recipe, model: nn.Module, processes: int) -> None:
-    """Refuse what would leave a process without a step, or a batch without a spread.
+    """Refuse processes without samples, and batches of one sample under batch normalization.
 
     Raises:
         ConfigError: There are too few samples, in all or in a batch.

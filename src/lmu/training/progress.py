@@ -1,4 +1,4 @@
-"""Progress on the terminal."""
+"""Progress of training on the terminal."""
 
 import time
 from typing import Any
@@ -22,14 +22,14 @@ _REFRESH_SECONDS = 0.25
 
 
 class EpochProgress(Callback):
-    """A bar with the running figures, and a line for each finished epoch.
+    """Show a bar with the running figures, and a line for each finished epoch.
 
-    Drawn a few times a second and from the training loop itself: reading the loss makes the device
-    wait, and a drawing thread would take processor time from a step of a few milliseconds. On an
-    output that is not a terminal only the lines appear.
+    The training loop itself draws it a few times a second: reading the loss waits for the device,
+    and a drawing thread would take processor time from steps of a few milliseconds. On an output
+    that is not a terminal only the lines appear.
 
     Args:
-        console: Where to write.
+        console: Console to write to.
         history: Source of the lines; stands before this callback in the trainer's list.
     """
 
@@ -62,7 +62,7 @@ class EpochProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw, if the time has come."""
+        """Draw, if the last drawing was long enough ago."""
         if self._bar is None or time.monotonic() < self._next:
             return
         assert isinstance(pl_module, TrainingModule)
@@ -87,7 +87,7 @@ class EpochProgress(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the terminal back."""
+        """Remove the bar."""
         self._close()
 
     def _close(self) -> None:
@@ -97,6 +97,6 @@ class EpochProgress(Callback):
 
 
 def _figures(row: dict[str, Any], prefix: str) -> dict[str, str]:
-    """The figures of a part, as text."""
+    """Format the figures of a part."""
     values = {n.removeprefix(prefix): value for n, value in row.items() if n.startswith(prefix)}
     return {name: shown(name, value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Recipes: the settings, data set and model of a task, put together for training."""
+"""Recipe: the settings, data set and model of a task."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Recipe(ABC):
-    """A task with its settings; ``data`` and ``build_model`` are what it must have.
+    """A task with its settings; it must define ``data`` and ``build_model``.
 
     Attributes:
-        task: Name of the task, as ``lmu train`` has it; written into checkpoints.
+        task: Name of the task, as in ``lmu train``; written into checkpoints.
         config_type: Class of its settings.
         config: The settings.
     """
@@ -29,7 +29,7 @@ class Recipe(ABC):
     @classmethod
     @abstractmethod
     def of(cls, config: Any) -> "Self":
-        """The recipe of settings.
+        """Build the recipe from settings.
 
         Raises:
             ConfigError: A file that they name cannot be read.
@@ -37,16 +37,16 @@ class Recipe(ABC):
 
     @classmethod
     def restore(cls, config: Any, entry: dict[str, Any]) -> "Self":
-        """The recipe of a checkpoint: its settings and what :meth:`entry` wrote.
+        """Build the recipe of a checkpoint from its settings and the result of :meth:`entry`.
 
         Raises:
-            KeyError: Something is missing.
-            ValueError: Something is wrong; the message begins with what.
+            KeyError: An entry is missing.
+            ValueError: An entry is wrong; the message begins with its name.
         """
         return cls.of(config)
 
     def entry(self) -> dict[str, Any]:
-        """Content of checkpoints beside the settings."""
+        """Return the content of checkpoints besides the settings."""
         return {}
 
     @property
@@ -56,19 +56,19 @@ class Recipe(ABC):
 
     @property
     def input_noise(self) -> float:
-        """Standard deviation of what is added to inputs in training."""
+        """Standard deviation of noise added to inputs in training."""
         return 0.0
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """The model, with fresh weights.
+        """Build the model, with initial weights.
 
         Raises:
             ConfigError: The settings do not make a model.
         """
 
     def check(self) -> None:  # noqa: B027
-        """Refuse what cannot be trained here, before anything is made.
+        """Refuse settings that cannot be trained on this machine, before anything is made.
 
         Raises:
             ConfigError: The message says why.
@@ -80,11 +80,11 @@ class Recipe(ABC):
         return self.task
 
     def settings(self) -> dict[str, Any]:
-        """The settings for ``metrics.json``, without paths of this machine."""
+        """Return the settings for ``metrics.json``, without paths of this machine."""
         return self.config.shareable()
 
     def figures(self) -> dict[str, "Figure"]:
-        """Pictures of the task beside those of every run, by the name of their file."""
+        """Draw the task's own pictures, by the names of their files."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: metrics.json and pictures."""
+"""Report of a run: metrics.json and pictures."""
 
 import os
 import platform
@@ -30,11 +30,11 @@ def write_report(
 
     Args:
         folder: The run's folder.
-        recipe: What was trained.
+        recipe: Recipe of the run.
         module: The tested module.
         rows: Its epochs, see :class:`lmu.training.history.History`.
         test: Result of the test.
-        chosen: Which weights were tested: ``checkpoint`` and ``epoch``.
+        chosen: The tested weights: ``checkpoint`` and ``epoch``.
 
     Returns:
         The content of ``metrics.json``.
@@ -73,7 +73,7 @@ def _of_the_test(recipe: Recipe, module: TrainingModule, test: Metrics) -> dict[
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return versions of the packages that results depend on."""
     return {
         "torch-lmu": __version__,
         "torch": torch.__version__,
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The machine that a run used."""
+    """Describe the machine of a run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""The one way to run a recipe: settings in, a folder with results out."""
+"""Running of a recipe: from settings to a folder with results."""
 
 import os
 import warnings
@@ -27,7 +27,7 @@ from lmu.training.folders import (
     new_folder,
     put_in_order,
     removed_if_empty,
-    told_by,
+    resume_errors,
 )
 from lmu.training.history import History
 from lmu.training.interruption import interruptible
@@ -48,8 +48,8 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        folder: Where its files are.
-        metrics: What ``metrics.json`` holds; empty in every process but the first.
+        folder: Folder of its files.
+        metrics: Content of ``metrics.json``; empty in every process but the first.
     """
 
     folder: Path
@@ -72,13 +72,13 @@ def train(
         output: Folder in which the run's folder, named by the time, is made.
         resume: The checkpoint to continue from; its folder is then the run's. Or a run's folder, to
             start over in it.
-        console: Where progress is shown; nowhere if None.
+        console: Console that shows progress; none if None.
         callbacks: Further Lightning callbacks.
 
     Raises:
         ConfigError: Lightning refuses a setting, there are fewer training samples than processes,
             or the recipe's settings are wrong.
-        CheckpointError: The checkpoint is not one to go on from.
+        CheckpointError: Training cannot continue from the checkpoint.
         RunInterruptedError: Ctrl-C, a request to terminate, or a full disk.
         TrainingDivergedError: A loss is not finite.
         ValueError: The data are missing or damaged.
@@ -103,14 +103,14 @@ def train(
             write_json(folder / CONFIG, asdict(recipe.config))
         data = DataModule(recipe.data, recipe.config.batch_size, recipe.config.seed)
         with interruptible(trainer, checkpoint):
-            with told_by(resumed, checkpoint):
+            with resume_errors(resumed, checkpoint):
                 trainer.fit(module, data, ckpt_path=None if resumed is None else str(resumed.path))
             metrics = _test_and_report(trainer, module, data, checkpoint, history)
     return RunResult(checkpoint.folder, metrics)
 
 
 def _folder(output: Path, resume: LoadedCheckpoint[Any] | Path | None) -> Path:
-    """The run's folder, made or put in order."""
+    """Return the run's folder, made or prepared for resuming."""
     if resume is None:
         return new_folder(output)
     if isinstance(resume, Path):
@@ -128,7 +128,7 @@ def _test_and_report(
     checkpoint: RunCheckpoint,
     history: History,
 ) -> dict[str, Any]:
-    """Test the chosen weights; the report's metrics in the first process."""
+    """Test the chosen weights; return the report's metrics in the first process."""
     recipe = checkpoint.recipe
     full = recipe.config.full_train
     chosen = checkpoint.folder / (LAST if full else BEST)
@@ -147,19 +147,19 @@ def resume_config(
     say: Callable[[str], None] = warnings.warn,
     **changes: Any,
 ) -> tuple[Path, Any]:
-    """The checkpoint to continue from and its settings.
+    """Return the checkpoint to continue from and its settings.
 
     Args:
         path: The folder of a run, or a checkpoint in it.
-        kind: The task's recipe.
-        say: Is told if the last checkpoint is damaged and the one before takes its place.
-        changes: Settings that may differ: where the data are and what to run on.
+        kind: Class of the task's recipe.
+        say: Called with a message if the last checkpoint is damaged and the one before is used.
+        changes: Settings that may differ: the folder of the data and the device.
 
     Returns:
         The checkpoint, or the folder if the run ended before its first one, and the settings.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or all that there are are damaged.
+        CheckpointError: There is no checkpoint, or all are damaged.
         ConfigError: A change is out of range.
     """
     path_rule("path", path)
@@ -175,7 +175,7 @@ def evaluate(loaded: LoadedCheckpoint[Any], recipe: Recipe) -> Metrics:
 
     Args:
         loaded: The checkpoint.
-        recipe: Its recipe, in which where the data are and what to run on may differ.
+        recipe: Its recipe; the folder of the data and the device may differ.
 
     Raises:
         ConfigError: Lightning refuses a setting.
@@ -191,7 +191,7 @@ def evaluate(loaded: LoadedCheckpoint[Any], recipe: Recipe) -> Metrics:
 
 
 def build_module(recipe: Recipe) -> TrainingModule:
-    """The module of a recipe, with fresh weights drawn from its seed.
+    """Build the module of a recipe, with initial weights drawn from its seed.
 
     Raises:
         ConfigError: The model or the objective refuses the settings.
@@ -228,12 +228,12 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             gradient_clip_val=config.gradient_clip,
             callbacks=list(callbacks),
             plugins=[CheckpointFiles()],
-            logger=False,  # History writes the CSV: whole, and kept over a resume
+            logger=False,  # History writes the CSV: atomically, and across resumes
             limit_val_batches=0 if config.full_train else None,
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
-            use_distributed_sampler=False,  # Batches shares them out
+            use_distributed_sampler=False,  # Batches splits batches between processes
         )
     except (
         MisconfigurationException,
@@ -246,7 +246,7 @@ def _trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
 
 
 def _processes(config: RunConfig) -> tuple[int | str, int]:
-    """Devices per machine and number of machines: under torchrun those that it was told.
+    """Return devices per machine and number of machines; under torchrun those of its command.
 
     Raises:
         ConfigError: The settings say otherwise.
@@ -255,17 +255,18 @@ def _processes(config: RunConfig) -> tuple[int | str, int]:
     if not torch.distributed.is_torchelastic_launched():
         check_processes(devices, config.num_nodes)
         return devices, config.num_nodes
-    here, everywhere = (int(os.environ[f"{name}WORLD_SIZE"]) for name in ("LOCAL_", ""))
-    machines = everywhere // here
-    if devices not in ("auto", here):
+    local, total = (int(os.environ[f"{name}WORLD_SIZE"]) for name in ("LOCAL_", ""))
+    machines = total // local
+    if devices not in ("auto", local):
         raise ConfigError(
-            "devices", f"torchrun started {here} processes here, got {devices}: drop one of the two"
+            "devices",
+            f"torchrun started {local} processes here, got {devices}: drop one of the two",
         )
     if config.num_nodes not in (1, machines):
         raise ConfigError(
             "num_nodes", f"torchrun started {machines} machines, got {config.num_nodes}: drop it"
         )
-    return here, machines
+    return local, machines
 
 
 def _early_stopping(config: RunConfig, module: TrainingModule) -> list[Callback]:

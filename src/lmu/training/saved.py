@@ -1,4 +1,4 @@
-"""Read the checkpoints of a run, for which Lightning is not needed."""
+"""Reading of a run's checkpoints, without Lightning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
 FORMAT = 1
 KEY = "torch_lmu"
-_WRITER = "RunCheckpoint"  # under its class's name Lightning keeps a callback's state
+_WRITER = "RunCheckpoint"  # Lightning stores a callback's state by its class's name
 
 
 class CheckpointError(ValueError):
@@ -31,8 +31,8 @@ class LoadedCheckpoint(Generic[R]):
     """Content of a checkpoint.
 
     Attributes:
-        path: Its file.
-        recipe: What was trained.
+        path: Path of the file.
+        recipe: Recipe of the run.
         state_dict: The weights.
         best_epoch: The epoch of the run's ``best.ckpt``, counted from 1; None if there is none yet.
     """
@@ -43,7 +43,7 @@ class LoadedCheckpoint(Generic[R]):
     best_epoch: int | None = None
 
     def model(self) -> Any:
-        """The trained model, in evaluation mode.
+        """Build the trained model, in evaluation mode.
 
         Raises:
             CheckpointError: The weights are not those of the settings.
@@ -71,18 +71,18 @@ class LoadedCheckpoint(Generic[R]):
 
 
 def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
-    """The checkpoint file that ``path``, a file or the folder of a run, stands for.
+    """Return the checkpoint file of ``path``, a file or the folder of a run.
 
     Args:
         path: The file or folder.
-        preferred: File names to look for in a folder, the first that exists wins.
+        preferred: Names of files in a folder, of which the first that exists is taken.
 
     Raises:
         CheckpointError: There is no such file.
     """
     path_rule("path", path)
     path = Path(path)
-    if isdir(path):  # False, too, of a name that is too long, or in a folder that is closed to us
+    if isdir(path):  # also False for names that are too long, and without access
         present = [path / name for name in preferred if isfile(path / name)]
         if not present:
             raise CheckpointError(f"{path} holds no checkpoint ({' or '.join(preferred)})")
@@ -94,12 +94,12 @@ def resolve_checkpoint(path: Path, preferred: tuple[str, ...]) -> Path:
 
 
 def newest_intact(path: Path, kind: type[R], say: Callable[[str], None]) -> LoadedCheckpoint[R]:
-    """The checkpoint that a run goes on from: the last one, or if it is damaged the one before.
+    """Load the checkpoint to continue from: the last one, or if it is damaged the one before.
 
     Args:
-        path: The run's folder, or a checkpoint, which is then the only one looked at.
-        kind: The task's recipe.
-        say: Is told if it is not the last one.
+        path: The run's folder, or a checkpoint, which is then the only one tried.
+        kind: Class of the task's recipe.
+        say: Called with a message if it is not the last one.
 
     Raises:
         CheckpointError: There is none, or none is intact.
@@ -112,27 +112,27 @@ def newest_intact(path: Path, kind: type[R], say: Callable[[str], None]) -> Load
                 raise
             hint = f"{path.parent}, its folder, goes on from {PREVIOUS}, an epoch earlier"
             raise CheckpointError(f"{error}. {hint}") from error
-    wrong: list[CheckpointError] = []
+    errors: list[CheckpointError] = []
     for name in (LAST, PREVIOUS):
         if not isfile(path / name):
             continue
         try:
             loaded = load_checkpoint(path / name, kind)
         except CheckpointError as error:
-            wrong.append(error)
+            errors.append(error)
             continue
         if name == PREVIOUS:
-            why = str(wrong[0]) if wrong else f"{path / LAST} is not there"
+            why = str(errors[0]) if errors else f"{path / LAST} is not there"
             say(f"{why}. Going on from {name}, an epoch earlier")
         return loaded
-    if wrong:
-        told = ", and ".join(map(str, wrong))
-        raise CheckpointError(f"{told}: there is nothing to go on from, train again")
+    if errors:
+        reasons = ", and ".join(map(str, errors))
+        raise CheckpointError(f"{reasons}: there is nothing to go on from, train again")
     raise CheckpointError(f"{path} holds no checkpoint ({LAST} or {PREVIOUS})")
 
 
 def load_chosen(path: Path, kind: type[R]) -> LoadedCheckpoint[R]:
-    """Read a checkpoint, or of a run's folder that which the run tested.
+    """Read a checkpoint, or the tested one of a run's folder.
 
     Raises:
         CheckpointError: See :func:`load_checkpoint`.
@@ -141,25 +141,25 @@ def load_chosen(path: Path, kind: type[R]) -> LoadedCheckpoint[R]:
 
 
 def load_checkpoint(path: Path, kind: type[R]) -> LoadedCheckpoint[R]:
-    """Read a checkpoint that ``lmu train`` wrote, without running code that it may contain.
+    """Read a checkpoint of ``lmu train``, without running code in it.
 
     Args:
         path: The file.
-        kind: The task's recipe.
+        kind: Class of the task's recipe.
 
     Raises:
         CheckpointError: The file does not exist or cannot be read, it is damaged, or another task
-            or something else wrote it.
+            or another program wrote it.
     """
     path_rule("path", path)
     path = Path(path)
     content = read_content(path)
-    ours = content[KEY]
-    if (task := ours.get("task", kind.task)) != kind.task:
+    entry = content[KEY]
+    if (task := entry.get("task", kind.task)) != kind.task:
         raise CheckpointError(f"{path} is of the task {task!r}, not of {kind.task}")
     try:
-        config = read_settings(kind.config_type, ours["config"])
-        recipe = kind.restore(config, ours)
+        config = read_settings(kind.config_type, entry["config"])
+        recipe = kind.restore(config, entry)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the entry {error}") from error
     except ConfigError as error:
@@ -171,7 +171,7 @@ def load_checkpoint(path: Path, kind: type[R]) -> LoadedCheckpoint[R]:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """The whole content of a checkpoint, of which the outermost entries have been checked.
+    """Read the whole content of a checkpoint, and check its outermost entries.
 
     Raises:
         CheckpointError: See :func:`load_checkpoint`.
@@ -183,15 +183,15 @@ def read_content(path: Path) -> dict[str, Any]:
         content, sealed = read_archive(path)
     except ValueError as error:
         raise CheckpointError(f"{foreign}, or it is damaged: {error}") from error
-    ours = content.get(KEY) if isinstance(content, dict) else None
-    if not isinstance(ours, dict):
+    entry = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(entry, dict):
         raise CheckpointError(foreign)
-    if ours.get("format") != FORMAT:
+    if entry.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has the format {ours.get('format')} of torch-lmu {ours.get('version')}; "
+            f"{path} has the format {entry.get('format')} of torch-lmu {entry.get('version')}; "
             f"this is torch-lmu {__version__}, which reads format {FORMAT}"
         )
-    if ours.get("sealed") and not sealed:
+    if entry.get("sealed") and not sealed:
         raise CheckpointError(f"{path} is damaged: its checksum is gone")
     weights = content.get("state_dict")
     if not isinstance(weights, dict) or not all(

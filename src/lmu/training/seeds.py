@@ -1,12 +1,12 @@
-"""Seeds of everything random in a run, each derived from the run's seed."""
+"""Seeds derived from a run's seed."""
 
 import random
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A seed for one purpose, such as ``("dropout", epoch, rank)``: the same on every machine.
+    """Derive a seed for one purpose, such as ``("dropout", epoch, rank)``, equal on every machine.
 
-    A seed for each epoch, rather than a generator that goes on, lets a resumed run repeat the
+    With a seed for each epoch, rather than one generator for all, a resumed run repeats the
     uninterrupted one on any device and any number of processes.
     """
     return random.Random(f"{seed} {purpose}").getrandbits(63)

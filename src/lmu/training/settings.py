@@ -1,4 +1,4 @@
-"""Fields of settings, each with its default, help, range and option."""
+"""Fields of settings with default, help, range and option."""
 
 import math
 import numbers
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-Rule = Callable[[Any], str | None]  # what a value must be, if it is not
+Rule = Callable[[Any], str | None]  # returns a message if the value breaks the rule
 C = TypeVar("C")
 
 SECTIONS = ("model", "training", "data", "place")  # the order of a command's options
@@ -17,8 +17,7 @@ class ConfigError(ValueError):
     """A setting is wrong.
 
     Attributes:
-        setting: Its name, mostly of a field of the settings; None if it may be any of those that
-            are passed to Lightning.
+        setting: Name of the setting; None if it may be any of those passed to Lightning.
     """
 
     def __init__(self, setting: str | None, message: str) -> None:
@@ -33,12 +32,12 @@ class Setting:
     Attributes:
         help: Text of the option.
         rule: Checks a value that is not None.
-        choices: The words that it may be; any if None.
+        choices: Allowed words; any if None.
         section: One of :data:`SECTIONS`.
         option: Name of the option, if it is not that of the field.
         unset: The option has no default: the settings fill it in, see ``from_options``.
         may_change: It may differ when a run is resumed or evaluated.
-        known: What Lightning, which interprets it, commonly takes; None if it does not.
+        known: Common values if Lightning interprets the setting; else None.
     """
 
     help: str
@@ -52,23 +51,23 @@ class Setting:
 
 
 def setting(default: Any, help: str, rule: Rule | None = None, **more: Any) -> Any:
-    """A field of a dataclass of settings; the arguments are those of :class:`Setting`."""
+    """Declare a field of a dataclass of settings; arguments as :class:`Setting`."""
     return field(default=default, metadata={"setting": Setting(help, rule, **more)})
 
 
 def facts(one: Field[Any]) -> Setting:
-    """The facts that :func:`setting` wrote into a field."""
+    """Return the facts of a field by :func:`setting`."""
     return one.metadata["setting"]
 
 
 def settings_of(config: type[Any]) -> dict[str, Setting]:
-    """The settings of a dataclass in the order of the command's options."""
+    """Return the settings of a dataclass in the order of the command's options."""
     settings = {one.name: facts(one) for one in fields(config)}
     return dict(sorted(settings.items(), key=lambda item: SECTIONS.index(item[1].section)))
 
 
 def within(least: int, most: int) -> Rule:
-    """A number in bounds."""
+    """Rule: a number in bounds."""
 
     def rule(value: Any) -> str | None:
         if value < least:
@@ -79,36 +78,36 @@ def within(least: int, most: int) -> Rule:
 
 
 def lies_in(least: float, most: float, text: str) -> Rule:
-    """A number in bounds that ``text`` names."""
+    """Rule: a number in bounds, which ``text`` names."""
     return lambda value: None if least <= value <= most else f"must lie in {text}"
 
 
 def positive(value: Any) -> str | None:
-    """A finite number above 0."""
+    """Rule: a finite number above 0."""
     return None if math.isfinite(value) and value > 0 else "must be a positive number"
 
 
 def not_negative(value: Any) -> str | None:
-    """A finite number of at least 0."""
+    """Rule: a finite number of at least 0."""
     return None if 0 <= value < math.inf else "must be at least 0"
 
 
 def share(value: Any) -> str | None:
-    """A number in [0, 1)."""
+    """Rule: a number in [0, 1)."""
     return None if 0 <= value < 1 else "must lie in [0, 1)"
 
 
 def seed_rule(value: Any) -> str | None:
-    """A seed that NumPy and PyTorch take."""
+    """Rule: a seed that NumPy and PyTorch accept."""
     right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
     return None if right else "must lie in 0 to 2^32 - 1"
 
 
 def check(name: str, value: Any, rule: Rule) -> None:
-    """Refuse what breaks a rule.
+    """Refuse a value that breaks a rule.
 
     Raises:
-        ConfigError: The message has the value.
+        ConfigError: It does; the message has the value.
     """
     if message := rule(value):
         raise ConfigError(name, f"{message}, got {reprlib.repr(value)}")
@@ -118,7 +117,7 @@ def check_settings(config: Any) -> None:
     """Check the types and ranges of all fields of a dataclass of settings.
 
     Raises:
-        ConfigError: One is wrong.
+        ConfigError: A field is wrong.
     """
     hints = get_type_hints(type(config))
     for name, known in settings_of(type(config)).items():
@@ -139,7 +138,7 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuse what is not of a setting's type, and integers too large for a float."""
+    """Refuse values of another type than a setting's, and integers too large for a float."""
     kinds = [str] if get_origin(hint) is Literal else get_args(hint) or [hint]
     right = any(isinstance(value, _KINDS.get(kind, kind)) for kind in kinds)
     if not right or (isinstance(value, bool) and bool not in kinds):
@@ -150,14 +149,14 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def read_settings(config: type[C], settings: Any) -> C:
-    """The settings that a file holds, whatever someone made of it.
+    """Build settings from the content of a file, which may have been edited.
 
     Args:
-        config: The dataclass.
+        config: Class of the settings.
         settings: Content of the file.
 
     Raises:
-        ConfigError: They are no settings, or one is unknown or out of range.
+        ConfigError: The content is not a table of settings, or one is unknown or out of range.
     """
     if not isinstance(settings, dict):
         raise ConfigError(None, f"must be a table of settings, got {reprlib.repr(settings)}")

@@ -1,11 +1,9 @@
-"""Models of KerasLMU, read without TensorFlow or Keras (the extra ``keras``).
+"""Import of KerasLMU models without TensorFlow or Keras (the extra ``keras``).
 
-Three ways in, by what is at hand:
-
-- a ``.keras`` file: :func:`load_keras` builds the whole model;
-- a ``.weights.h5`` file and the code that built the model: build it of our layers, by
-  :func:`from_config` or by hand, and :func:`load_weights` fills them;
-- arrays: :func:`from_config` builds one layer and fills it.
+- From a ``.keras`` file :func:`load_keras` builds the whole model.
+- With a ``.weights.h5`` file and the code of the model: build it of layers of lmu, by
+  :func:`from_config` or by hand, and :func:`load_weights` fills them.
+- From arrays :func:`from_config` builds one layer and fills it.
 """
 
 from lmu.interop.keras.config import from_config

@@ -1,4 +1,4 @@
-"""Reading the zip archive that a ``.keras`` file is, which may be damaged or made to do harm."""
+"""Reading of ``.keras`` files, zip archives that may be damaged or malicious."""
 
 import struct
 import zipfile
@@ -8,9 +8,9 @@ from pathlib import Path
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 _ALWAYS = 1 << 20  # bytes that any member may have
-_RATIO = 20  # that a larger one may be packed by; Keras packs nothing, and weights hardly shrink
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
-# All that the module raises for damaged archives, passwords and methods that it lacks.
+_RATIO = 20  # largest compression of larger ones; Keras compresses nothing, weights hardly shrink
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others decompress without a bound
+# Errors of zipfile for damaged archives, passwords and unknown methods.
 _ERRORS = (
     zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError,
     OverflowError, struct.error, zlib.error,
@@ -18,11 +18,11 @@ _ERRORS = (
 
 
 def read_members(path: str | Path) -> dict[str, bytes]:
-    """The members of a ``.keras`` file that matter, each compared with its checksum.
+    """Read the config, metadata and weights of a ``.keras`` file, each verified by its checksum.
 
     Raises:
-        ValueError: The archive is damaged, lacks a member or has it twice, or unpacks to far more
-            than it holds.
+        ValueError: The archive is damaged, lacks a member or has it twice, or decompresses to far
+            more than it holds.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -41,17 +41,17 @@ def read_members(path: str | Path) -> dict[str, bytes]:
 
 
 class _RefusedError(Exception):
-    """What follows the file's name in a message."""
+    """The archive is refused; the message continues the file's name."""
 
 
 def _find(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
-    """A member, if there is one, after what can be known before it is unpacked."""
-    found = [info for info in archive.infolist() if info.filename == name]
-    if len(found) > 1:
-        raise _RefusedError(f"has {len(found)} members {name}, of which one is expected")
-    if not found:
+    """Find a member, if there is one, and check what is known before it is decompressed."""
+    members = [info for info in archive.infolist() if info.filename == name]
+    if len(members) > 1:
+        raise _RefusedError(f"has {len(members)} members {name}, of which one is expected")
+    if not members:
         return None
-    [info] = found
+    [info] = members
     if info.flag_bits & 1:
         raise _RefusedError(f"is encrypted: unpack {name} with its password, and pack it without")
     if info.compress_type not in _METHODS:

@@ -1,10 +1,10 @@
-"""Reading the arguments of a layer in Keras's configs."""
+"""Arguments of a layer in Keras's configs."""
 
 import math
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
-from reprlib import repr as short  # what came may be as long as a file
+from reprlib import repr as short  # values may be as long as the file
 from typing import Any
 
 import torch
@@ -12,14 +12,14 @@ from torch import nn
 
 from lmu.interop.keras._cells import ACTIVATIONS
 
-# Read elsewhere: where a model freezes its layers, and chooses their dtype.
+# Read by other functions, which freeze layers and choose their dtype.
 _ELSEWHERE = {"name", "trainable", "dtype"}
-# No number depends on them: how Keras runs the same equations, the shape of a batch, what happens
-# at masked steps, which no model here has, and draws of random numbers.
+# Without influence on results: how Keras runs the same equations, the shape of a batch, masked
+# steps, which no model here has, and random seeds.
 _WITHOUT_EFFECT = {"unroll", "implementation", "batch_input_shape", "batch_shape", "seed"}
 _WITHOUT_EFFECT |= {"zero_output_for_mask", "unit_forget_bias"}
-_INITIAL = "_initializer"  # values that the weights replace
-_TRAINING = ("_regularizer", "_constraint")  # they act while Keras trains
+_INITIAL = "_initializer"  # initial values, which the weights replace
+_TRAINING = ("_regularizer", "_constraint")  # they act in training only
 
 _CURES = {
     "go_backwards": ": set it to False and call the layer with x.flip(1)",
@@ -31,7 +31,7 @@ _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float
 
 
 def check_form(config: Any, where: str) -> Mapping[str, Any]:
-    """Return a config if it has the form in which Keras serializes a layer."""
+    """Return a config if it has the form of a layer serialized by Keras; else refuse it."""
     is_form = (
         isinstance(config, Mapping)
         and isinstance(config.get("class_name"), str)
@@ -48,29 +48,29 @@ def check_form(config: Any, where: str) -> Mapping[str, Any]:
 
 
 def name_of(config: Mapping[str, Any]) -> str:
-    """The layer's name, or its class if it has none."""
+    """Return the layer's name, or its class if it has none."""
     return config.get("config", {}).get("name") or config.get("class_name", "?")
 
 
 def read(arguments: Mapping[str, Any], where: str, **defaults: Any) -> dict[str, Any]:
-    """Take known arguments, with defaults for those missing; ``...`` stands for a required one.
+    """Return known arguments, with defaults for missing ones; ``...`` marks a required one.
 
     Raises:
-        ValueError: A required argument is missing, or one that is not known here is on.
+        ValueError: A required argument is missing, or an unknown one is set.
     """
     for name, default in defaults.items():
         if default is ... and name not in arguments:
             raise ValueError(f"layer {where!r}: the argument {name} is missing")
     for name, value in arguments.items():
-        known = name in _ELSEWHERE | _WITHOUT_EFFECT or name.endswith((_INITIAL, *_TRAINING))
-        if name not in defaults and value and not known:
+        ignored = name in _ELSEWHERE | _WITHOUT_EFFECT or name.endswith((_INITIAL, *_TRAINING))
+        if name not in defaults and value and not ignored:
             raise ValueError(
                 f"layer {where!r}: {name}={short(value)} cannot be imported{_CURES.get(name, '')}"
             )
-    found = {name: arguments.get(name, default) for name, default in defaults.items()}
-    for name, value in found.items():
+    known = {name: arguments.get(name, default) for name, default in defaults.items()}
+    for name, value in known.items():
         _check_kind(name, value, where)
-    return found
+    return known
 
 
 _SIZES = {"units", "memory_d", "order", "input_d"}
@@ -83,11 +83,11 @@ _TEXTS = {"discretizer", "conv_mode"}
 
 
 def _check_kind(name: str, value: Any, where: str) -> None:
-    """Refuse an argument of another kind or range than KerasLMU can have written."""
+    """Refuse an argument of a type or range that KerasLMU cannot have written."""
     if value is None and name in _OPTIONAL:
         return
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    number: Any = value if is_number else math.nan  # which no comparison holds of
+    number: Any = value if is_number else math.nan  # fails every comparison
     is_size = isinstance(value, Integral) and 0 < number < 1 << 31
     if name in _SIZES and not is_size:
         expected = "an integer of at least 1 and below 2**31"
@@ -108,7 +108,7 @@ def _check_kind(name: str, value: Any, where: str) -> None:
 
 
 def warn_left_out(arguments: Mapping[str, Any], where: str) -> None:
-    """Warn of what Keras would add to the training of a layer."""
+    """Warn of regularizers and constraints that Keras would apply in training."""
     names = [name for name, value in arguments.items() if name.endswith(_TRAINING) and value]
     if names:
         warnings.warn(
@@ -119,10 +119,10 @@ def warn_left_out(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def policy_of(config: Mapping[str, Any], where: str) -> str | None:
-    """The name of a layer's dtype or policy of dtypes; None if it has none.
+    """Return the name of a layer's dtype or dtype policy; None if it has none.
 
     Raises:
-        ValueError: It is not one of floats, such as that of a quantized layer.
+        ValueError: It is not floating, such as that of a quantized layer.
     """
     policy = config["config"].get("dtype")
     inner = policy.get("config") if isinstance(policy, Mapping) else None
@@ -136,7 +136,7 @@ def policy_of(config: Mapping[str, Any], where: str) -> str | None:
 
 
 def dtype_of(config: Mapping[str, Any], where: str) -> torch.dtype | None:
-    """The dtype of a layer's parameters, or None; warns if it computes in another one."""
+    """Return the dtype of a layer's parameters, or None; warn if it computes in another one."""
     name = policy_of(config, where)
     if name is None:
         return None
@@ -151,10 +151,10 @@ def dtype_of(config: Mapping[str, Any], where: str) -> torch.dtype | None:
 
 
 def activation(value: Any, where: str) -> nn.Module:
-    """The module of an activation, by Keras's name.
+    """Build the module of an activation, by Keras's name.
 
     Raises:
-        ValueError: It has no counterpart here, or is a function of the user's.
+        ValueError: It has no counterpart here, or is a user's function.
     """
     name = "linear" if value is None else value
     if not isinstance(name, str) or name not in ACTIVATIONS:

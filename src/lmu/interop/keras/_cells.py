@@ -1,4 +1,4 @@
-"""Keras's activations, and a hidden cell that PyTorch lacks."""
+"""Activations of Keras, and a hidden cell that PyTorch lacks."""
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class ResetFirstGRUCell(nn.RNNCellBase):
         input_size: Number of inputs.
         hidden_size: Number of hidden units.
         activation: The function f, as a module.
-        bias: Whether there is a ``b``.
+        bias: Add the biases ``b``.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -66,11 +66,11 @@ class ResetFirstGRUCell(nn.RNNCellBase):
         self.activation = activation
 
     def forward(self, z: Tensor, state: Tensor | None = None) -> Tensor:
-        """Give the state ``h_t`` (batch, hidden_size) after ``z`` (batch, input_size)."""
+        """Return the state ``h_t`` (batch, hidden_size) after ``z`` (batch, input_size)."""
         n = self.hidden_size
         h = z.new_zeros(len(z), n) if state is None else state
-        given = F.linear(z, self.weight_ih, self.bias_ih)
+        share = F.linear(z, self.weight_ih, self.bias_ih)
         U_gates, U_n = self.weight_hh.split((2 * n, n))
-        r, g = (given[:, : 2 * n] + h @ U_gates.mT).sigmoid().chunk(2, dim=1)
-        candidate = self.activation(given[:, 2 * n :] + (r * h) @ U_n.mT)
+        r, g = (share[:, : 2 * n] + h @ U_gates.mT).sigmoid().chunk(2, dim=1)
+        candidate = self.activation(share[:, 2 * n :] + (r * h) @ U_n.mT)
         return candidate + g * (h - candidate)

@@ -1,4 +1,4 @@
-"""The order of the layers in the config of a model."""
+"""Order of the layers in the config of a model."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ _MOST = 1000  # layers
 
 
 def check_layers(config: Config) -> list[Config]:
-    """All layers in the config of a model, with inputs, each of a known form and a name of its own.
+    """Return all layers in a model's config, with inputs; each has a known form and a unique name.
 
     Raises:
-        ValueError: It is none of a Sequential or functional model, or two layers share a name.
+        ValueError: It is not of a Sequential or functional model, or two layers share a name.
     """
     kind, inner = str(config.get("class_name")), config.get("config")
     if kind not in ("Functional", "Sequential"):
@@ -42,10 +42,10 @@ def check_layers(config: Config) -> list[Config]:
 
 
 def chain_of(config: Config) -> list[Config]:
-    """The layers behind the input, in the order of computation.
+    """Return the layers after the input, in the order of computation.
 
     Raises:
-        ValueError: They are no chain, or some are not in it.
+        ValueError: They are not a chain, or some are not in it.
     """
     layers = check_layers(config)
     behind = [layer for layer in layers if layer["class_name"] != "InputLayer"]
@@ -57,7 +57,7 @@ def chain_of(config: Config) -> list[Config]:
     if len(inputs) != 1:
         raise ValueError(f"the model has {len(inputs)} inputs {inputs}: only a chain is imported")
     path, name = [], inputs[0]
-    while name in follower:  # which ends, as no layer follows two
+    while name in follower:  # it ends, as no layer follows two
         name = follower[name]
         path.append(by_name[name])
     ends = _outputs(config)
@@ -70,7 +70,7 @@ def chain_of(config: Config) -> list[Config]:
 
 
 def _followers(layers: list[Config]) -> dict[str, str]:
-    """By the name of a layer the one that it feeds."""
+    """Map the name of each layer to that of the one that it feeds."""
     follower: dict[str, str] = {}
     for layer in layers:
         name, nodes = name_of(layer), layer.get("inbound_nodes")
@@ -91,7 +91,7 @@ def _followers(layers: list[Config]) -> dict[str, str]:
 
 
 def _sources(value: Any, where: str) -> Iterator[str]:
-    """Names of the layers whose outputs a call was given, wherever they stand in its arguments."""
+    """Iterate over names of layers whose outputs are anywhere in the arguments of a call."""
     if isinstance(value, Mapping):
         if value.get("class_name") == "__keras_tensor__":
             inner = value.get("config")
@@ -107,8 +107,8 @@ def _sources(value: Any, where: str) -> Iterator[str]:
 
 
 def _outputs(config: Config) -> list[str]:
-    """Names of the layers that a functional model returns."""
-    listed = config["config"].get("output_layers")  # of a single one, it may be that
+    """Return names of the layers that a functional model returns."""
+    listed = config["config"].get("output_layers")  # a single one may be listed without a list
     if isinstance(listed, list) and listed and isinstance(listed[0], str):
         return listed[:1]
     if not isinstance(listed, list) or not all(isinstance(o, list) and o for o in listed):

@@ -1,4 +1,4 @@
-"""Reading Keras's files: the config of a model, and the arrays of each of its layers."""
+"""Reading of Keras's files: the config of a model, and the arrays of its layers."""
 
 import re
 import zipfile
@@ -17,12 +17,12 @@ FilePath = str | Path
 
 
 class LayerArrays(NamedTuple):
-    """The weights of one layer in a file, which names none of them."""
+    """Weights of one layer in a file, which has no names for them."""
 
-    key: str  # of its group: the class, with a number from the second layer of that class on
-    name: str  # of the layer, where the file tells it
+    key: str  # name of its group: the class, with a number from the second layer of that class on
+    name: str  # name of the layer, if the file has it
     own: list[Tensor]
-    hidden: list[Tensor]  # of its hidden cell
+    hidden: list[Tensor]  # arrays of its hidden cell
 
     @property
     def kind(self) -> str:
@@ -59,11 +59,11 @@ def read_model(path: FilePath) -> tuple[dict[str, Any], list[LayerArrays]]:
 
 
 def read_weights(path: FilePath) -> list[LayerArrays]:
-    """Read the arrays of a ``.weights.h5`` file, or those inside a ``.keras`` file, as float64.
+    """Read the arrays of a ``.weights.h5`` or a ``.keras`` file, as float64.
 
     Returns:
-        The layers that have any, those of one class in the order of the model; the file does not
-        tell how layers of different classes follow each other.
+        The layers with arrays, those of one class in the order of the model; the order of layers of
+        different classes is not in the file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -74,7 +74,7 @@ def read_weights(path: FilePath) -> list[LayerArrays]:
     import h5py
 
     _check_exists(path)
-    # HDF5 first: the weights of one may have the marks of an archive at its end, but not its start.
+    # HDF5 first: its weights may happen to end like an archive, but it does not start like one.
     if h5py.is_hdf5(path):
         return _read_layers(Path(path).read_bytes(), path)
     if zipfile.is_zipfile(path):
@@ -91,7 +91,7 @@ def _check_exists(path: FilePath) -> None:
 
 
 def _read_layers(content: bytes, path: FilePath) -> list[LayerArrays]:
-    """The layers in an HDF5 file."""
+    """Read the layers in an HDF5 file."""
     reader = Reader(str(path), len(content))
     try:
         with reader.open(content) as file:
@@ -109,7 +109,7 @@ def _read_layers(content: bytes, path: FilePath) -> list[LayerArrays]:
                 )
             layers = reader.group(file, "layers")
             keys = sorted(reader.names(layers), key=_natural)
-            found = [_read_layer(reader, key, reader.group(layers, key)) for key in keys]
+            arrays = [_read_layer(reader, key, reader.group(layers, key)) for key in keys]
     except RefusedError:
         raise
     except H5_ERRORS as error:
@@ -117,11 +117,11 @@ def _read_layers(content: bytes, path: FilePath) -> list[LayerArrays]:
             f"{path}: the weights cannot be read ({error}); the file is damaged. Copy it again, or "
             "save the model again"
         ) from error
-    return [arrays for arrays in found if arrays.own or arrays.hidden]
+    return [layer for layer in arrays if layer.own or layer.hidden]
 
 
 def _natural(key: str) -> tuple[str, int]:
-    """Sort lmu, lmu_1, ..., lmu_10 by their numbers."""
+    """Key that sorts lmu, lmu_1, ..., lmu_10 by their numbers."""
     match = re.fullmatch(r"(.*?)(?:_(\d+))?", key)
     assert match is not None
     return match[1], int(match[2] or 0)
@@ -137,9 +137,9 @@ def _read_layer(reader: Reader, key: str, group: Any) -> LayerArrays:
 
 
 def _walk(reader: Reader, group: Any, of_cell: bool) -> Iterator[tuple[bool, Tensor]]:
-    """Arrays below a group, in order, and whether each is of a hidden cell.
+    """Iterate over arrays below a group, in order; True with those of a hidden cell.
 
-    How deep a layer's arrays lie depends on how KerasLMU runs it: in a layer and a cell, in a
+    The depth of a layer's arrays depends on how KerasLMU runs it: in a layer and a cell, in a
     layer, or directly.
     """
     for name in reader.names(group):
@@ -154,6 +154,6 @@ def _walk(reader: Reader, group: Any, of_cell: bool) -> Iterator[tuple[bool, Ten
                 )
             for number in expected:
                 yield of_cell, reader.array(reader.member(child, number))
-        elif name != "seed_generator":  # the state of a dropout's random numbers
+        elif name != "seed_generator":  # state of dropout's random numbers
             child = reader.group(group, name)
             yield from _walk(reader, child, of_cell or name == "hidden_cell")

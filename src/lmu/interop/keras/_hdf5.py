@@ -1,8 +1,8 @@
-"""Reading HDF5 files that may be damaged or made to do harm.
+"""Reading of HDF5 files that may be damaged or malicious.
 
 HDF5 lets a file name others, whose bytes would be read into the weights, declare numbers that it
-does not hold, and load code to unpack them. Keras does none of this: it writes groups, and in them
-arrays of floats as they are. Anything else is refused before it is read.
+does not hold, and load code to decompress them. Keras does none of this: it writes groups with
+uncompressed arrays of floats. Anything else is refused before it is read.
 """
 
 import io
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# All that h5py raises for damaged files; it has no exception of its own.
+# Errors of h5py for damaged files; it has no exception of its own.
 H5_ERRORS = (
     OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError,
     OverflowError, NotImplementedError, MemoryError,
@@ -26,18 +26,19 @@ _LONGEST = 1000  # characters of a name
 
 
 class RefusedError(ValueError):
-    """A message that says all that there is to say."""
+    """A file is refused; the message is complete."""
 
 
 @dataclass
 class Reader:
-    """What is left of the bounds of one file.
+    """Reads one file within bounds.
 
     Attributes:
-        path: What to call the file in messages.
-        bytes_left: Of arrays: no more than the file has, however often they are linked.
-        objects_left: Of groups and arrays, of which a layer has about ten.
-        depth: Of groups, of which Keras nests five.
+        path: Name of the file in messages.
+        bytes_left: Bytes of arrays still allowed: at most those of the file, however often arrays
+            are linked.
+        objects_left: Groups and arrays still allowed; a layer has about ten.
+        depth: Depth of groups; Keras nests five.
     """
 
     path: str
@@ -47,7 +48,7 @@ class Reader:
 
     @contextmanager
     def open(self, content: bytes) -> Iterator[Any]:
-        """The root of a file that was read whole: what was checked is what is used."""
+        """Open the content of a file, read as a whole, so that the checked bytes are those used."""
         import h5py
 
         self._check_heaps(content)
@@ -57,7 +58,7 @@ class Reader:
             yield file
 
     def _check_heaps(self, content: bytes) -> None:
-        """Refuse heaps of texts in which HDF5's library, which looks no further, never ends."""
+        """Refuse damaged heaps of texts, in which HDF5's library loops for ever."""
         start = -1
         while (start := content.find(b"GCOL\x01", start + 1)) >= 0:
             size = int.from_bytes(content[start + 8 : start + 16], "little")
@@ -69,11 +70,11 @@ class Reader:
                     raise self.refuse("a list of texts in it is damaged")
 
     def refuse(self, what: str, cure: str = _AGAIN) -> RefusedError:
-        """An exception to raise."""
+        """Make an exception to raise."""
         return RefusedError(f"{self.path}: {what}: {cure}")
 
     def names(self, group: Any) -> list[str]:
-        """The members of a group, in order."""
+        """Return names of the members of a group, in order."""
         self.objects_left -= len(group)
         if self.objects_left < 0 or group.name.count("/") > self.depth:
             raise self.refuse(
@@ -83,12 +84,12 @@ class Reader:
         return list(group)
 
     def members(self, group: Any) -> Iterator[tuple[str, Any]]:
-        """The members of a group, which are groups and arrays of this file."""
+        """Iterate over the members of a group, which are groups and arrays of this file."""
         for name in self.names(group):
             yield name, self.member(group, name)
 
     def member(self, group: Any, name: str) -> Any:
-        """One of them."""
+        """Return a member of a group."""
         import h5py
 
         link = group.get(name, getlink=True)
@@ -97,22 +98,22 @@ class Reader:
                 f"{group.name}/{name} is a {type(link).__name__} to {getattr(link, 'path', '?')!r}"
                 " and not an object of its own, as Keras writes them"
             )
-        found = group[name]
-        if not isinstance(found, (h5py.Group, h5py.Dataset)):
+        member = group[name]
+        if not isinstance(member, (h5py.Group, h5py.Dataset)):
             raise self.refuse(f"{group.name}/{name} is neither a group nor an array")
-        return found
+        return member
 
     def group(self, group: Any, name: str) -> Any:
-        """One of them that must be a group."""
+        """Return a member of a group that must be a group."""
         import h5py
 
-        found = self.member(group, name)
-        if not isinstance(found, h5py.Group):
-            raise self.refuse(f"{found.name} is an array where a group is expected")
-        return found
+        member = self.member(group, name)
+        if not isinstance(member, h5py.Group):
+            raise self.refuse(f"{member.name} is an array where a group is expected")
+        return member
 
     def array(self, dataset: Any) -> Tensor:
-        """The numbers of an array, as float64."""
+        """Read the numbers of an array, as float64."""
         import h5py
         import numpy as np
 
@@ -127,7 +128,7 @@ class Reader:
                 f"{dataset.name} declares {size:,} bytes by its shape {dataset.shape}, of which "
                 f"the file holds {min(held, self.bytes_left + size):,}"
             )
-        with np.errstate(invalid="ignore"):  # of NaNs that are made to signal
+        with np.errstate(invalid="ignore"):  # signaling NaNs
             return torch.as_tensor(np.asarray(dataset[()], dtype=np.float64))
 
     def _check_storage(self, dataset: Any) -> None:
@@ -154,7 +155,7 @@ class Reader:
             raise self.refuse(f"{dataset.name} holds no numbers")
 
     def text(self, group: Any, name: str) -> str | None:
-        """A text among the attributes of a group, if there is one."""
+        """Read a text attribute of a group, if there is one."""
         import h5py
 
         if name not in group.attrs:

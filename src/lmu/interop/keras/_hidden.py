@@ -1,4 +1,4 @@
-"""Building hidden cells from Keras's arguments."""
+"""Hidden cells from Keras's arguments."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,7 +10,6 @@ from lmu.interop.keras._arguments import activation, check_form, name_of, read
 from lmu.interop.keras._cells import ResetFirstGRUCell
 from lmu.ops._activations import ACTIVATIONS
 
-OURS = tuple(ACTIVATIONS)  # of the default cell and of LMUFFT
 Config = Mapping[str, Any]
 
 _CLASSES = ("Dense", "SimpleRNNCell", "LSTMCell", "GRUCell")
@@ -26,7 +25,7 @@ _CELL_ARGUMENTS = {
 
 
 def units_of(config: Any, where: str) -> int:
-    """Check that a hidden cell can be imported; the number of its units, 0 if it is None."""
+    """Return the units of a hidden cell, 0 if it is None; refuse one that cannot be imported."""
     if config is None:
         return 0
     kind = check_form(config, f"layer {where!r}, hidden_cell")["class_name"]
@@ -41,7 +40,7 @@ def units_of(config: Any, where: str) -> int:
 def hidden_cell(
     config: Config | None, inputs: int, where: str, factory: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of our layers that make a hidden cell."""
+    """Return the arguments of lmu's layers for a hidden cell."""
     if config is None:
         return {"hidden_size": None, "hidden_cell": None}
     where = f"{where}/{name_of(config)}"
@@ -54,7 +53,7 @@ def hidden_cell(
         warnings.warn(f"layer {where!r}: its dropout is left out", stacklevel=4)
     if kind == "Dense":
         return arguments | {"hidden_cell": dense(config["config"], inputs, where, factory)}
-    if kind == "SimpleRNNCell":  # our own, and fast with an activation that has a name here
+    if kind == "SimpleRNNCell":  # the default cell, fast with an activation known by name
         own = own_activation(o["activation"], where)
         return arguments | {"hidden_bias": o["use_bias"], "hidden_activation": own}
     cell = _recurrent(kind, o, inputs, where, factory)
@@ -80,14 +79,14 @@ def _recurrent(
 
 
 def own_activation(value: Any, where: str) -> str | nn.Module:
-    """Our name of an activation, where it has one, or its module."""
+    """Return lmu's name of an activation, if it has one, or its module."""
     function = activation(value, where)
     name = "identity" if isinstance(function, nn.Identity) else value
-    return name if name in OURS else function
+    return name if name in ACTIVATIONS else function
 
 
 def dense(arguments: Config, inputs: int, where: str, factory: dict[str, Any]) -> nn.Module:
-    """Keras's Dense, a linear layer and its activation."""
+    """Build Keras's Dense, a linear layer and its activation."""
     o = read(arguments, where, units=..., activation="linear", use_bias=True)
     linear = nn.Linear(inputs, o["units"], o["use_bias"], **factory)
     function = activation(o["activation"], where)

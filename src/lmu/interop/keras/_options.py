@@ -1,4 +1,4 @@
-"""What the arguments of KerasLMU's layers say, checked against each other and the weights."""
+"""Arguments of KerasLMU's layers, checked against each other and the weights."""
 
 import math
 import warnings
@@ -16,8 +16,8 @@ Options = dict[str, Any]
 _CLASSES = ("LMU", "LMUFeedforward", "LMUCell", "RNN")
 _CONV_MODES = ("fft", "raw")
 _LARGEST = 2048  # order and channels
-_FREE = 1 << 20  # weights that a layer may have whatever its arrays are, which are compared later
-_MOST = 1 << 28  # and without any arrays
+_FREE = 1 << 20  # weights that any layer may have; they are compared with its arrays later
+_MOST = 1 << 28  # weights that a layer may have if there are no arrays
 _DEFAULTS = {
     "hidden_cell": None,
     "trainable_theta": False,
@@ -43,14 +43,14 @@ def read_options(
     theta: float | None,
     numbers: int | None = None,
 ) -> Options:
-    """The arguments by name, and ``name``, ``class_name``, ``units``, ``input_size``, ``frozen``.
+    """Read the arguments, and ``name``, ``class_name``, ``units``, ``input_size`` and ``frozen``.
 
     Args:
         config: A layer as Keras serializes it.
-        rows: Height of its kernel, where that is known.
-        input_size: Number of input features, where that is known.
-        theta: A trained window that is to be loaded, where there is one.
-        numbers: How many the layer's arrays have, where there are any.
+        rows: Height of its kernel, if it is known.
+        input_size: Number of input features, if it is known.
+        theta: A trained window to be loaded, if there is one.
+        numbers: Count of numbers in the layer's arrays, if there are any.
     """
     config = check_form(config, "config")
     name, inner = name_of(config), _inner(config)
@@ -74,7 +74,7 @@ def read_options(
 
 
 def _inner(config: Config) -> Config:
-    """The layer, or the cell in an RNN."""
+    """Return the layer, or the cell in an RNN."""
     name, kind = name_of(config), config["class_name"]
     if kind not in _CLASSES:
         raise ValueError(f"layer {name!r} is a {kind}, not one of {', '.join(_CLASSES)}")
@@ -104,7 +104,7 @@ def _check_convolution(o: Options) -> None:
 
 
 def _declared(config: Config, inner: Config, o: Options) -> list[tuple[str, int | None]]:
-    """Numbers of input features that a config tells, and where."""
+    """Return the numbers of input features in a config, with their sources."""
     sizes: list[tuple[str, int | None]] = [("input_d", o["input_d"])]
     for part in (config, inner):
         built = part.get("build_config")
@@ -116,7 +116,7 @@ def _declared(config: Config, inner: Config, o: Options) -> list[tuple[str, int 
 
 
 def _check_sizes(o: Options, numbers: int | None) -> None:
-    """Refuse a layer that is out of proportion with its arrays, before anything is allocated."""
+    """Refuse a layer much larger than its arrays, before anything is allocated."""
     where, channels, order = f"layer {o['name']!r}", o["memory_d"], o["order"]
     for key in ("memory_d", "order"):
         if o[key] > _LARGEST:
@@ -137,7 +137,7 @@ def _check_sizes(o: Options, numbers: int | None) -> None:
 
 
 def _input_size(o: Options, rows: int | None, declared: list[tuple[str, int | None]]) -> int:
-    """From the height of the kernel, which the fed back hidden state may share, or as declared."""
+    """Return the input size by the height of the kernel, minus a fed back state, or as declared."""
     where = f"layer {o['name']!r}"
     if o["kernel_initializer"] is None:
         rows = o["memory_d"]  # the input of the memory is [x; h] itself
@@ -160,17 +160,18 @@ def _input_size(o: Options, rows: int | None, declared: list[tuple[str, int | No
 
 
 def _method(o: Options, theta: float | None) -> dict[str, str]:
-    """The arguments ``discretizer`` and ``method`` of our layers.
+    """Return the arguments ``discretizer`` and ``method`` of lmu's layers.
 
-    Euler's method becomes KerasLMU's, with a warning, where ours would be an error. If powers of
-    ``Ad`` explode only single steps compute them, as powers by doubling round what they double.
+    ``"euler"`` becomes ``"euler-unchecked"``, with a warning, where it would be refused. If powers
+    of ``Ad`` explode, the layer must run step by step, as forming powers by doubling amplifies
+    rounding errors.
     """
     if o["discretizer"] != "euler":
         return {"discretizer": o["discretizer"]}
     gains = {
         window: noise_gain(*discretize(*legt(o["order"], window), "euler-unchecked"), window)
         for window in (o["theta"], theta)
-        if window is not None and 0 < window < math.inf  # else reported where it is used
+        if window is not None and 0 < window < math.inf  # others are refused when they are used
     }
     window = max(gains, key=lambda window: gains[window], default=None)
     if window is None or gains[window] <= GAIN_LIMIT:
@@ -186,7 +187,7 @@ def _method(o: Options, theta: float | None) -> dict[str, str]:
 
 
 def _compare_parts(parts: list[Config | None], name: str) -> None:
-    """Warn of what acts in training only, and of parts that compute in another precision."""
+    """Warn of training-only arguments, and of parts that compute in another precision."""
     known = [part for part in parts if part is not None]
     for part in known:
         warn_left_out(part["config"], name if part is parts[0] else f"{name}/{name_of(part)}")

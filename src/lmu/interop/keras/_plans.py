@@ -1,6 +1,6 @@
-"""How the arrays that Keras holds become the parameters of our layers and hidden cells.
+"""Conversion of Keras's arrays into parameters of layers and hidden cells.
 
-Keras's kernels are (inputs, outputs), the transposes of ours, and side by side for several gates.
+Keras's kernels are (inputs, outputs), transposes of PyTorch's weights, and joined for all gates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,27 +14,27 @@ from lmu.layers import LMU, LMUFFT, LMUCell
 
 Shape = tuple[int, ...]
 Named = Mapping[str, Tensor]
-HIDDEN = "hidden."  # begins the names of a hidden cell's arrays
+HIDDEN = "hidden."  # prefix of the names of a hidden cell's arrays
 
 
 class Plan(NamedTuple):
-    """What Keras holds for a module of ours, and how that becomes the module's parameters."""
+    """Shapes of Keras's arrays for a module, and their conversion into its parameters."""
 
-    shapes: dict[str, Shape]  # under KerasLMU's names, in the order of its files
-    convert: Callable[[Named], dict[str, Tensor]]  # by PyTorch's functions, so differentiable
-    optional: str | None = None  # what may be missing
+    shapes: dict[str, Shape]  # by KerasLMU's names, in the order of its files
+    convert: Callable[[Named], dict[str, Tensor]]  # differentiable
+    optional: str | None = None  # name of an array that may be missing
 
     def match(self, own: Sequence[Tensor], hidden: Sequence[Tensor], where: str) -> Named:
-        """Name the arrays of a file, which are the layer's own and those of its hidden cell."""
+        """Name the arrays of a file, those of the layer and of its hidden cell."""
         names = [name for name in self.shapes if not name.startswith(HIDDEN)]
         of_cell = [name for name in self.shapes if name.startswith(HIDDEN)]
         if len(own) == len(names) - 1 and self.optional is not None:
             names.remove(self.optional)
         if len(own) != len(names) or len(hidden) != len(of_cell):
-            found = [tuple(a.shape) for a in own], [tuple(a.shape) for a in hidden]
+            held = [tuple(a.shape) for a in own], [tuple(a.shape) for a in hidden]
             raise ValueError(
-                f"{where}: the module expects {_list(self.shapes)}, but the file holds {found[0]} "
-                f"for the layer and {found[1]} for its hidden cell. Which arrays there are is up "
+                f"{where}: the module expects {_list(self.shapes)}, but the file holds {held[0]} "
+                f"for the layer and {held[1]} for its hidden cell. Which arrays there are is up "
                 "to use_bias, trainable_theta, memory_to_memory, and the hidden cell"
             )
         named = dict(zip(names + of_cell, [*own, *hidden], strict=True))
@@ -67,11 +67,11 @@ def assign(module: nn.Module, plan: Plan, arrays: Named) -> None:
 
 
 def plan_of(module: nn.Module) -> Plan:
-    """How to fill a layer or hidden cell.
+    """Return the plan of a layer or hidden cell.
 
     Raises:
-        TypeError: No layer of Keras is known to be like it.
-        ValueError: It computes what no layer of KerasLMU does.
+        TypeError: It has no counterpart in Keras.
+        ValueError: Its equations have no counterpart in KerasLMU.
     """
     for kind, plan in _PLANS.items():
         if isinstance(module, kind):
@@ -151,7 +151,7 @@ def _check_encoder(layer: LMU | LMUCell | LMUFFT) -> None:
 
 
 def _log_theta(layer: LMU | LMUCell | LMUFFT, w: Named) -> dict[str, Tensor]:
-    """Its inverse is what KerasLMU trains, we train the logarithm above the least stable one."""
+    """Convert theta: KerasLMU trains its inverse, lmu the logarithm above the least stable one."""
     if "theta_inv" not in w:
         return {}
     theta = 1 / w["theta_inv"]
@@ -167,7 +167,7 @@ def _log_theta(layer: LMU | LMUCell | LMUFFT, w: Named) -> dict[str, Tensor]:
 
 
 def passes_through(layer: LMU | LMUCell) -> bool:
-    """Whether the encoders are what stands for no kernel: u is [x; h] itself."""
+    """True if the encoders are an identity, as for a layer without a kernel: u = [x; h]."""
     e_x, e_h = layer.e_x, layer.e_h
     if e_x is None or e_h is None or len(e_x) != e_x.shape[1] + e_h.shape[1]:
         return False
@@ -204,7 +204,7 @@ def _linear(linear: nn.Linear) -> Plan:
 
 
 def _sequential(cell: nn.Sequential) -> Plan:
-    """A linear layer and its activation, as Keras's Dense is both."""
+    """Plan of a linear layer and its activation, one Dense in Keras."""
     linears = {name: m for name, m in cell.named_children() if isinstance(m, nn.Linear)}
     if len(linears) != 1 or len(list(cell.parameters())) > 2:
         raise TypeError("of nn.Sequential, only one nn.Linear and its activation can be filled")
@@ -233,14 +233,14 @@ def _lstm_cell(cell: nn.LSTMCell) -> Plan:
 
 
 def _gru_cell(cell: nn.GRUCell | ResetFirstGRUCell) -> Plan:
-    # Keras: update, reset, candidate; PyTorch: reset, update, candidate. Where the reset gate comes
-    # after the product with the state, the candidate needs two biases, and so there are two of all.
+    # Keras: update, reset, candidate; PyTorch: reset, update, candidate. If the reset gate follows
+    # the product with the state, the candidate needs two biases, and so every gate has two.
     n = 3 * cell.hidden_size
     return _recurrent(cell, (1, 0, 2), (2, n) if isinstance(cell, nn.GRUCell) else (n,))
 
 
 def _recurrent(cell: nn.RNNCellBase, gates: tuple[int, ...], bias: Shape) -> Plan:
-    """A recurrent cell, and where to find in Keras's order of gates those of PyTorch's."""
+    """Plan of a recurrent cell; ``gates`` are the places of PyTorch's gates in Keras's order."""
     i, n = cell.input_size, cell.hidden_size
     width = n * len(gates)
     shapes: dict[str, Shape] = {"kernel": (i, width), "recurrent_kernel": (n, width)}

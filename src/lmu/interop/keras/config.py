@@ -1,4 +1,4 @@
-"""Building our layers from the arguments of KerasLMU's."""
+"""Layers from the arguments of KerasLMU's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,23 +24,23 @@ def from_config(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> LMU | LMUFFT | LMUCell:
-    r"""Build the layer of ours that computes what a layer of KerasLMU does.
+    r"""Build the layer that computes the equations of a KerasLMU layer.
 
     .. math::
         u_t &= K [x_t; h_{t-1}] + R m_{t-1} + b \\
         m_t &= \bar A m_{t-1} + \bar B u_t \\
         h_t &= \mathrm{cell}([m_t; x_t], h_{t-1})
 
-    It is an :class:`lmu.LMUFFT` where nothing is fed back and the hidden cell is a Dense with a
-    bias and an activation that LMUFFT knows by name; for the class ``LMUCell`` an
-    :class:`lmu.LMUCell`; otherwise an :class:`lmu.LMU`.
+    It is an :class:`lmu.LMUFFT` if nothing is fed back and the hidden cell is a Dense with a bias
+    and an activation that LMUFFT knows by name; for the class ``LMUCell`` an :class:`lmu.LMUCell`;
+    otherwise an :class:`lmu.LMU`.
 
-    What cannot be the same: a convolution with ``conv_mode="raw"`` cuts off the impulse response,
-    ours are exact. Dropout acts in training only, but not just where KerasLMU drops: training goes
-    on by other random numbers and slightly other rules. The dropout of a hidden cell is left out,
-    as are regularizers and constraints. A memory of Euler's method that our layers refuse is built
-    with ``discretizer="euler-unchecked"``, and where its powers explode as an LMU that runs step by
-    step. All of these warn.
+    Differences: a convolution with ``conv_mode="raw"`` cuts off the impulse response, lmu's are
+    exact. Dropout acts in training only, but not exactly where KerasLMU drops: training continues
+    with other random numbers and slightly other rules. The dropout of a hidden cell is left out, as
+    are regularizers and constraints. A memory of Euler's method that lmu refuses is built with
+    ``discretizer="euler-unchecked"``, and if its powers explode as an LMU that runs step by step.
+    All of these warn.
 
     Args:
         config: As Keras serializes a layer: ``{"class_name": "LMU", "config": {...}}`` with the
@@ -52,14 +52,14 @@ def from_config(
             hidden_to_memory, memory_d), ``bias`` (memory_d,), ``theta_inv`` (),
             ``recurrent_kernel`` (memory_d * order, memory_d), ``hidden.kernel``,
             ``hidden.recurrent_kernel``, ``hidden.bias``, as far as the layer has them. None draws
-            initial values as ours do.
-        input_size: Number of input features; needed only if neither the weights nor the config,
-            by ``input_d`` or ``build_config``, tell it.
+            initial values as lmu's layers do.
+        input_size: Number of input features; needed only if neither the weights nor the config
+            (``input_d``, ``build_config``) determine it.
         device: Device of the parameters.
         dtype: Dtype of the parameters; None takes that of the config, if it has one.
 
     Raises:
-        ValueError: Something has no counterpart here, or a name or shape does not fit.
+        ValueError: A part has no counterpart here, or a name or shape does not fit.
 
     Source: Voelker et al., NeurIPS 2019, equations 4, 6 and 7; numbers of KerasLMU 0.9.0.
     """
@@ -93,8 +93,8 @@ def build(
 ) -> LMU | LMUFFT | LMUCell:
     """Build a layer.
 
-    ``rows`` is the height of its kernel, ``theta`` is trained, where known, and ``numbers`` is how
-    many its arrays have.
+    If known, ``rows`` is the height of its kernel, ``theta`` its trained window, and ``numbers``
+    the count of numbers in its arrays.
     """
     o = read_options(config, rows, input_size, theta, numbers)
     name, hidden = o["name"], o["hidden_cell"]
@@ -112,7 +112,7 @@ def build(
 
 
 def _is_lmu_fft(o: dict[str, Any], name: str) -> bool:
-    """Whether a layer is one of [C21]: no feedback, and a read-out with a bias."""
+    """True for a layer of Chilkuri & Eliasmith: no feedback, and a read-out with a bias."""
     cell = o["hidden_cell"] and check_form(o["hidden_cell"], name)
     if o["hidden_to_memory"] or o["memory_to_memory"] or cell is None:
         return False
@@ -159,8 +159,8 @@ def _lmu(
     factory: dict[str, Any],
 ) -> LMU | LMUCell:
     encoded, fed_back = o["kernel_initializer"] is not None, o["hidden_to_memory"]
-    # Without a kernel u is [x; h] itself: of x alone our layers have that, of both the encoders
-    # are parts of the identity.
+    # Without a kernel u is [x; h]: for x alone lmu's layers have encode_input=False, for both the
+    # encoders are parts of the identity.
     identity = fed_back and not encoded
     if identity:
         cell = cell | {"initializers": cell.get("initializers", {}) | _IDENTITY}
@@ -192,7 +192,7 @@ def _lmu(
 
 
 def _eye_below(matrix: Tensor) -> Tensor:
-    """The last columns of the identity."""
+    """Fill a matrix with the last columns of the identity."""
     rows, columns = matrix.shape
     return matrix.zero_().copy_(torch.eye(rows, device=matrix.device)[:, rows - columns :])
 

@@ -1,4 +1,4 @@
-"""Whole models out of ``.keras`` files."""
+"""Import of whole models from ``.keras`` files."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ Config = Mapping[str, Any]
 
 
 class KerasModel(nn.Module):
-    """A chain of layers under the names that they have in Keras.
+    """A chain of layers with their names in Keras.
 
-    Of a layer's output and state the output is passed on.
+    If a layer returns output and state, the output is passed on.
 
     Args:
-        layers: Modules by name, in order. A name that PyTorch does not allow is changed a little:
-            underscores for dots, or one at its end.
+        layers: Modules by name, in order. In names that PyTorch does not allow dots become
+            underscores, or one is appended.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
@@ -52,8 +52,8 @@ def load_keras(
     """Build the model in a ``.keras`` file, with its weights.
 
     It must be a chain, Sequential or functional, of LMU, LMUFeedforward, RNN around an LMUCell,
-    Dense, Activation, ReLU, Softmax, LayerNormalization, Dropout and Flatten. The layers are those
-    of :func:`from_config`, the others are PyTorch's; nothing of the file is executed. The model is
+    Dense, Activation, ReLU, Softmax, LayerNormalization, Dropout and Flatten. LMU layers are those
+    of :func:`from_config`, the others are PyTorch's; no code in the file is executed. The model is
     in training mode, as any new module: call ``eval()`` to switch dropout off.
 
     Args:
@@ -62,17 +62,17 @@ def load_keras(
         dtype: Dtype of the parameters; None takes that of each layer in the file.
 
     Returns:
-        The chain, whose input is (batch, time, input_size). Its layers go by their names in Keras:
-        ``model.lmu_1``.
+        The chain, whose input is (batch, time, input_size). Its layers have their names in Keras,
+        such as ``model.lmu_1``.
 
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: h5py is missing.
-        ValueError: It is another kind of file, or the model has something that cannot be imported;
-            the message names the layer.
+        ValueError: It is another kind of file, or the model has a part that cannot be imported; the
+            message names the layer.
     """
-    config, found = read_model(path)
-    arrays = {a.key: a for a in found}
+    config, groups = read_model(path)
+    arrays = {group.key: group for group in groups}
     keys = _group_keys(check_layers(config))
     layers: dict[str, nn.Module] = {}
     for layer in chain_of(config):
@@ -94,12 +94,12 @@ def load_keras(
             plan = plan_of(module)
             assign(module, plan, plan.match(held.own, held.hidden, str(held)))
         layers[name] = module.requires_grad_(False) if _is_frozen(layer) else module
-    _check_all_used(found, set(keys.values()))
+    _check_all_used(groups, set(keys.values()))
     return KerasModel(layers)
 
 
-def _check_all_used(found: list[LayerArrays], keys: set[str]) -> None:
-    rest = [str(held) for held in found if held.key not in keys]
+def _check_all_used(groups: list[LayerArrays], keys: set[str]) -> None:
+    rest = [str(group) for group in groups if group.key not in keys]
     if rest:
         raise ValueError(
             f"the file has weights of {', '.join(rest[:5])}, which the config of the model does "
@@ -108,7 +108,7 @@ def _check_all_used(found: list[LayerArrays], keys: set[str]) -> None:
 
 
 def _group_keys(layers: list[Config]) -> dict[str, str]:
-    """Where the weights of each layer lie: Keras counts the layers of one class."""
+    """Return the group of each layer's weights: Keras counts the layers of one class."""
     keys: dict[str, str] = {}
     counts: dict[str, int] = {}
     for layer in layers:

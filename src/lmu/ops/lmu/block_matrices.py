@@ -54,11 +54,11 @@ def block_dynamics(E: Tensor, Bd: Tensor, steps: int) -> BlockDynamics:
     return BlockDynamics(terms, (Bd + terms[:-1] @ Bd).mT.flatten(0, 1))
 
 
-def block_matrices(weights: LMUWeights, powers: BlockDynamics) -> BlockMatrices:
+def block_matrices(weights: LMUWeights, dynamics: BlockDynamics) -> BlockMatrices:
     """Build the matrices of a block, differentiably."""
     w = weights
     n, k, d = w.W_m.shape[0], w.W_x.shape[1], w.W_m.shape[1]
-    D, H = powers
+    D, H = dynamics
     c, history = len(w.e_x), len(H)
     width = n + history + -(n + history) % 16
     # Rows of a and of u beside each other, then u inserted into a; columns of x, h and m.

@@ -6,14 +6,14 @@ before the block, the argument of the activation f and the memory's input are, a
     a_s = W_x x_s + W_h h_{s-1} + W_m Ad^{s+1} m + sum_{j<=s} W_m Ad^j Bd u_{s-j}
     u_s = e_x x_s + e_h h_{s-1} + e_m Ad^s m + sum_{j<s} e_m Ad^j Bd u_{s-1-j}
 
-Inserting ``u_s`` into ``a_s`` leaves terms of the past alone. What all steps owe to x and m is one
-product a block; a step is one more, ``z_s += z_{s-1} M``, and f in place, where a
+Inserting ``u_s`` into ``a_s`` leaves terms of the past alone. The terms of x and m are one product
+a block for all its steps; a step is one more, ``z_s += z_{s-1} M``, and f in place, where a
 block state ``z_s`` is ``[h_s | u_s u_{s-1} ... | 0]``: M also moves the input history along. At the
 end of the block these give the next state, ``m + (Ad^L - I) m + sum_j Ad^j Bd u_{L-1-j}``.
 
 Backward runs the same way: ``z_{s-1} += z_s M^T`` on gradients of block states, and products over
-whole blocks for everything else. The d^2 FLOPs a step that advance the memory fall away, a step
-reads n^2 weights in place of n^2 + n d + d^2, and little else is left to call.
+whole blocks for everything else. A step saves the d^2 FLOPs that advance the memory, reads n^2
+weights instead of n^2 + n d + d^2, and calls little else.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def blocks(
     h: Tensor,
     m: Tensor,
     weights: LMUWeights,
-    powers: BlockDynamics | None = None,
+    dynamics: BlockDynamics | None = None,
     activation: str = "tanh",
     *,
     kernels: bool = False,
@@ -52,20 +52,20 @@ def blocks(
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
-    first step. Without ``powers`` they are computed, differentiably, from the weights. With
+    first step. Without ``dynamics`` they are computed, differentiably, from the weights. With
     ``kernels`` the steps of a block are one launch, see :mod:`lmu.ops.triton`.
 
     Cost: 2 b T (n^2 + n d + d^2 / L) FLOPs with blocks of L steps, in T sequential steps, and 2 L n
     d^2 once; b T n floats of memory; backward twice that arithmetic.
     """
     length, channels = x.shape[1], len(weights.e_x)
-    if powers is None:
+    if dynamics is None:
         steps = block_length(len(weights.W_m), channels)
         wide = block_dynamics(widen(weights.E), widen(weights.Bd), steps)
-        powers = BlockDynamics(*(narrow(t, x.dtype) for t in wide))
-    if not torch.compiler.is_compiling() and length < len(powers.increments):
-        powers = BlockDynamics(powers.increments[: length + 1], powers.H[: length * channels])
-    matrices = block_matrices(weights, powers)
+        dynamics = BlockDynamics(*(narrow(t, x.dtype) for t in wide))
+    if not torch.compiler.is_compiling() and length < len(dynamics.increments):
+        dynamics = BlockDynamics(dynamics.increments[: length + 1], dynamics.H[: length * channels])
+    matrices = block_matrices(weights, dynamics)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
     y, m_n, *_ = run(kernels, activation, x, h, m, *matrices)
     return y, flush(y[:, -1].clone()), m_n
@@ -118,7 +118,7 @@ class BlockLMU(torch.autograd.Function):
 def plain(
     activation: str, x: Tensor, h: Tensor, m: Tensor, *matrices: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The result of :class:`BlockLMU` by autograd."""
+    """Result of :class:`BlockLMU` by autograd."""
     o, function = BlockMatrices(*matrices), activation_of(activation).function
     n, steps, dtype = h.shape[1], len(o.D) - 1, m.dtype
     channels = len(o.H) // steps
@@ -138,7 +138,7 @@ def plain(
     return torch.stack(outputs, dim=1), wide.to(dtype)
 
 
-# torch.compile takes the sequence as one operator; traced, its loop would unroll.
+# One operator for torch.compile; traced, the loop would unroll.
 
 
 @torch.library.custom_op("lmu::blocks", mutates_args=())

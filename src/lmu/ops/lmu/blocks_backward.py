@@ -13,7 +13,7 @@ from lmu.ops.lmu.block_matrices import BlockMatrices
 from lmu.ops.lmu.blocks_forward import BlockStates, Saved
 from lmu.theory.rounding import flush, flush_, narrow
 
-ROWS = 64  # rows that products over several blocks want at least
+ROWS = 64  # rows at least of a product, over several blocks where one has fewer
 
 
 def backward(
@@ -32,7 +32,7 @@ def backward(
         for stop in range(whole, 0, -group):
             back.group(max(0, stop - group), stop, workspace)
         back.finish()
-    return back.dx, back.dh, (back.total + back.delta).to(dm.dtype), *back.of
+    return back.dx, back.dh, (back.total + back.delta).to(dm.dtype), *back.grads
 
 
 class _Workspace:
@@ -52,7 +52,7 @@ class _Workspace:
 
 
 class _Backward:
-    """Backward in groups of blocks from the end; the products want many rows."""
+    """Backward in groups of blocks from the end, so that products have many rows."""
 
     def __init__(
         self, x: Tensor, h_0: Tensor, saved: Saved, o: BlockMatrices, dy: Tensor, dm: Tensor,
@@ -66,7 +66,7 @@ class _Backward:
         self.dm, self.delta, self.age = self.base, torch.zeros_like(self.base), 0
         self.dx = torch.empty_like(x) if needed[0] else None
         self.dh = torch.zeros_like(h_0)
-        self.of = BlockMatrices(*(torch.zeros_like(t) for t in o))
+        self.grads = BlockMatrices(*(torch.zeros_like(t) for t in o))
         self.dR = torch.zeros_like(saved.R)
         self.learned = needed[6] or needed[7]
         self.steps = len(o.D) - 1
@@ -81,11 +81,11 @@ class _Backward:
             if len(space.grads) > 1:
                 space.grads[i - start].copy_(space.states.all)
         number, size, first = stop - start, space.size, start * self.steps
-        of, grads = self.of, space.grads[:number]
+        total, grads = self.grads, space.grads[:number]
         flat = grads.flatten(0, 2)
-        of.M.addmm_(self._fill_before(start, number, space).mT, flat)
+        total.M.addmm_(self._fill_before(start, number, space).mT, flat)
         x = self.x[:, first : first + number * size].unflatten(1, (number, size)).transpose(0, 1)
-        of.X.addmm_(x.flatten(0, 2).mT, flat)
+        total.X.addmm_(x.flatten(0, 2).mT, flat)
         memories = self.saved.memories[start:stop].flatten(0, 1)
         self.dR[:size].flatten(0, 1).addmm_(grads.flatten(2).flatten(0, 1).mT, memories)
         if self.dx is not None:
@@ -93,15 +93,15 @@ class _Backward:
             self.dx[:, first : first + number * size] = dx
 
     def _block(self, i: int, space: _Workspace) -> None:
-        """The sequential part: the gradients of a block's states, and of the memory before it."""
+        """Compute gradients of a block's states and of the memory before it, step by step."""
         s, o, size, saved = space.states, self.o, space.size, self.saved
-        inside, held = slice(i * self.steps, i * self.steps + size), size * self.channels
-        s.outputs.copy_(self.dy[:, inside])
+        time, held = slice(i * self.steps, i * self.steps + size), size * self.channels
+        s.outputs.copy_(self.dy[:, time])
         s.all[..., s.outputs.shape[2] :].zero_()
         dm = self.dm
         torch.mm(dm, o.H[:held].mT, out=s.history)
         s.hidden[-1].add_(self.dh)
-        self.slope(self.one, saved.y[:, inside], space.slope)
+        self.slope(self.one, saved.y[:, time], space.slope)
         if self.kernels:
             from lmu.ops.triton import retreat
 
@@ -113,8 +113,8 @@ class _Backward:
                 g.mul_(slope)
         torch.mm(s.steps[0], self.MT[:, : self.dh.shape[1]], out=self.dh)
         if self.learned:
-            self.of.H[:held].addmm_(saved.history[i, :, :held].mT, dm)
-            self.of.D[size].addmm_(dm.mT, saved.memories[i])
+            self.grads.H[:held].addmm_(saved.history[i, :, :held].mT, dm)
+            self.grads.D[size].addmm_(dm.mT, saved.memories[i])
         self.delta.addmm_(dm, o.D[size]).addmm_(s.long, saved.R[:size].flatten(0, 1))
         self.dm = self.base + self.delta
         self.age += 1
@@ -129,7 +129,7 @@ class _Backward:
         self.age = 0
 
     def _fill_before(self, start: int, number: int, space: _Workspace) -> Tensor:
-        """The block states before each step, (blocks * batch * steps, width)."""
+        """Return the block states before each step, (blocks * batch * steps, width)."""
         size, first, n = space.size, start * self.steps, self.h_0.shape[1]
         c = self.channels
         h = self.saved.y[:, max(first - 1, 0) : first + number * size - 1]
@@ -144,8 +144,8 @@ class _Backward:
         return before.flatten(0, 2)
 
     def finish(self) -> None:
-        """From the gradient of ``R_s = W + W D_s`` to those of W and D."""
+        """Add the gradient of ``R_s = W + W D_s`` to those of W and D."""
         for dR_s, D_s in zip(self.dR, self.o.D, strict=False):
-            self.of.W.add_(dR_s).addmm_(dR_s, D_s.mT)
+            self.grads.W.add_(dR_s).addmm_(dR_s, D_s.mT)
         if self.learned:
-            self.of.D[:-1].baddbmm_(self.o.W.mT.expand(len(self.dR), -1, -1), self.dR)
+            self.grads.D[:-1].baddbmm_(self.o.W.mT.expand(len(self.dR), -1, -1), self.dR)

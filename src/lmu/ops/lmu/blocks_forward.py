@@ -13,7 +13,7 @@ from lmu.theory.rounding import flush, narrow
 
 
 class BlockStates:
-    """The states of one block in a buffer, and its views, which cost as much as small ops."""
+    """Buffer of one block's states and its views, made once: a view costs as much as a small op."""
 
     def __init__(
         self, like: Tensor, batch: int, steps: int, width: int, hidden: int, channels: int
@@ -36,8 +36,8 @@ class Saved(NamedTuple):
     R: Tensor  # (steps, width, order), W Ad^s: from the memory before a block to its states
 
 
-class Ran(NamedTuple):
-    """All of a forward pass."""
+class ForwardResult(NamedTuple):
+    """Result of :func:`forward`."""
 
     saved: Saved
     m: Tensor  # (batch, order), the last memory, of the dtype of the first
@@ -45,8 +45,10 @@ class Ran(NamedTuple):
 
 def forward(
     x: Tensor, h_0: Tensor, m_0: Tensor, o: BlockMatrices, activation: str, kernels: bool
-) -> Ran:
-    """All hidden states, and what backward needs; shapes as in :mod:`lmu.ops.lmu.blocks`.
+) -> ForwardResult:
+    """Compute all hidden states, and save what backward needs.
+
+    Shapes as in :mod:`lmu.ops.lmu.blocks`.
 
     The memory's increments are added up in float64: see :func:`lmu.ops.memory_step`.
     """
@@ -56,13 +58,13 @@ def forward(
     c = len(o.H) // steps
     number = -(-length // steps)
     y = x.new_empty(batch, length, n)
-    # Of one block more than there are: a compiler tells one from several.
+    # One block more than there are: a compiler would specialize on a single one.
     history = x.new_zeros(number + 1, batch, steps * c)
     memories = x.new_empty(number + 1, batch, m_0.shape[1])
     memories[0] = narrow(m_0, x.dtype)
     W = o.W.expand(steps, -1, -1)
     R = torch.baddbmm(W, W, o.D[:-1])
-    with torch.inference_mode():  # the same kernels, called with less ado
+    with torch.inference_mode():  # the same kernels, with less overhead per call
         to_states = R.flatten(0, 1).mT
         if batch > 1:  # one row reads it either way
             to_states = to_states.contiguous()
@@ -103,4 +105,4 @@ def forward(
                 delta.zero_()
                 h, m = flush(h), m_b.copy_(base)
         m_n = flush(m) if total is None else (total + delta).to(m_0.dtype)
-    return Ran(Saved(y, history, memories, R), m_n.clone())
+    return ForwardResult(Saved(y, history, memories, R), m_n.clone())

@@ -1,4 +1,4 @@
-"""The public entry to the nonlinear LMU: its methods, the choice of one, and the run of it."""
+"""Public entry to the nonlinear LMU: the table of methods, the choice of one, and its call."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import explained, flag, instance, tensor, word
-from lmu.ops._activations import ACTIVATIONS, Function, check_activation, is_fused
+from lmu.ops._activations import FUSED, Function, check_activation, is_fused
 from lmu.ops._modes import is_exporting, is_transformed, no_autocast
-from lmu.ops.cost import CostFunction, MethodChoice, Problem, check_choice
+from lmu.ops.cost import CostFunction, MethodChoice, Problem, cached_problem, check_choice
 from lmu.ops.lmu.block_matrices import BlockDynamics
 from lmu.ops.lmu.blocks import blocks, blocks_cost
 from lmu.ops.lmu.loop import loop, loop_cost
@@ -19,14 +19,13 @@ from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 
 class LMUMethod(NamedTuple):
-    """One algorithm."""
+    """An algorithm, its cost, and the activations that it runs."""
 
     run: Callable[..., tuple[Tensor, Tensor, Tensor]]
     cost: CostFunction
     activations: tuple[str, ...] | None = None  # those that it runs; None for all
 
 
-FUSED = tuple(name for name in ACTIVATIONS if is_fused(name))
 LMU_METHODS: dict[str, LMUMethod] = {
     "loop": LMUMethod(loop, loop_cost),
     "blocks": LMUMethod(blocks, blocks_cost, FUSED),
@@ -42,19 +41,19 @@ def choose_lmu(
     transformed: bool = False,
     activation: str | Function = "tanh",
 ) -> str:
-    """Choose the method of a nonlinear LMU: a pure function, the same everywhere, and cached.
+    """Choose the method of a nonlinear LMU; a cached pure function, the same on every machine.
 
     Args:
         problem: Its sizes; ``rows`` are the hidden units.
         feedback: Whether the hidden state is fed back into the memory, or several channels of it
             are into each other.
-        transformed: Whether ``torch.func`` sees the call.
+        transformed: True under a transform of ``torch.func``.
         activation: Of the hidden units.
     """
     check_activation(activation)
     try:
         return _decide(problem, feedback, transformed, _name(activation))[0]
-    except TypeError:  # of what cannot be looked up in a cache
+    except TypeError:  # an argument is not hashable
         check_choice(problem, feedback=feedback, transformed=transformed)
         raise
 
@@ -66,7 +65,7 @@ def explain_lmu(
     transformed: bool = False,
     activation: str | Function = "tanh",
 ) -> MethodChoice:
-    """The choice of :func:`choose_lmu` with its reason and cost."""
+    """Explain the choice of :func:`choose_lmu`: its reason and cost."""
     method = choose_lmu(problem, feedback=feedback, transformed=transformed, activation=activation)
     reason = _decide(problem, feedback, transformed, _name(activation))[1]
     return MethodChoice(method, reason, LMU_METHODS[method].cost(problem))
@@ -131,7 +130,7 @@ def lmu_sequence(
     *,
     method: str = "auto",
     feedback: bool = True,
-    powers: BlockDynamics | None = None,
+    dynamics: BlockDynamics | None = None,
     activation: str | Function = "tanh",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The hidden states of a whole sequence of the nonlinear LMU.
@@ -148,7 +147,7 @@ def lmu_sequence(
             ``"auto"``: see :func:`choose_lmu`; or ``"parallel"``, where nothing is fed back; or
             ``"triton"``: blocks whose steps are one kernel with tanh, on CUDA, by name only as yet.
         feedback: Whether ``e_h`` may differ from zero, or ``e_m`` with several channels.
-        powers: Of the dynamics, to save ``"blocks"`` computing them where they are constant.
+        dynamics: Block dynamics, if they are constant: ``"blocks"`` need not compute them then.
         activation: Of the hidden units: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``,
             which every method but ``"triton"`` runs; ``"gelu"`` or a function, which go step by
             step by autograd.
@@ -165,7 +164,7 @@ def lmu_sequence(
     check_lmu_method(method, feedback=feedback, activation=check_activation(activation))
     return run_lmu(
         x, h, m, weights,
-        method=method, feedback=feedback, powers=powers, activation=activation,
+        method=method, feedback=feedback, dynamics=dynamics, activation=activation,
     )  # fmt: skip
 
 
@@ -177,12 +176,12 @@ def run_lmu(
     *,
     method: str = "auto",
     feedback: bool = True,
-    powers: BlockDynamics | None = None,
+    dynamics: BlockDynamics | None = None,
     activation: str | Function = "tanh",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """:func:`lmu_sequence` of arguments that have been checked."""
     if method == "auto" and torch.compiler.is_compiling():
-        # Whatever the length, which the compiler should not look at.
+        # For any length, on which a compiler must not specialize.
         in_blocks = is_fused(activation) and not is_exporting()
         method = "blocks" if in_blocks else "loop"
         if not feedback and not is_exporting():
@@ -190,11 +189,8 @@ def run_lmu(
     elif method == "auto":
         (batch, length, _), channels = x.shape, len(weights.e_x)
         order, device = m.shape[1] // channels, x.device.type
-        problem = _problem(length, order, h.shape[1], batch, channels, device)
+        problem = cached_problem(length, order, h.shape[1], batch, channels, device)
         method = _decide(problem, feedback, is_transformed(), _name(activation))[0]
     with no_autocast(x.device):
-        y, h, m = LMU_METHODS[method].run(x, h, m, weights, powers, activation)
+        y, h, m = LMU_METHODS[method].run(x, h, m, weights, dynamics, activation)
     return y, (h, m)
-
-
-_problem = lru_cache(maxsize=4096)(Problem)

@@ -1,15 +1,14 @@
 """The nonlinear LMU with any encoder and hidden cell, one step after another, by autograd."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lmu._arguments import explained, instance, tensor
-from lmu.ops._activations import activation_of, check_activation
+from lmu.ops._activations import Function, activation_of, check_activation
 from lmu.ops._loops import Carry, Slices, Stepped, in_stretches
 from lmu.ops._modes import no_autocast
 from lmu.ops._states import State, freeze, last_valid, output_of
@@ -19,12 +18,11 @@ from lmu.ops.lmu.naive import LMUWeights
 from lmu.ops.recurrence import recurrence
 from lmu.theory.rounding import flush
 
-Function = Callable[[Tensor], Tensor]
 Masks = tuple[Tensor | None, Tensor | None]  # of h and of m
 
 
 class Memory(NamedTuple):
-    """A memory that reads states of the step before; all of the dtype that it is computed in."""
+    """A memory that reads the previous step's states; all in the dtype of the computation."""
 
     E: Tensor  # (order, order), Ad - I of all channels as one system
     Bd: Tensor  # (order, channels)
@@ -34,16 +32,17 @@ class Memory(NamedTuple):
     dropout: float = 0.0  # probability that a state is dropped where it is fed back
 
     def masks(self, h: Tensor, m: Tensor) -> Masks:
-        """Factors of ``h`` and ``m`` where they are fed back, the same at all steps."""
+        """Draw factors of ``h`` and ``m`` where they are fed back, the same at all steps."""
         if not self.dropout:
             return None, None
-        ones = (torch.ones_like(s, dtype=self.E.dtype) for s in (h, m))
-        keep_h, keep_m = (F.dropout(one, self.dropout) for one in ones)
-        return keep_h, keep_m
+        dtype = self.E.dtype
+        mask_h = F.dropout(torch.ones_like(h, dtype=dtype), self.dropout)
+        mask_m = F.dropout(torch.ones_like(m, dtype=dtype), self.dropout)
+        return mask_h, mask_m
 
-    def step(self, u: Tensor, h: Tensor, m: Sum, keep: Masks = (None, None)) -> tuple[Tensor, Sum]:
-        """The input (batch, channels), from the share of x in it, and the next state."""
-        for state, encoder, mask in ((h, self.e_h, keep[0]), (m.m, self.e_m, keep[1])):
+    def step(self, u: Tensor, h: Tensor, m: Sum, masks: Masks = (None, None)) -> tuple[Tensor, Sum]:
+        """Complete the input (batch, channels) from the share of x in it, and advance the state."""
+        for state, encoder, mask in ((h, self.e_h, masks[0]), (m.m, self.e_m, masks[1])):
             if encoder is not None:
                 fed = state if state.dtype == u.dtype else state.to(u.dtype)
                 u = torch.addmm(u, fed if mask is None else fed * mask, encoder.mT)
@@ -52,18 +51,18 @@ class Memory(NamedTuple):
 
 
 class Cell(Protocol):
-    """A hidden cell, which reads the memory."""
+    """A hidden cell that reads the memory."""
 
     def inputs(self, x: Tensor, /) -> Tensor:
-        """The input (batch, time, input) as the steps read it, for all of them at once."""
+        """Prepare the input (batch, time, input) for all steps at once."""
         ...
 
     def start(self, u: Tensor, h: State, /) -> State:
-        """The state before the first step; None if only the cell knows it."""
+        """Return the state before the first step; None if only the cell knows it."""
         ...
 
     def step(self, m: Tensor, x: Tensor, h: State, /) -> tuple[Tensor, State]:
-        """Output and state, from the memory, a slice of :meth:`inputs` and the state before."""
+        """Return output and state from the memory, a slice of :meth:`inputs` and the last state."""
         ...
 
 
@@ -76,21 +75,21 @@ class DefaultCell(NamedTuple):
     activation: str | Function = "tanh"
 
     def inputs(self, x: Tensor) -> Tensor:
-        """The share of ``x`` in the argument of the activation."""
+        """Return the share of ``x`` in the argument of the activation."""
         return F.linear(x, self.W_x)
 
     def start(self, u: Tensor, h: State) -> State:
-        """The state before the first step, if there is one."""
+        """Return the state before the first step, if there is one."""
         return h
 
     def step(self, m: Tensor, x: Tensor, h: State) -> tuple[Tensor, State]:
-        """Output and state of one step, from the memory, the share of x and the state before."""
+        """Return output and state, from the memory, the share of x and the last state."""
         z = torch.addmm(torch.addmm(x, h, self.W_h.mT), m, self.W_m.mT)
         h = activation_of(self.activation).function(z)
         return h, h
 
     def run(self, a: Tensor, h: State, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """Outputs of all steps and the last state, from the shares of x and m in each step.
+        """Return outputs of all steps and the last state, from the shares of x and m in each step.
 
         Steps that are padding are False in ``mask`` (batch, time, 1): outputs mean nothing there,
         and the state is that before it.
@@ -125,25 +124,25 @@ def run_steps(
     default = isinstance(cell, DefaultCell)
     h = cell.start(u, h)
     before = u.new_zeros(u.shape[0], hidden) if h is None else output_of(h)
-    keep = memory.masks(before, m)
+    masks = memory.masks(before, m)
 
     def step(carry: Carry, slices: Slices) -> Stepped:
         (before, h, m), (u_t, x_t, *mask_t) = carry, slices
         m_n = Sum.unpack(m, u.dtype)
         if default:  # nothing is narrowed around the whole loop
-            u_t, m_n = memory.step(u_t, before, m_n, keep)
+            u_t, m_n = memory.step(u_t, before, m_n, masks)
         else:
             with no_autocast(u.device):
-                u_t, m_n = memory.step(u_t, before, m_n, keep)
+                u_t, m_n = memory.step(u_t, before, m_n, masks)
         y, h_n = cell.step(m_n.m, x_t, h)
         output = torch.cat([y.to(m_n.m), m_n.m, u_t], dim=1) if record else y
         if mask_t:
             return (y, freeze(h_n, h, *mask_t), freeze(m_n.pack(), m, *mask_t)), output
         return (y, h_n, m_n.pack()), output
 
-    def mend(carry: Carry) -> Carry:
+    def fold(carry: Carry) -> Carry:
         before, h, m = carry
-        if default:  # the state of another cell is its own
+        if default:  # other cells' states are left as they are
             before = h = flush(h)
         return before, h, Sum.unpack(m, u.dtype).fold().pack()
 
@@ -151,22 +150,22 @@ def run_steps(
         shares = cell.inputs(x)
         xs = (u, shares) if mask is None else (u, shares, mask)
         start = before, h, Sum.start(m, u.dtype, u.shape[1]).pack()
-        (_, h, after), y = in_stretches(step, start, xs, mend)
+        (_, h, after), y = in_stretches(step, start, xs, fold)
         return y, h, Sum.unpack(after, u.dtype).end(m.dtype)
 
 
 def loop(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: Any = None,
+    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, dynamics: object = None,
     activation: str | Function = "tanh",
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, step by step.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
-    first step. ``powers`` are not used.
+    first step. ``dynamics`` are not used.
 
     Cost: 2 b T (d^2 + n^2 + n d) FLOPs in T sequential steps.
     """
-    del powers
+    del dynamics
     memory, cell = _parts(weights, activation)
     return run_steps(F.linear(x, weights.e_x), x, h, m, memory, cell, h.shape[1])
 
@@ -189,7 +188,7 @@ def lmu_step(
     u_x: Tensor, h_x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights,
     activation: str | Function = "tanh",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """One step, from the share of the input in the two sums and the state before it.
+    """Advance one step, from the share of the input in the two sums and the state before it.
 
     ``u_t = u_x + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = Ad m_{t-1} + Bd u_t`` and
     ``h_t = f(h_x + W_h h_{t-1} + W_m m_t)``, where ``u_x = e_x x_t`` and ``h_x = W_x x_t``.

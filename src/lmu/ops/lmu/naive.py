@@ -1,4 +1,4 @@
-"""The nonlinear LMU step by step, as its equations stand: the reference of all methods."""
+"""The nonlinear LMU by its equations, step by step: the reference of all methods."""
 
 from collections.abc import Callable
 from typing import NamedTuple

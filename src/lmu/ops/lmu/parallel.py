@@ -19,7 +19,7 @@ from lmu.ops.system import System
 
 
 def parallel(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, powers: object = None,
+    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, dynamics: object = None,
     activation: str | Callable[[Tensor], Tensor] = "tanh",
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``, for ``e_h = 0``.
@@ -28,18 +28,18 @@ def parallel(
     channels must not feed each other: for them ``e_m`` is not read.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
-    first step. ``powers`` are not used.
+    first step. ``dynamics`` are not used.
 
     Cost: 2 b T (n^2 + n (d + L)) FLOPs with chunks of L steps, of which n^2 in T sequential steps.
     """
-    del powers
+    del dynamics
     w = weights
     cell = DefaultCell(w.W_x, w.W_h, w.W_m, activation)
     return run_parallel(F.linear(x, w.e_x), x, h, m, _separate(w), cell)
 
 
 def _separate(w: LMUWeights) -> System:
-    """The system of each channel, from all as one."""
+    """Split the joined system into those of the channels."""
     number = len(w.e_x)
     E, Bd = widen(w.E), widen(w.Bd)
     if number == 1:

@@ -1,4 +1,4 @@
-"""Chunks of time: one matrix product inside them, a short recurrence from one to the next."""
+"""All states in chunks of time: one matrix product in each, a short recurrence between them."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from lmu.theory import apply_power, apply_powers, impulse_response, krylov
 from lmu.theory.rounding import narrow
 
 COMPILED = 1 << 13  # length for which a compiled program cuts chunks
-LARGEST_OPERATOR = 1 << 22  # floats: what is read again and again should stay in the cache
+LARGEST_OPERATOR = 1 << 22  # floats: it is read for each chunk and should stay in the cache
 # Fitted to runs of all methods on two cores, forward and backward; see docs/engine.md.
 STEP = 2e-5  # seconds of the recurrence from one chunk to the next
 # Seconds of a result that is written, passed on and read again in chunks; the second where there
@@ -67,7 +67,7 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
     power = apply_power(Ad, identity, steps)
     H = narrow(impulse_response(Ad, Bd, steps), u.dtype)
     if torch.compiler.is_compiling():
-        # The last chunk's input matters to no state here, but a compiler tells one chunk from more.
+        # The last chunk's input is not needed, but a compiler would specialize on a single chunk.
         following = recurrence(widen(u.flip(2) @ H.mT), m_0, power, "identity")
         return torch.cat([m_0.unsqueeze(1), following], dim=1)[:, :-1]
     arriving = u[:, :-1].flip(2) @ H.mT
@@ -82,11 +82,11 @@ def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
 def chunked_readout(
     u: Tensor, Ad: Tensor, Bd: Tensor, W: Tensor, m_0: Tensor | None, z: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``W m_t`` at all steps and the last state, without writing all states down.
+    """``W m_t`` at all steps and the last state, without forming all states.
 
     Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, whole
-    chunks of time, rows), of which the steps beyond the input mean nothing, and (batch, order) of
-    the dtype of ``m_0``. With ``z`` of the former shape the result is added to it, in place.
+    chunks of time, rows), whose steps beyond the input are meaningless, and (batch, order) of the
+    dtype of ``m_0``. With ``z`` of the former shape the result is added to it, in place.
 
     Cost: 2 b T (L + d) r FLOPs with chunks of L steps and r rows, besides 2 L d^2 r once; memory
     b T r floats, and (L + d) L r for the operator.
@@ -108,18 +108,18 @@ def chunked_readout(
 
 
 def _number(length: int, steps: int) -> int:
-    """Chunks of a sequence; compiled one more, as a compiler tells one from several."""
+    """Chunks of a sequence; compiled, one more, as a compiler would specialize on one."""
     return -(-length // steps) + (1 if torch.compiler.is_compiling() else 0)
 
 
 def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Tensor:
-    """The state (batch, order) after ``length`` steps, from what :func:`chunk_states` gives."""
+    """Return the state (batch, order) after ``length`` steps from those of :func:`chunk_states`."""
     steps = u.shape[2]
     last = (length - 1) // steps
     if not torch.compiler.is_compiling():
         rest = u[:, last, : length - last * steps, None]
         return final(rest, Ad, Bd, states[:, last, None], None).squeeze(1)
-    # The same with a mask, as the compiler must not look at the number of steps that are left.
+    # The same with a mask, as a compiler must not specialize on the number of steps left.
     Ad, Bd = widen(Ad), widen(Bd)
     before = states.select(1, last)
     left = length - last * steps
@@ -133,7 +133,7 @@ def _last(u: Tensor, states: Tensor, Ad: Tensor, Bd: Tensor, length: int) -> Ten
 def chunked_final(
     u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
 ) -> Tensor:
-    """Only the last state, from that before the last chunk; the number of chunks may be symbolic.
+    """The last state alone, from that before the last chunk; the number of chunks may be symbolic.
 
     Shapes and arguments as :func:`chunked`; returns (batch, channels, order).
 

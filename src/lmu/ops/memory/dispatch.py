@@ -1,4 +1,4 @@
-"""The public entry to the linear memory: its methods, the choice of one, and the run of it."""
+"""Public entry to the linear memory: the table of methods, the choice of one, and its call."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -42,7 +42,7 @@ Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 class MemoryMethod(NamedTuple):
-    """One algorithm."""
+    """An algorithm, its cost, and the states that it gives."""
 
     run: Run
     cost: CostFunction
@@ -63,17 +63,17 @@ MEMORY_METHODS: dict[str, MemoryMethod] = {
 def choose_memory(
     problem: Problem, *, all_states: bool, initial_state: bool = False, transformed: bool = False
 ) -> str:
-    """Choose the method of a memory: a pure function, the same everywhere, and cached.
+    """Choose the method of a memory; a cached pure function, the same on every machine.
 
     Args:
         problem: Its sizes.
         all_states: Whether all states are needed, and not only the last.
         initial_state: Whether the memory starts from a state.
-        transformed: Whether a compiler or ``torch.func`` sees the call.
+        transformed: True under a compiler or a transform of ``torch.func``.
     """
     try:
         return _decide(problem, all_states, initial_state, transformed)[0]
-    except TypeError:  # of what cannot be looked up in a cache
+    except TypeError:  # an argument is not hashable
         _check(problem, all_states, initial_state, transformed)
         raise
 
@@ -81,7 +81,7 @@ def choose_memory(
 def explain_memory(
     problem: Problem, *, all_states: bool, initial_state: bool = False, transformed: bool = False
 ) -> MethodChoice:
-    """The choice of :func:`choose_memory` with its reason and cost."""
+    """Explain the choice of :func:`choose_memory`: its reason and cost."""
     method = choose_memory(
         problem, all_states=all_states, initial_state=initial_state, transformed=transformed
     )
@@ -176,7 +176,7 @@ def run_memory(
 ) -> tuple[Tensor, Tensor]:
     """:func:`memory` of arguments that have been checked."""
     if method == "auto" and torch.compiler.is_compiling():
-        method = "chunked"  # whatever the length, which the compiler should not look at
+        method = "chunked"  # for any length, on which a compiler must not specialize
     elif method == "auto":
         method = _decide(problem_of(u, Bd), True, m_0 is not None, is_transformed())[0]
     m = run_method(method, u, Ad, Bd, m_0, H)

@@ -1,4 +1,4 @@
-"""All states by a convolution with the impulse response in the frequency domain."""
+"""All states by convolution with the impulse response, by FFT."""
 
 from math import log2
 
@@ -14,7 +14,7 @@ STATE = 6e-9  # seconds of a state; fitted to runs on two cores, see docs/engine
 
 
 def fast_length(n: int) -> int:
-    """A number >= n that is quick to transform: its prime factors are 2, 3 and 5, mostly 2.
+    """Return a number >= n that is fast to transform: its prime factors are 2, 3 and 5, mostly 2.
 
     The smallest one that is even or, from 256 on, a multiple of 32: 1000 takes longer than 1024.
     """

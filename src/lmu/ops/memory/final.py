@@ -1,4 +1,4 @@
-"""Only the last state: one matrix product with the impulse response."""
+"""The last state alone, by one matrix product with the impulse response."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def final_cost(problem: Problem) -> Cost:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``, where a long sum is one of shorter ones, added up in float64.
+    """``a @ b``, a long sum being split into shorter ones that are added up in float64.
 
     In float32 alone, a sum of 200,000 products that are much alike errs by 9e-6.
     """
@@ -63,15 +63,15 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return (total + a[:, whole:] @ b[whole:]).to(a.dtype)
 
 
-# torch.compile takes it as one operator: it could not keep the impulse response from call to call,
-# and would make another graph for each number of powers.
+# One operator for torch.compile, which could not keep the impulse response between calls, and
+# would make another graph for each number of squarings.
 
 
 @torch.library.custom_op(
     "lmu::final", mutates_args=(), schema="(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor"
 )
 def compiled_final(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
-    """As :func:`final`, of constant dynamics, also of each channel, in one operator."""
+    """Compute :func:`final` in one operator; dynamics, also of each channel, are constant."""
     system, length = system_of(Ad, Bd), u.shape[1]
     H = _response(system, length, u.dtype)
     m = final(u, Ad, Bd, None, H)

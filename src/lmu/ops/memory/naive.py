@@ -1,4 +1,4 @@
-"""The memory step by step, as its equation stands: the reference of all other methods."""
+"""The memory by its equation, step by step: the reference of all methods."""
 
 import torch
 from torch import Tensor

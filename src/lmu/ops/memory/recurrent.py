@@ -1,4 +1,4 @@
-"""One step after another, in the precision of the input."""
+"""All states step by step, in the precision of the input."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ _tensor = tensor(floating=True)
 
 @explained(u=_tensor, m=_tensor, E=_tensor, Bd=_tensor)
 def memory_step(u: Tensor, m: Tensor, E: Tensor, Bd: Tensor) -> Tensor:
-    """One step by the increment, ``m_t = m_{t-1} + E m_{t-1} + Bd u_t`` with ``E = Ad - I``.
+    """Advance one step by the increment: ``m_t = m_{t-1} + E m_{t-1} + Bd u_t``, ``E = Ad - I``.
 
     For a long window ``Ad`` is close to the identity, and rounding it to float32 loses digits that
     rounding ``E`` keeps. And increments are far smaller than ``m``: added up in float32, those of a

@@ -1,4 +1,4 @@
-"""The read-out in chunks of time: one matrix product per chunk, states only between them."""
+"""The read-out in chunks of time: one matrix product per chunk, states only between chunks."""
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def chunks_readout(
     W1 = torch.cat([W_x, bias[:, None]], dim=1)
     if is_transformed():
         return ACTIVATIONS[activation].function(z + x1 @ W1.mT)[:, :length], m_n
-    # In place: what comes before needs none of it for backward.
+    # In place: earlier operations do not need z for backward.
     z.flatten(0, 1).addmm_(x1.flatten(0, 1), W1.mT)
     return ACTIVATIONS[activation].in_place(z)[:, :length], m_n
 
@@ -55,7 +55,7 @@ def chunks_readout_cost(problem: Problem) -> Cost:
 
 
 def cost_of_chunks(problem: Problem, inputs: float) -> Cost:
-    """Cost of chunks where an output is a sum over ``inputs`` inputs, and the states before."""
+    """Cost of chunks whose outputs are sums over ``inputs`` inputs and the states before them."""
     b, T, c, d, r = (
         problem.batch, problem.length, problem.channels, problem.order, problem.rows
     )  # fmt: skip

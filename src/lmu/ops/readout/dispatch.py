@@ -1,4 +1,4 @@
-"""The public entry to read-outs of a linear memory: their methods, the choice and the run."""
+"""Public entry to read-outs of a linear memory: the table of methods, the choice, the call."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,13 +10,7 @@ from torch.nn.functional import pad
 
 from lmu._arguments import explained, optional, word
 from lmu._arguments import tensor as tensor_rule
-from lmu.ops._activations import (
-    ACTIVATIONS,
-    Function,
-    apply_rows,
-    check_activation,
-    is_fused,
-)
+from lmu.ops._activations import FUSED, Function, apply_rows, check_activation
 from lmu.ops._checks import check_memory, check_readout
 from lmu.ops._modes import compute_dtype, is_transformed, no_autocast
 from lmu.ops.cost import (
@@ -39,11 +33,8 @@ from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 Run = Callable[..., tuple[Tensor, Tensor]]
 
 
-FUSED = tuple(name for name in ACTIVATIONS if is_fused(name))
-
-
 class ReadoutMethod(NamedTuple):
-    """One algorithm."""
+    """An algorithm, its cost, and the activations that it applies."""
 
     run: Run
     cost: CostFunction
@@ -65,16 +56,16 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
 def choose_readout(
     problem: Problem, *, initial_state: bool = False, transformed: bool = False
 ) -> str:
-    """Choose the method of a read-out: a pure function, the same everywhere, and cached.
+    """Choose the method of a read-out; a cached pure function, the same on every machine.
 
     Args:
         problem: Its sizes.
         initial_state: Whether the memory starts from a state.
-        transformed: Whether a compiler or ``torch.func`` sees the call.
+        transformed: True under a compiler or a transform of ``torch.func``.
     """
     try:
         return _decide(problem, initial_state, transformed)[0]
-    except TypeError:  # of what cannot be looked up in a cache
+    except TypeError:  # an argument is not hashable
         check_choice(problem, initial_state=initial_state, transformed=transformed)
         raise
 
@@ -82,7 +73,7 @@ def choose_readout(
 def explain_readout(
     problem: Problem, *, initial_state: bool = False, transformed: bool = False
 ) -> MethodChoice:
-    """The choice of :func:`choose_readout` with its reason and cost."""
+    """Explain the choice of :func:`choose_readout`: its reason and cost."""
     method = choose_readout(problem, initial_state=initial_state, transformed=transformed)
     reason = _decide(problem, initial_state, transformed)[1]
     if not reason:
@@ -175,9 +166,9 @@ def readout(
 
 
 def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
-    """The method for an input (batch, time, channels) and a number of hidden units."""
+    """Choose the method for an input (batch, time, channels) and a number of hidden units."""
     if torch.compiler.is_compiling():
-        return "chunked"  # whatever the length, which the compiler should not look at
+        return "chunked"  # for any length, on which a compiler must not specialize
     return _decide(problem_of(u, Bd, rows), initial_state, is_transformed())[0]
 
 

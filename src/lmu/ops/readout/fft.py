@@ -1,7 +1,7 @@
-"""The read-out of the parallel layer by FFT, without ever forming the memory's states.
+"""The read-out of the parallel layer by FFT, without forming the memory's states.
 
 The input is cut into a few pieces. With kernels delayed and cut accordingly their responses add up
-in the frequency domain, where one transform of the length of the sequence and a piece serves all of
+in the frequency domain, where one transform, as long as the sequence and a piece, serves all of
 them; a single piece would need twice the length of the sequence. The sums over pieces and channels
 are matrix products, one for each frequency.
 """
@@ -29,8 +29,8 @@ from lmu.ops.readout.chunked import channels_readout
 from lmu.theory import impulse_response
 from lmu.theory.rounding import narrow
 
-GROUP = 1 << 21  # floats of spectra that are multiplied at once on a CPU: about its cache
-TILE = 192  # rows of a signal transposed at once: more pages than that do not fit a CPU's tables
+GROUP = 1 << 21  # floats of spectra multiplied at once on a CPU: about its cache
+TILE = 192  # rows of a signal transposed at once: more pages overflow a CPU's translation buffer
 CUT = 3e-10  # seconds of a unit of a plan's weight, for each row; fitted, see docs/engine.md
 
 
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def plan(length: int) -> Plan:
-    """Weigh shorter transforms against more products; the weights are measured."""
+    """Choose the pieces: shorter transforms against more products, by measured weights."""
 
     def cut(pieces: int) -> Plan:
         steps = -(-length // pieces)
@@ -89,7 +89,7 @@ def convolve(u: Tensor, K: Tensor) -> Tensor:
 def plain(
     u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, activation: str
 ) -> tuple[Tensor]:
-    """The result of :class:`FFTReadout` by autograd."""
+    """Result of :class:`FFTReadout` by autograd."""
     return (ACTIVATIONS[activation].function(convolve(u, K) + x @ W_x.mT + bias),)
 
 
@@ -98,7 +98,7 @@ class FFTReadout(torch.autograd.Function):
 
     @staticmethod
     def forward(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, activation: str):
-        """Give ``y`` (batch, time, rows) and the spectra of ``u`` and ``K``.
+        """Return ``y`` (batch, time, rows) and the spectra of ``u`` and ``K``.
 
         Shapes: ``u`` (batch, channels, time), ``K`` (channels, rows, time), ``x`` (batch, time,
         input), ``W_x`` (rows, input), ``bias`` (rows,).
@@ -146,7 +146,7 @@ def _spectra(u: Tensor, K: Tensor, p: Plan) -> tuple[Tensor, Tensor]:
 def _groups(batch: int, spectrum: int, device: torch.device) -> tuple[int, int]:
     """Sequences multiplied, and sequences transformed, at once; ``spectrum`` floats each.
 
-    On a CPU transforms stay in the cache; other devices want more work at once.
+    On a CPU transforms stay in the cache; other devices need more work at once.
     """
     if device.type == "cpu":
         return max(1, min(batch, GROUP // spectrum)), 1
@@ -155,7 +155,7 @@ def _groups(batch: int, spectrum: int, device: torch.device) -> tuple[int, int]:
 
 
 def _with_ones(x: Tensor) -> Tensor:
-    """The input with a one beside it, so that one product adds input and bias."""
+    """Append a one to each input, so that one product adds input and bias."""
     return pad(x, (0, 1), value=1.0)
 
 
@@ -173,15 +173,15 @@ def _forward(
     y = x.new_empty(batch, length, rows)
     activate: Any = ACTIVATIONS[activation].into
     x1, W1 = _with_ones(x), torch.cat([W_x, bias[:, None]], dim=1).mT
-    group, some = _groups(batch, 2 * len(U) * rows, x.device)
-    with torch.inference_mode():  # the same kernels, called with less ado
+    group, subgroup = _groups(batch, 2 * len(U) * rows, x.device)
+    with torch.inference_mode():  # the same kernels, with less overhead per call
         spectra = U.new_empty(len(U), group, rows)
-        before = y.new_empty(some, length, rows)  # what the activation is applied to
+        before = y.new_empty(subgroup, length, rows)  # what the activation is applied to
         for i in range(0, batch, group):
             S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
             torch.bmm(U[:, i : i + group], KF, out=S)
-            for j in range(0, S.shape[1], some):
-                z = torch.fft.irfft(S[:, j : j + some].permute(1, 2, 0).contiguous(), p.n)
+            for j in range(0, S.shape[1], subgroup):
+                z = torch.fft.irfft(S[:, j : j + subgroup].permute(1, 2, 0).contiguous(), p.n)
                 part = slice(i + j, i + j + len(z))
                 a = before[: len(z)]
                 _transpose(z[..., :length], a)
@@ -201,21 +201,21 @@ def _back_to_spectra(
     p: Plan,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of both spectra and of ``[W_x, bias]``; fills ``dx``. Its buffers end with it."""
+    """Gradients of both spectra and of ``[W_x, bias]``; fills ``dx``. Frees its buffers."""
     (batch, length, rows), k = y.shape, x.shape[2]
     differentiate: Any = ACTIVATIONS[activation].backward
     dU, dKF = torch.empty_like(U), torch.zeros_like(KF)  # conjugates, as the products give them
     dW1 = W_x.new_zeros(k + 1, rows)
-    group, some = _groups(batch, 2 * len(U) * rows, y.device)
+    group, subgroup = _groups(batch, 2 * len(U) * rows, y.device)
     with torch.inference_mode():
         x1 = _with_ones(x)
         spectra = U.new_empty(len(U), group, rows)
-        before = y.new_empty(some, length, rows)
-        signals = y.new_zeros(some, rows, p.n)  # what lies beyond the sequence stays zero
+        before = y.new_empty(subgroup, length, rows)
+        signals = y.new_zeros(subgroup, rows, p.n)  # what lies beyond the sequence stays zero
         for i in range(0, batch, group):
             S = spectra if i + group <= batch else U.new_empty(len(U), batch - i, rows)
-            for j in range(0, S.shape[1], some):
-                part = slice(i + j, i + min(j + some, S.shape[1]))
+            for j in range(0, S.shape[1], subgroup):
+                part = slice(i + j, i + min(j + subgroup, S.shape[1]))
                 g = before[: part.stop - part.start]
                 differentiate(dy[part], y[part], grad_input=g)
                 flat = g.flatten(0, 1)
@@ -224,7 +224,7 @@ def _back_to_spectra(
                     torch.mm(flat, W_x, out=dx[part].flatten(0, 1))
                 z = signals[: len(g)]
                 z[..., :length].copy_(g.mT)
-                S[:, j : j + some].copy_(torch.fft.rfft(z).permute(2, 0, 1).conj())
+                S[:, j : j + subgroup].copy_(torch.fft.rfft(z).permute(2, 0, 1).conj())
             dKF.baddbmm_(U[:, i : i + group].mT, S)
             dU[:, i : i + group].copy_(torch.bmm(S, KF.mT))
     return dU, dKF, dW1

@@ -1,4 +1,4 @@
-"""The read-out of a linear memory, as its equations stand: the reference of all methods."""
+"""The read-out of a linear memory by its equations: the reference of all methods."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The read-out of all memory states, which are formed first."""
+"""The read-out from all memory states, which are formed first."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def states_readout(
     u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
     m_0: Tensor | None, H: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """All memory states first, then the read-out: as the equations say.
+    """Compute all memory states, then the read-out, as in the equations.
 
     Cost: that of the memory, and 2 b T c d r FLOPs; memory b T c d floats, several times over.
     """
@@ -27,7 +27,7 @@ def states_readout(
     if is_transformed():
         z = m.flatten(2) @ W_m.mT + x @ W_x.mT + bias
         return ACTIVATIONS[activation].function(z), m_n
-    # In place: what comes before needs none of it for backward.
+    # In place: earlier operations do not need z for backward.
     z = torch.addmm(bias, x.flatten(0, 1), W_x.mT)
     z.addmm_(m.flatten(2).flatten(0, 1), W_m.mT)
     return ACTIVATIONS[activation].in_place(z).unflatten(0, x.shape[:2]), m_n

@@ -1,4 +1,4 @@
-"""The chunked read-out by kernels for CUDA; see lmu.ops.triton.readout."""
+"""The chunked read-out by CUDA kernels; see lmu.ops.triton.readout."""
 
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ def kernels_readout(
     u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
     m_0: Tensor | None, H: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As the chunked read-out, but the outputs are written once, by one kernel.
+    """Compute the chunked read-out with outputs written once, by one kernel.
 
     Cost: 2 b T c (L / 2 + d) r FLOPs with chunks of L steps; memory b T r floats, and c d L r for
     the responses to states.
@@ -111,7 +111,7 @@ def _(
 
 
 def plain(sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> tuple[Tensor]:
-    """The result of the kernels by autograd."""
+    """Result of the kernels by autograd."""
     steps = x1.shape[1]
     t = torch.arange(steps, device=R.device)
     forced = R[:, t - t[:, None] + steps - 1]  # (channels, steps of input, steps, rows)

@@ -1,4 +1,4 @@
-"""Kernels for GPUs; the only package that imports triton, imported only where it is used."""
+"""GPU kernels in triton, the only package that imports it; imported where it is used."""
 
 from importlib.util import find_spec
 

@@ -1,8 +1,8 @@
 r"""The sequential part of a block of the nonlinear LMU: all its steps in one launch.
 
 In :mod:`lmu.ops.lmu.blocks` a step is a product of a block state and a tanh, two launches that take
-longer to start than to run. Rows of the batch never meet in these steps, so a program takes a tile
-of rows through all of them and needs to wait for no other program.
+longer to start than to run. Rows of the batch are independent in these steps, so a program takes a
+tile of rows through all of them without waiting for another.
 """
 
 import torch
@@ -17,11 +17,11 @@ OPTIONS = {"TILE_B": TILE_B, "TILE_N": TILE_N, "TILE_K": TILE_K, "enable_fp_fusi
 
 
 def advance(states: Tensor, before: Tensor, M: Tensor, hidden: int) -> None:
-    r"""Take the states of a block forward, in place: from bases to hidden states and past inputs.
+    r"""Advance the states of a block in place, from bases to hidden states and past inputs.
 
         z_0 = f(base_0 + before M[:hidden]),  z_s = f(base_s + z_{s-1} M)
 
-    where f is tanh in the first ``hidden`` columns and changes nothing in the others.
+    where f is tanh in the first ``hidden`` columns and the identity in the others.
 
     Cost: 2 b L width^2 FLOPs in one launch with L steps, and no memory; each of the b / 16 programs
     reads M once a step. Products are sums of float32 products, never of TensorFloat-32.
@@ -49,7 +49,7 @@ def advance(states: Tensor, before: Tensor, M: Tensor, hidden: int) -> None:
 
 
 def retreat(states: Tensor, slopes: Tensor, MT: Tensor) -> None:
-    r"""Take the gradients of a block's states back, in place: those of outputs to those of bases.
+    r"""Backward of :func:`advance` in place, from gradients of outputs to those of bases.
 
         g_{L-1} = g_{L-1} * slope_{L-1},  g_s = (g_s + g_{s+1} M^T) * slope_s
 
@@ -67,7 +67,7 @@ def retreat(states: Tensor, slopes: Tensor, MT: Tensor) -> None:
         TypeError: Dtypes differ, are neither of these two, or this triton cannot multiply them.
         ValueError: Shapes, strides or devices do not fit.
     """
-    hidden = slopes.shape[-1] if slopes.ndim == 3 else 1  # else its shape is what is wrong
+    hidden = slopes.shape[-1] if slopes.ndim == 3 else 1  # refused below for its shape
     batch, steps, width = _check_states(states, hidden)
     _check(slopes, "slopes", (batch, steps, hidden), states)
     _check(MT, "MT", (width, width), states)
@@ -79,7 +79,7 @@ def retreat(states: Tensor, slopes: Tensor, MT: Tensor) -> None:
 
 
 def _check_states(states: Tensor, hidden: int) -> tuple[int, int, int]:
-    """Shape of the states, if the kernels can take them."""
+    """Return the shape of states that the kernels can take; refuse others."""
     if states.ndim != 3 or states.shape[1] < 1 or states.shape[2] < 16 or states.shape[2] % 16:
         raise ValueError(
             "states must be (batch, steps, width) with at least one step and a width that is a "
@@ -109,7 +109,7 @@ def _check_states(states: Tensor, hidden: int) -> tuple[int, int, int]:
 def _check(
     t: Tensor, name: str, shape: tuple[int, ...], states: Tensor, rows_only: bool = False
 ) -> None:
-    """Check that an argument fits the states."""
+    """Refuse an argument that does not fit the states."""
     if t.shape != shape:
         raise ValueError(
             f"{name} must be {shape} for states of shape {tuple(states.shape)}, "
@@ -149,7 +149,7 @@ def _compiled() -> bool:
 
 
 # Kernels call no function of triton.language that is itself a kernel (cdiv, zeros, sum), so that
-# they can be interpreted though triton was imported before TRITON_INTERPRET was set.
+# they can be interpreted even if triton was imported before TRITON_INTERPRET was set.
 
 
 @triton.jit
@@ -158,30 +158,30 @@ def _advance(
     TILE_B: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * TILE_B + tl.arange(0, TILE_B)
-    inside = (rows < batch)[:, None]
+    row_mask = (rows < batch)[:, None]
     rows = rows.to(tl.int64)[:, None]  # offsets of a large batch pass 2^31
     state = states + rows * (steps * width)
     before = before + rows * before_stride
     for start in range(0, width, TILE_N):
         cols = start + tl.arange(0, TILE_N)[None, :]
-        _advance_tile(state, before, hidden, M, inside, cols, width, hidden, TILE_K)
+        _advance_tile(state, before, hidden, M, row_mask, cols, width, hidden, TILE_K)
     for s in range(1, steps):
-        # A step's columns are stored by threads other than those that load them in the next.
+        # A step's columns are stored by other threads than those that load them in the next step.
         tl.debug_barrier()
         following = state + s * width
         for start in range(0, width, TILE_N):
             cols = start + tl.arange(0, TILE_N)[None, :]
             _advance_tile(
-                following, following - width, width, M, inside, cols, width, hidden, TILE_K
+                following, following - width, width, M, row_mask, cols, width, hidden, TILE_K
             )
 
 
 @triton.jit
-def _advance_tile(state, last, size, M, inside, cols, width, hidden, TILE_K: tl.constexpr):
-    here = inside & (cols < width)
-    total = tl.load(state + cols, mask=here, other=0.0)
-    total = _add_product(total, last, size, M, inside, cols, width, TILE_K)
-    tl.store(state + cols, tl.where(cols < hidden, _tanh(total), total), mask=here)
+def _advance_tile(state, last, size, M, row_mask, cols, width, hidden, TILE_K: tl.constexpr):
+    mask = row_mask & (cols < width)
+    total = tl.load(state + cols, mask=mask, other=0.0)
+    total = _add_product(total, last, size, M, row_mask, cols, width, TILE_K)
+    tl.store(state + cols, tl.where(cols < hidden, _tanh(total), total), mask=mask)
 
 
 @triton.jit
@@ -190,35 +190,35 @@ def _retreat(
     TILE_B: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * TILE_B + tl.arange(0, TILE_B)
-    inside = (rows < batch)[:, None]
+    row_mask = (rows < batch)[:, None]
     rows = rows.to(tl.int64)[:, None]
     state = states + rows * (steps * width) + (steps - 1) * width
     slope = slopes + rows * (steps * hidden) + (steps - 1) * hidden
     for start in range(0, hidden, TILE_N):
         cols = start + tl.arange(0, TILE_N)[None, :]
-        here = inside & (cols < hidden)
-        g = tl.load(state + cols, mask=here, other=0.0)
-        tl.store(state + cols, g * tl.load(slope + cols, mask=here, other=0.0), mask=here)
+        mask = row_mask & (cols < hidden)
+        g = tl.load(state + cols, mask=mask, other=0.0)
+        tl.store(state + cols, g * tl.load(slope + cols, mask=mask, other=0.0), mask=mask)
     for s in range(1, steps):
         tl.debug_barrier()  # as above
         earlier = state - s * width
         for start in range(0, width, TILE_N):
             cols = start + tl.arange(0, TILE_N)[None, :]
-            here = inside & (cols < width)
-            g = tl.load(earlier + cols, mask=here, other=0.0)
-            g = _add_product(g, earlier + width, width, MT, inside, cols, width, TILE_K)
-            bent = inside & (cols < hidden)
-            g *= tl.load(slope - s * hidden + cols, mask=bent, other=1.0)
-            tl.store(earlier + cols, g, mask=here)
+            mask = row_mask & (cols < width)
+            g = tl.load(earlier + cols, mask=mask, other=0.0)
+            g = _add_product(g, earlier + width, width, MT, row_mask, cols, width, TILE_K)
+            hidden_mask = row_mask & (cols < hidden)
+            g *= tl.load(slope - s * hidden + cols, mask=hidden_mask, other=1.0)
+            tl.store(earlier + cols, g, mask=mask)
 
 
 @triton.jit
-def _add_product(total, left, size, M, inside, cols, width, TILE_K: tl.constexpr):
+def _add_product(total, left, size, M, row_mask, cols, width, TILE_K: tl.constexpr):
     """``total + left[:, :size] @ M[:size, cols]``; ``left`` points to rows."""
     for start in range(0, size, TILE_K):
         across = start + tl.arange(0, TILE_K)[None, :]
         down = start + tl.arange(0, TILE_K)[:, None]
-        a = tl.load(left + across, mask=inside & (across < size), other=0.0)
+        a = tl.load(left + across, mask=row_mask & (across < size), other=0.0)
         b = tl.load(M + down * width + cols, mask=(down < size) & (cols < width), other=0.0)
         # Not TensorFloat-32, which is the default: float32 results are good to float32.
         total = tl.dot(a, b, total, input_precision="ieee", out_dtype=total.dtype)
@@ -229,8 +229,8 @@ def _add_product(total, left, size, M, inside, cols, width, TILE_K: tl.constexpr
 def _tanh(x):
     """Tanh to a few units in the last place; libdevice's cannot be interpreted."""
     size = tl.abs(x)
-    # Lambert's continued fraction to 17, where the quotient of exponentials would lose digits; its
-    # error is far below float64's rounding there.
+    # Lambert's continued fraction to 17, where the quotient of exponentials loses digits; its error
+    # is far below float64's rounding there.
     z = tl.minimum(size * size, 1.0)
     above = 34459425.0 + z * (4729725.0 + z * (135135.0 + z * (990.0 + z)))
     below = 34459425.0 + z * (16216200.0 + z * (945945.0 + z * (13860.0 + z * 45.0)))

@@ -2,11 +2,11 @@ r"""The chunked read-out in one pass: product, input, bias and relu, forward and
 
 Within a chunk, with ``sources`` the inputs of its steps and the state before it, ``z`` at step t is
 
-    z_t = sum_{s<=t} K_{t-s} given_s + sum_i F_{i,t} given_{L+i} + W_1 [x_t; 1]
+    z_t = sum_{s<=t} K_{t-s} source_s + sum_i F_{i,t} source_{L+i} + W_1 [x_t; 1]
 
-As matrix products of the library this takes an operator that holds K once for each step, and three
-passes over z. Here rows of K are taken by their index, what lies above the diagonal is left out,
-and z is never written: only y = relu(z). Backward reads the gradient and y and masks as it goes.
+As library matrix products this takes an operator that holds K once for each step, and three passes
+over z. Here rows of K are taken by index, tiles above the diagonal are skipped, and only
+y = relu(z) is written, not z. Backward reads the gradient and y, and masks while reading.
 
 ``R`` stacks, for each channel, L - 1 rows of zeros, the L rows of K, and the rows of F, state after
 state. All sums are in one order: the same input gives the same bits.
@@ -20,7 +20,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 TILE_M, TILE_R, TILE_K = 64, 64, 32  # chunks, hidden units, sources; powers of two
-PARTS = 32  # of the chunks, whose gradients of weights are summed apart, to fill a GPU
+PARTS = 32  # groups of chunks whose gradients of weights are summed separately, to fill a GPU
 # Two stages of loads ahead, not three: float64 then fits the shared memory of small GPUs too.
 OPTIONS: dict[str, Any] = {"TILE_M": TILE_M, "TILE_R": TILE_R, "TILE_K": TILE_K}
 OPTIONS |= {"num_stages": 2, "enable_fp_fusion": True}
@@ -36,7 +36,7 @@ def forward(sources: Tensor, R: Tensor, x1: Tensor, W1: Tensor, relu: bool) -> T
         R: Responses (channels, 2 L - 1 + order L, r).
         x1: Input with a one behind it (M, L, k).
         W1: Weights of the input with the bias behind them (k, r).
-        relu: Whether a relu follows, or nothing.
+        relu: Apply a relu.
 
     Returns:
         y (M, L, r).
@@ -89,7 +89,7 @@ def compiled() -> bool:
     return isinstance(_forward, triton.runtime.JITFunction)
 
 
-# As in block_states.py, no kernel calls what is a kernel of triton.language itself.
+# As in block_states.py, no kernel calls a function of triton.language that is itself a kernel.
 
 
 @triton.jit
@@ -99,19 +99,19 @@ def _dot(a, b, total):
 
 
 @triton.jit
-def _responses(R, c, k, t, cols, inside, L, size, width, height):
+def _responses(R, c, k, t, cols, mask, L, size, width, height):
     """The rows of ``R`` that belong to the sources ``k`` at step t."""
     row = tl.where(k < L, t - k + L - 1, 2 * L - 1 + (k - L) * L + t)
     row = (c * height + row).to(tl.int64)
-    return tl.load(R + row * width + cols, mask=inside & (k < size), other=0.0)
+    return tl.load(R + row * width + cols, mask=mask & (k < size), other=0.0)
 
 
 @triton.jit
-def _masked(dy, y, at, inside, RELU: tl.constexpr):
+def _masked(dy, y, at, mask, RELU: tl.constexpr):
     """The gradient of z, at offsets into it."""
-    g = tl.load(dy + at, mask=inside, other=0.0)
+    g = tl.load(dy + at, mask=mask, other=0.0)
     if RELU:
-        g = tl.where(tl.load(y + at, mask=inside, other=0.0) > 0, g, 0.0)
+        g = tl.where(tl.load(y + at, mask=mask, other=0.0) > 0, g, 0.0)
     return g
 
 
@@ -193,7 +193,7 @@ def _kernel(
     dy, y, sources, dR, M, C, size, L, width, features, height,
     TILE_M: tl.constexpr, TILE_R: tl.constexpr, TILE_K: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of K: of a tile of delays, from all steps that have so much behind them."""
+    """Gradients of K: of a tile of delays, from all steps that late or later."""
     first, c = tl.program_id(0) * TILE_K, tl.program_id(2)
     delay = first + tl.arange(0, TILE_K)[:, None]
     cols = tl.program_id(1) * TILE_R + tl.arange(0, TILE_R)[None, :]

@@ -1,4 +1,4 @@
-"""The settings of a run on permuted sequential MNIST."""
+"""Settings of a run on permuted sequential MNIST."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ class Preset:
 
 # Chilkuri & Eliasmith, ICML 2021 (166,092 parameters); Voelker et al., 2019 (102,027 parameters).
 # The learning rate of the first was chosen among 3e-3, 5e-3 and 8e-3 on validation digits, 3 seeds.
-# Ours: as many polynomials as pixels, read by layers with batch normalization.
-# For comparison PyTorch's layers with as many parameters as the first, 166,036 and 165,890.
+# "deep" is not published: as many polynomials as pixels, read by layers with batch normalization.
+# "lstm" and "gru" have about as many parameters as the first, 166,036 and 165,890.
 PRESETS = {
     "lmufft": Preset(346, 468, 0.5, 8e-3),
     "lmu": Preset(212, 256, 0.0, 1e-3),
@@ -48,7 +48,7 @@ UNUSED = {
 
 
 def _theta_rule(value: Any) -> str | None:
-    # Of 784 steps a longer window holds nothing.
+    # Sequences have 784 steps: a longer window holds nothing more.
     return positive(value) or lies_in(1, 1e6, "1 to 1e6 pixels")(value)
 
 
@@ -57,9 +57,9 @@ _noise = lies_in(0, 1_000, "0 to 1,000")  # of pixels in [0, 1], and of normaliz
 
 @dataclass(frozen=True, kw_only=True)
 class PsMNISTConfig(RunConfig):
-    """Settings of a run on permuted sequential MNIST, beside those of every run.
+    """Settings of a run on permuted sequential MNIST, in addition to those of every run.
 
-    Sizes, dropout and rates that are None are those of the published model.
+    Sizes, dropout and rates that are None take the values of the published model.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -112,13 +112,13 @@ class PsMNISTConfig(RunConfig):
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> "PsMNISTConfig":
-        """Settings of a command's options; the learning rate may be None."""
+        """Build settings from a command's options; the learning rate may be None."""
         if options["learning_rate"] is None:
             options = options | {"learning_rate": PRESETS[options["model"]].learning_rate}
         return cls(**options)
 
     def model_arguments(self) -> dict[str, Any]:
-        """Arguments of :func:`lmu.tasks.psmnist.models.build_model`, defaults filled in."""
+        """Return arguments of :func:`lmu.tasks.psmnist.models.build_model`, with defaults."""
         preset = PRESETS[self.model]
         return {
             "model": self.model,
@@ -132,7 +132,7 @@ class PsMNISTConfig(RunConfig):
         }
 
     def shareable(self) -> dict[str, Any]:
-        """The settings without what only tells where files lie on this machine."""
+        """Return the settings without paths of this machine."""
         settings = asdict(self)
         del settings["data"]
         if self.permutation is not None:

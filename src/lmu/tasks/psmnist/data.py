@@ -20,7 +20,7 @@ VALIDATION = 5_000
 
 
 def default_permutation() -> Tensor:
-    """The order of the pixels (784,) that published results use: starts 60, 361, 167."""
+    """Return the order of the pixels (784,) of published results, which starts 60, 361, 167."""
     return torch.randperm(PIXELS, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +42,7 @@ def load_permutation(path: str | Path) -> Tensor:
         if not isfile(path) or path.stat().st_size > 2**20:  # devices have no end
             raise ValueError("it is too large" if isfile(path) else "there is no such file")
         values = torch.as_tensor(_read_numbers(path))
-    except Exception as error:  # those of NumPy's reader have no bounds
+    except Exception as error:  # NumPy's reader may raise anything
         raise ValueError(f"the permutation {path} cannot be read: {error}") from error
     return check_permutation(values, str(path))
 
@@ -52,7 +52,7 @@ def check_permutation(permutation: Any, name: str = "permutation") -> Tensor:
 
     Args:
         permutation: The tensor to check.
-        name: What to call it in an error.
+        name: Its name in messages.
 
     Returns:
         The permutation (784,) of int64.
@@ -91,12 +91,12 @@ def _read_numbers(path: Path) -> Any:
 
 @checked(full_train=flag)
 def split_indices(full_train: bool = False) -> tuple[Tensor, Tensor]:
-    """Which of the 60,000 training digits are for training and which for validation.
+    """Split the 60,000 training digits into those for training and for validation.
 
     The split is random but the same in every run, whatever its seed.
 
     Args:
-        full_train: Train on all of them and keep none for validation.
+        full_train: Train on all digits, without validation.
 
     Returns:
         Indices for training (55,000 or 60,000) and for validation (5,000 or 0).
@@ -108,11 +108,11 @@ def split_indices(full_train: bool = False) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class PsMNIST:
-    """The task's tensors: pixels (digits, 784, 1) in [0, 1] and labels (digits,).
+    """Data set of pixels (digits, 784, 1) in [0, 1] and labels (digits,).
 
     Args:
         permutation: Order of the pixels (784,).
-        data: Folder of the MNIST files; looked for as :func:`lmu.tasks.mnist.locate` says if None.
+        data: Folder of the MNIST files; searched by :func:`lmu.tasks.mnist.locate` if None.
         full_train: Train on all 60,000 digits, without validation.
         limit: Most digits of each part.
 
@@ -134,18 +134,18 @@ class PsMNIST:
 
     @property
     def description(self) -> Description:
-        """Ten classes of sequences of a pixel at each step."""
+        """Facts of the data set: ten classes, one pixel a step."""
         return Description("classification", 1, CLASSES, tuple("0123456789"), "digits")
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Number of digits to train and to validate with."""
+        """Numbers of digits for training and validation."""
         kept = 0 if self.full_train else VALIDATION
         least = self.limit or 60_000
         return min(60_000 - kept, least), min(kept, least)
 
     def prepare(self) -> None:
-        """Find or download the four files and check that they are intact.
+        """Find or download the four files, and verify them.
 
         Raises:
             DataError: A file is missing or damaged.
@@ -153,7 +153,7 @@ class PsMNIST:
         mnist.verify(mnist.locate(self.data))
 
     def fit_parts(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Training and validation part; the latter is empty for ``full_train``."""
+        """Return the training and validation part; the latter is empty for ``full_train``."""
         images, labels = mnist.load(mnist.locate(self.data), "train")
         train, validation = (i[: self.limit] for i in split_indices(self.full_train))
         return (
@@ -162,7 +162,7 @@ class PsMNIST:
         )
 
     def test_part(self) -> tuple[Tensor, Tensor]:
-        """The 10,000 test digits."""
+        """Return the 10,000 test digits."""
         images, labels = mnist.load(mnist.locate(self.data), "t10k")
         return self.sequences(images[: self.limit]), labels[: self.limit]
 

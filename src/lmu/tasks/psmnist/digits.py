@@ -1,4 +1,4 @@
-"""Show a trained model's answers to single digits."""
+"""Pictures of a trained model's answers to single digits."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ from lmu._extras import require
 from lmu.tasks.psmnist.recipe import load_classifier
 from lmu.training.settings import check, seed_rule, within
 
-MOST = 10_000  # digits that there are to choose from
-MOST_DRAWN = 100  # in a picture: Matplotlib takes some 20 ms for each
-_BATCH = 100  # the outputs of LMU at all steps of all digits would fill the memory
+MOST = 10_000  # test digits
+MOST_DRAWN = 100  # digits of a picture: Matplotlib takes some 20 ms for each
+_BATCH = 100  # LMU's outputs at all steps of all digits would fill the memory
 _SHADES = " .:-=+*#%@"
 
 
@@ -26,9 +26,9 @@ class Prediction:
     Attributes:
         index: Its number in the test part.
         image: The digit (28, 28) in [0, 1].
-        label: What it is.
-        answer: What the model takes it for.
-        probability: Of the answer, as the model sees it.
+        label: Its class.
+        answer: The class that the model predicts.
+        probability: Probability of the answer by the model.
     """
 
     index: int
@@ -39,19 +39,19 @@ class Prediction:
 
     @property
     def right(self) -> bool:
-        """Whether the answer is right."""
+        """True if the answer is right."""
         return self.answer == self.label
 
 
 def predict_digits(
     checkpoint: Path, *, count: int, seed: int = 0, data: str | None = None
 ) -> list[Prediction]:
-    """Let a checkpoint answer to randomly chosen test digits.
+    """Predict randomly chosen test digits by a checkpoint.
 
     Args:
-        checkpoint: A checkpoint, or the folder of a run, whose chosen one is taken.
-        count: How many digits; no more than there are.
-        seed: Of the choice, from 0 to 2^32 - 1.
+        checkpoint: A checkpoint, or the folder of a run, which stands for its tested one.
+        count: Number of digits, at most 10,000.
+        seed: Seed of the choice, from 0 to 2^32 - 1.
         data: Folder of the MNIST files; that of the run if None.
 
     Raises:
@@ -79,12 +79,11 @@ def predict_digits(
 
 
 def render_digit(image: Tensor, *, colors: bool) -> Text:
-    """A digit (28, 28) in [0, 1] for the terminal, two rows of pixels in a line of text.
+    """Render a digit (28, 28) in [0, 1] for the terminal, two rows of pixels in a line of text.
 
     Args:
         image: The digit.
-        colors: Draw half blocks in greys; else the mean of the two pixels is a character that
-            covers as much.
+        colors: Draw half blocks in greys; else a character as dark as the mean of two pixels.
     """
     lines = [
         _in_colors(*rows) if colors else _in_shades(*rows)
@@ -104,7 +103,7 @@ def _in_colors(upper: list[float], lower: list[float]) -> Text:
 def _in_shades(upper: list[float], lower: list[float]) -> Text:
     means = [(a + b) / 2 for a, b in zip(upper, lower, strict=True)]
     last = len(_SHADES) - 1
-    # Upwards, so that thin strokes are seen.
+    # Rounded up, so that thin strokes stay visible.
     return Text("".join(_SHADES[min(last, math.ceil(last * mean))] for mean in means))
 
 

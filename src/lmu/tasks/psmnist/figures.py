@@ -1,4 +1,4 @@
-"""The picture of a digit and of the memory's window."""
+"""Picture of a digit and of the memory's window."""
 
 import torch
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from lmu.theory import decode_window, discretize, impulse_response, legt
 
 @checked(sequence=tensor("time", filled=True), order=whole(1), theta=number(above=0))
 def reconstruct(sequence: Tensor, order: int, theta: float) -> Tensor:
-    """What the state of a bare Legendre memory still tells of the sequence it has read.
+    """Decode the window of a Legendre memory at the end of a sequence.
 
     Args:
         sequence: Input (time,).
@@ -19,25 +19,25 @@ def reconstruct(sequence: Tensor, order: int, theta: float) -> Tensor:
         theta: Length of its window, in steps.
 
     Returns:
-        The decoded input (time,) in float64; NaN where the window does not reach.
+        The decoded input (time,) in float64; NaN before the window.
     """
     steps = len(sequence)
     H = impulse_response(*discretize(*legt(order, theta)), steps)
     m = H.flip(1) @ sequence.to(H)
-    # The hold delays by half a step: the input k steps ago is found at (k + 1/2) / theta.
+    # The hold delays by half a step: the input k steps ago is at (k + 1/2) / theta.
     r = (torch.arange(steps, dtype=H.dtype).flip(0) + 0.5) / theta
-    inside = r <= 1
+    mask = r <= 1
     decoded = torch.full((steps,), torch.nan, dtype=H.dtype)
-    decoded[inside] = decode_window(m, r[inside])
+    decoded[mask] = decode_window(m, r[mask])
     return decoded
 
 
 def draw_window(sequence: Tensor, task: PsMNIST, order: int, theta: float) -> Figure:
-    """A digit and its permuted pixels, with both as the memory holds them at the last pixel.
+    """Draw a digit and its permuted pixels, and both as decoded from the memory at the last pixel.
 
     Args:
         sequence: Permuted pixels (784, 1) in [0, 1].
-        task: Knows the permutation.
+        task: The data set, for its permutation.
         order: Order of the memory.
         theta: Length of its window, in pixels.
     """

@@ -1,4 +1,4 @@
-"""The models of permuted sequential MNIST."""
+"""Models for permuted sequential MNIST."""
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ def build_model(
     layers: int = 2,
     hidden_noise: float = 0.0,
 ) -> SequenceClassifier:
-    """A classifier of pixel sequences (batch, 784, 1) into 10 digits.
+    """Build a classifier of pixel sequences (batch, 784, 1) into 10 digits.
 
     Args:
         model: A key of :data:`PRESETS`.
@@ -83,7 +83,7 @@ def build_model(
 def _read_out(
     inputs: int, hidden_size: int, layers: int, noise: float, dropout: float
 ) -> nn.Sequential:
-    """Layers with batch normalization, noise, relu and, but for the last, dropout."""
+    """Build layers with batch normalization, noise, relu and, except in the last, dropout."""
     parts: list[nn.Module] = []
     for size in [inputs, *[hidden_size] * (layers - 1)]:
         parts += [nn.Linear(size, hidden_size), nn.BatchNorm1d(hidden_size)]
@@ -95,7 +95,7 @@ def _read_out(
 def _memory_read_by(
     read_out: nn.Module, hidden_size: int, memory_size: int, theta: float, input_dropout: float
 ) -> LMU:
-    """The window's polynomials as they are at the end, and a module that reads them."""
+    """Build a memory whose last state is read by a module."""
     return LMU(
         1,
         hidden_size,
@@ -112,10 +112,10 @@ def _memory_read_by(
 
 
 def _initialize_as_published(layer: LMU) -> None:
-    """At first the memory reads the pixels as they are, and the hidden units read the memory alone.
+    """Initialize so that the memory reads the pixels, and the hidden units the memory alone.
 
-    With a single input the usual draw of ``e_x``, one number, decides how much the memory is told:
-    near zero, training starts slowly.
+    With a single input ``e_x`` is one number: if its usual random value is near zero, the memory
+    gets little input and training starts slowly.
     """
     assert layer.e_x is not None
     with torch.no_grad():

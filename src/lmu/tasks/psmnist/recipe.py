@@ -1,4 +1,4 @@
-"""Permuted sequential MNIST as ``lmu.training`` trains it."""
+"""Recipe of permuted sequential MNIST for ``lmu.training``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PsMNISTRecipe(Recipe):
-    """The settings and the order of the pixels (784,)."""
+    """Settings and the order of the pixels (784,)."""
 
     task = "psmnist"
     config_type = PsMNISTConfig
@@ -36,7 +36,7 @@ class PsMNISTRecipe(Recipe):
 
     @classmethod
     def of(cls, config: PsMNISTConfig) -> "PsMNISTRecipe":
-        """With the order in the file that the settings name, or the usual one."""
+        """Build the recipe with the order in the file that the settings name, or the usual one."""
         if config.permutation is None:
             return cls(config, default_permutation())
         try:
@@ -46,7 +46,7 @@ class PsMNISTRecipe(Recipe):
 
     @classmethod
     def restore(cls, config: PsMNISTConfig, entry: dict[str, Any]) -> "PsMNISTRecipe":
-        """With the order that a checkpoint holds: the file may be gone."""
+        """Build the recipe with the order in a checkpoint: the file may be gone."""
         permutation = entry["permutation"]
         try:
             return cls(config, check_permutation(permutation))
@@ -54,12 +54,12 @@ class PsMNISTRecipe(Recipe):
             raise ValueError(f"a wrong order of pixels: {error}") from error
 
     def entry(self) -> dict[str, Any]:
-        """The order of the pixels."""
+        """Return the order of the pixels, for checkpoints."""
         return {"permutation": self.permutation}
 
     @property
     def data(self) -> PsMNIST:
-        """The digits."""
+        """Data set of the digits."""
         config = self.config
         return PsMNIST(self.permutation, config.data, config.full_train, config.limit)
 
@@ -69,14 +69,14 @@ class PsMNISTRecipe(Recipe):
         return self.config.input_noise
 
     def build_model(self) -> SequenceClassifier:
-        """The model with fresh weights."""
+        """Build the model with initial weights."""
         try:
             return build_model(**self.config.model_arguments())
-        except (ValueError, RuntimeError) as error:  # the latter where memory is short
+        except (ValueError, RuntimeError) as error:  # RuntimeError: out of memory
             raise ConfigError("model", str(error)) from error
 
     def check(self) -> None:
-        """Refuse what needs more memory than there is."""
+        """Refuse a model or batch that needs more memory than the machine has."""
         check_room(self.config)
 
     @property
@@ -85,11 +85,11 @@ class PsMNISTRecipe(Recipe):
         return f"{self.config.model} on permuted MNIST"
 
     def settings(self) -> dict[str, Any]:
-        """The settings with the model's defaults filled in."""
+        """Return the settings with the model's defaults."""
         return self.config.shareable() | self.config.model_arguments()
 
     def figures(self) -> "dict[str, Figure]":
-        """A digit and what the memory holds of it, if the model has a memory."""
+        """Draw a digit and its decoded window, if the model has a memory."""
         from lmu.tasks.psmnist.figures import draw_window
 
         arguments, data = self.config.model_arguments(), self.data
@@ -101,7 +101,7 @@ class PsMNISTRecipe(Recipe):
 
 
 def load_classifier(checkpoint: Path) -> LoadedCheckpoint[PsMNISTRecipe]:
-    """The checkpoint at a path, or of a run's folder that which was tested; has ``model()``.
+    """Load a checkpoint, or the tested one of a run's folder; its ``model()`` is the classifier.
 
     Raises:
         CheckpointError: There is no such checkpoint, it is damaged, or something else wrote it.

@@ -1,4 +1,4 @@
-"""Refuse a run that does not fit, before anything is allocated and not when the system kills it."""
+"""Checks that a run fits into memory, before anything is allocated."""
 
 import os
 
@@ -17,23 +17,23 @@ def check_room(config: PsMNISTConfig) -> None:
     Raises:
         ConfigError: It does; the message has both figures.
     """
-    there = total_memory()
-    if there is None:
+    available = total_memory()
+    if available is None:
         return
     needed = {"hidden_size": weight_bytes(config)}
     if config.accelerator in ("auto", "cpu") and not torch.cuda.is_available():
         needed["batch_size"] = needed["hidden_size"] + batch_bytes(config)
     for setting, size in needed.items():
-        if size > there:
+        if size > available:
             raise ConfigError(
                 setting,
                 f"training would take about {size / 2**30:,.0f} GiB of memory, this machine has "
-                f"{there / 2**30:,.0f}: choose smaller sizes",
+                f"{available / 2**30:,.0f}: choose smaller sizes",
             )
 
 
 def weight_bytes(config: PsMNISTConfig) -> float:
-    """About what the weights take, with their gradients and Adam's two moments."""
+    """Estimate the bytes of the weights, with their gradients and Adam's two moments."""
     arguments = config.model_arguments()
     h, d = arguments["hidden_size"], arguments["memory_size"] or 0
     numbers = {
@@ -43,19 +43,19 @@ def weight_bytes(config: PsMNISTConfig) -> float:
         "lmu": 1.0 * h * (h + d),
         "deep": 1.0 * h * d + (config.layers - 1.0) * h * h,
     }
-    # The Legendre system is computed in float64, with some matrices of its size besides.
+    # The Legendre system is computed in float64, with some more matrices of its size.
     return 16 * numbers[config.model] + 8 * (4.0 * d * d + PIXELS * d)
 
 
 def batch_bytes(config: PsMNISTConfig) -> float:
-    """About what a step of training keeps for its backward pass."""
+    """Estimate the bytes that a training step keeps for its backward pass."""
     hidden = config.model_arguments()["hidden_size"]
     kept = PIXELS * _RECURRENT[config.model] if config.model in _RECURRENT else 3 * config.layers
     return 4.0 * config.batch_size * hidden * kept
 
 
 def total_memory() -> int | None:
-    """Bytes of this machine's memory, None where Python cannot tell."""
+    """Return the bytes of this machine's memory, None where Python cannot tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

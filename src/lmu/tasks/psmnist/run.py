@@ -1,4 +1,4 @@
-"""Train and test on permuted sequential MNIST."""
+"""Training and testing on permuted sequential MNIST."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def train(
         output: Folder in which the run's folder, named by the time, is made.
         resume: The checkpoint to continue from; its folder is then the run's. Or a run's folder, to
             start over in it.
-        console: Where progress is shown; nowhere if None.
+        console: Console that shows progress; none if None.
         callbacks: Further Lightning callbacks.
 
     Raises:
@@ -60,12 +60,14 @@ def train(
 def resume_config(
     path: Path, say: Callable[[str], None] = warnings.warn, **changes: Any
 ) -> tuple[Path, PsMNISTConfig]:
-    """The checkpoint to continue from and its settings; see :func:`lmu.training.run.resume_config`.
+    """Return the checkpoint to continue from and its settings.
+
+    See :func:`lmu.training.run.resume_config`.
 
     Args:
         path: The folder of a run, or a checkpoint in it.
-        say: Is told if the last checkpoint is damaged and the one before takes its place.
-        changes: Settings that may differ: where the data are and what to run on.
+        say: Called with a message if the last checkpoint is damaged and the one before is used.
+        changes: Settings that may differ: the folder of the data and the device.
     """
     return run.resume_config(path, PsMNISTRecipe, say, **changes)
 
@@ -74,8 +76,8 @@ def evaluate(checkpoint: Path, **changes: Any) -> tuple[LoadedCheckpoint[PsMNIST
     """Test a checkpoint, with the batch size and precision that it was trained with.
 
     Args:
-        checkpoint: A checkpoint, or the folder of a run, whose chosen one is taken.
-        changes: Settings that may differ: where the data are and what to run on.
+        checkpoint: A checkpoint, or the folder of a run, which stands for its tested one.
+        changes: Settings that may differ: the folder of the data and the device.
 
     Raises:
         CheckpointError: There is no such checkpoint.
