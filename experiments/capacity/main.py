@@ -1,4 +1,4 @@
-"""The command of the capacity experiment."""
+"""Command of the capacity experiment."""
 
 from dataclasses import replace
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The command of the Mackey-Glass experiment."""
+"""Command of the Mackey-Glass experiment."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The command of the psMNIST table."""
+"""Command of the psMNIST table."""
 
 from pathlib import Path
 from typing import Annotated, Any

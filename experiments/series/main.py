@@ -1,4 +1,4 @@
-"""The command of the experiment on real series."""
+"""Command of the experiment on real series."""
 
 from typing import Annotated, Any
 

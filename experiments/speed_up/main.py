@@ -1,4 +1,4 @@
-"""The command of the comparison of training times."""
+"""Command of the comparison of training times."""
 
 from dataclasses import replace
 from typing import Annotated
