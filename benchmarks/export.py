@@ -214,13 +214,13 @@ def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> 
         reference = torch.cat([model(part) for part in x.split(1000)])
     figures: dict[str, Any] = {"layer": {"right": int((reference.argmax(1) == labels).sum())}}
     for name, path in files.items():
-        got = logits(path, model.layer, x, 1000)
+        together = logits(path, model.layer, x, 1000)
         alone = logits(path, model.layer, x[:singles], 1)
         figures[name] = {
             "bytes": path.stat().st_size,
-            "right": int((got.argmax(1) == labels).sum()),
+            "right": int((together.argmax(1) == labels).sum()),
             "right_alone": int((alone.argmax(1) == labels[:singles]).sum()),
-            "error": relative_error(got, reference),
+            "error": relative_error(together, reference),
         }
         print(f"{config.model}, {name}: {figures[name]}", flush=True)
     return {"digits": len(x), "digits_alone": singles, "config": config.model_arguments(),

@@ -31,9 +31,9 @@ class Case:
     flops: float | None = None
 
 
-def largest_error(got: list[Tensor], exact: list[Tensor]) -> float:
+def largest_error(results: list[Tensor], exact: list[Tensor]) -> float:
     """Return the largest relative error among the tensors of a result."""
-    return max(relative_error(a, e) for a, e in zip(got, exact, strict=True))
+    return max(relative_error(a, e) for a, e in zip(results, exact, strict=True))
 
 
 def run(name: str, case: Case, rounds: int | None = None) -> dict:

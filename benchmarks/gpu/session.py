@@ -82,7 +82,7 @@ class Session:
             return True
         return False
 
-    def attempt(self, what: str, work: Callable[[], Any], ours: bool = True) -> tuple[Any, str]:
+    def attempt(self, what: str, work: Callable[[], Any], is_own: bool = True) -> tuple[Any, str]:
         """Return a result and ``""``, or None and the reason why there is none.
 
         A lack of memory is not a fault, nor is a failure of other packages.
@@ -96,12 +96,12 @@ class Session:
             why = describe(caught)
         if why:  # not in the handler: the exception holds the allocated memory
             self.free()
-            self.blame(what, why, ours)
+            self.blame(what, why, is_own)
         return result, why
 
-    def blame(self, what: str, why: str, ours: bool = True) -> None:
+    def blame(self, what: str, why: str, is_own: bool = True) -> None:
         """Note a failure if it is a fault."""
-        if ours and why != OUT_OF_MEMORY:
+        if is_own and why != OUT_OF_MEMORY:
             self.faults.append(f"{what}: {why}")
 
     def free(self) -> None:
@@ -142,9 +142,9 @@ class Session:
         works: dict[str, Callable[[], object]] = {}
         failed: dict[str, str] = {}
         for key, build in {**builds, **(others or {})}.items():
-            what, ours = f"{title}: {key}", key in builds
+            what, is_own = f"{title}: {key}", key in builds
             row = figures[key] = {}
-            ready, why = self.attempt(what, lambda b=build: _ready(b, exact), ours)
+            ready, why = self.attempt(what, lambda b=build: _ready(b, exact), is_own)
             if ready is not None:
                 contender, row["error"] = ready
                 if row["error"] is not None and not row["error"] < tolerance:
@@ -152,7 +152,7 @@ class Session:
                     self.blame(what, why)
                 else:
                     row["peak_mib"], why = self.attempt(
-                        what, lambda work=contender.work: self.peak(work), ours
+                        what, lambda work=contender.work: self.peak(work), is_own
                     )
                     if not why:
                         works[key] = _guarded(key, contender.work, failed)
