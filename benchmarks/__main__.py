@@ -44,11 +44,11 @@ def main() -> None:
         path = folder / f"{name}.json"
         write_json(path, result)
         print(f"{result['title']} ({time.perf_counter() - start:.0f} s)")
-        ours = next(iter(result["contenders"].values()))["seconds"]
+        first = next(iter(result["contenders"].values()))["seconds"]
         for key, figures in result["contenders"].items():
             error = "" if figures["error"] is None else f", error {figures['error']:.1e}"
             print(
-                f"  {key}: {figures['seconds'] * 1e3:.3g} ms (x {figures['seconds'] / ours:.3g}), "
+                f"  {key}: {figures['seconds'] * 1e3:.3g} ms (x {figures['seconds'] / first:.3g}), "
                 f"{figures['peak_mib']:.0f} MiB{error}"
             )
         sys.stdout.flush()

@@ -27,22 +27,22 @@ PRECISIONS = {
 
 @torch.no_grad()
 def errors(layer: nn.Module, x: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Relative errors of the output and of the last memory state, in each precision."""
+    """Compute relative errors of the output and of the last memory state, in each precision."""
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
 
     def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
         output, (_, m_n) = layer(x, **kwargs)
         return {"output": output, "memory": m_n}
 
-    got = {}
+    results = {}
     for precision, dtype in PRECISIONS.items():
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-            got[precision] = run(x)
+            results[precision] = run(x)
     layer.double()
     exact = run(x.double())
     return {
-        precision: {key: relative_error(value, exact[key]) for key, value in results.items()}
-        for precision, results in got.items()
+        precision: {key: relative_error(value, exact[key]) for key, value in result.items()}
+        for precision, result in results.items()
     }
 
 

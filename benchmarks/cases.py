@@ -1,4 +1,4 @@
-"""The registry of benchmark cases, :data:`CASES`; a new case is one entry."""
+"""Registry of benchmark cases, :data:`CASES`; a new case is one entry."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,17 +31,17 @@ LMU_SIZES = (1, 212, 256, 784)  # input, hidden, memory, theta: Voelker et al.
 
 
 def lmu_fft(kind: type[nn.Module] = LMUFFT, **kwargs: bool) -> nn.Module:
-    """A parallel layer of the paper's size; all contenders have the same weights."""
+    """Build a parallel layer of the paper's size; all contenders have the same weights."""
     return with_weights_of(LMUFFT, kind, FFT_SIZES, **kwargs)
 
 
 def lmu(kind: type[nn.Module] = LMU) -> nn.Module:
-    """A nonlinear layer of the paper's size; all contenders have the same weights."""
+    """Build a nonlinear layer of the paper's size; all contenders have the same weights."""
     return with_weights_of(LMU, kind, LMU_SIZES)
 
 
 def others(hidden: int, pick: Pick, batch: int) -> dict[str, Callable[[], Contender]]:
-    """The layers of PyTorch that a user would take instead."""
+    """Return PyTorch's recurrent layers, which users would take instead."""
     kinds = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
     builds = {name: partial(kind, 1, hidden, batch_first=True) for name, kind in kinds.items()}
     return {
@@ -50,9 +50,9 @@ def others(hidden: int, pick: Pick, batch: int) -> dict[str, Callable[[], Conten
     }
 
 
-def fft_case(pick: Pick, rounds: int, title: str, ours: Build, *, rivals: bool = False) -> Case:
-    """A case of the parallel layer."""
-    contenders = {"LMUFFT": partial(training_step, ours, pick, 100)}
+def fft_case(pick: Pick, rounds: int, title: str, build: Build, *, rivals: bool = False) -> Case:
+    """Make a case of the parallel layer."""
+    contenders = {"LMUFFT": partial(training_step, build, pick, 100)}
     textbook = partial(lmu_fft, TextbookLMUFFT)
     contenders["textbook: FFT of all states, read-out at all steps"] = partial(
         training_step, textbook, pick, 100
@@ -62,8 +62,8 @@ def fft_case(pick: Pick, rounds: int, title: str, ours: Build, *, rivals: bool =
         contenders |= peers.parallel(FFT_SIZES[1], FFT_SIZES[2], 100)
     step = partial(training_step, pick=pick, batch=100)
     exact = partial(in_double, partial(lmu_fft, NaiveLMUFFT), step)
-    # Rounding takes a few of millions of hidden units across the kink of the relu, whatever the
-    # algorithm, and their gradients then differ altogether.
+    # Whatever the algorithm, rounding moves a few of millions of hidden units across the kink of
+    # the relu, and their gradients then differ completely.
     return Case(title, contenders, exact, rounds, tolerance=5e-3)
 
 
@@ -72,7 +72,7 @@ TEXTBOOK_LMU = "textbook: the equations in a loop"
 
 
 def lmu_case(batch: int, rounds: int, *, rivals: bool = False) -> Case:
-    """A case of the nonlinear layer."""
+    """Make a case of the nonlinear layer."""
     stepwise = partial(lmu, StepwiseLMU)
     contenders = {
         "LMU": partial(training_step, lmu, every, batch),
@@ -86,7 +86,7 @@ def lmu_case(batch: int, rounds: int, *, rivals: bool = False) -> Case:
 
 
 def forward_case(batch: int) -> Case:
-    """Forward of the nonlinear layer, beside the rate of this machine's matrix products."""
+    """Make a case of the nonlinear layer's forward pass, with the rate of matrix products."""
     stepwise = partial(lmu, StepwiseLMU)
     contenders = {
         "LMU": partial(forward, lmu, every, batch),
@@ -99,30 +99,30 @@ def forward_case(batch: int) -> Case:
 
 
 class CalledCell(nn.Module):
-    """A step of the textbook as a cell that is called."""
+    """A step of the textbook layer as a callable cell."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor, h: Tensor, m: Tensor) -> tuple:
-        """The new state."""
+        """Return the new state."""
         step: Any = self.layer.step
         return step(x, h, m)
 
 
 def by_layer(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """The new state, by ``step`` of our layer."""
+    """Return the new state by ``step`` of a layer of lmu."""
     return layer.step(x, (h, m))[1]
 
 
 def by_cell(cell: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """The new state, by a cell that is called."""
+    """Return the new state by calling a cell."""
     return cell(x, h, m)
 
 
 def step_case() -> Case:
-    """The latency of one step of a stream."""
+    """Make a case of the latency of one step of a stream."""
 
     def cell() -> nn.Module:
         return CalledCell(lmu(StepwiseLMU))

@@ -36,20 +36,20 @@ Work = Callable[[], object]
 
 
 def backward(layer: Any, x: torch.Tensor, pick: Pick = every) -> Work:
-    """A training step on the outputs that ``pick`` takes."""
+    """Build a training step on the outputs that ``pick`` takes."""
     with torch.no_grad():
         gradient = torch.ones_like(pick(layer(x)))
     return training(layer, x, gradient, pick)
 
 
 def step(layer: Any, x: torch.Tensor) -> Work:
-    """A step from the state after a first one, without gradients."""
+    """Build a step from the state after a first one, without gradients."""
     _, state = layer.step(x)
     return torch.no_grad()(lambda: layer.step(x, state))
 
 
 def cases() -> dict[str, Callable[[], Work]]:
-    """Functions that build the work of each case, by name."""
+    """Return functions that build the work of each case, by name."""
     builds: dict[str, Callable[[], Work]] = {}
     for size, (batch, length, channels, units, order) in SIZES.items():
         x = torch.rand(batch, length, channels)
@@ -84,7 +84,7 @@ def serve(source: Path, shortest: float) -> None:
 
 
 def start(source: Path, shortest: float) -> subprocess.Popen[str]:
-    """A process that serves times of the package of a source tree."""
+    """Start a process that serves times of a source tree's package."""
     command = [sys.executable, "-m", "benchmarks.compare", "--serve", "--shortest", str(shortest)]
     return subprocess.Popen(
         [*command, str(source)], cwd=HERE.parent, env=os.environ | {"PYTHONPATH": str(source)},
@@ -93,7 +93,7 @@ def start(source: Path, shortest: float) -> subprocess.Popen[str]:
 
 
 def ask(process: subprocess.Popen[str], name: str) -> float:
-    """Seconds of a case in a process."""
+    """Request the seconds of a case from a process."""
     assert process.stdin is not None
     assert process.stdout is not None
     print(name, file=process.stdin, flush=True)
@@ -136,8 +136,8 @@ def main() -> None:
         ratio = median(b / a for a, b in zip(pair["base"], pair["here"], strict=True))
         fastest = min(pair["here"]) / min(pair["base"])
         slower += [name] if min(ratio, fastest) > 1 + args.tolerance else []
-        told = " -> ".join(duration(median(seconds)) for seconds in pair.values())
-        print(f"{name}: {told}, x {ratio:.3f}, fastest x {fastest:.3f}")
+        medians = " -> ".join(duration(median(seconds)) for seconds in pair.values())
+        print(f"{name}: {medians}, x {ratio:.3f}, fastest x {fastest:.3f}")
         rows.append({"case": name, **pair, "ratio": ratio, "fastest": fastest})
     if args.output is not None:
         args.output.write_text(json.dumps({"tolerance": args.tolerance, "rows": rows}, indent=2))

@@ -1,6 +1,6 @@
-"""Measure what a memory holds, for docs/concepts.md: ``python -m benchmarks.concepts``.
+"""Measure decoding errors of a memory, for docs/concepts.md: ``python -m benchmarks.concepts``.
 
-The figures go to results/concepts.json, from which ``docs.figures.concepts`` draws.
+The figures go to results/concepts.json, which ``docs.figures.concepts`` draws.
 """
 
 import math
@@ -24,12 +24,12 @@ CYCLES = [2 ** (k / 4) for k in range(-8, 33)]  # a quarter of a cycle to 256 in
 
 
 def memory(order: int, theta: float, discretizer: str = "zoh") -> LegendreMemory:
-    """A memory of the signal itself, in float64."""
+    """Build a memory of the signal, in float64."""
     return LegendreMemory(order, theta, discretizer=discretizer, dtype=torch.float64)
 
 
 def sines(cycles: float, theta: int) -> Tensor:
-    """Sines of evenly spaced phases (phases, time, 1) with ``cycles`` cycles in a window."""
+    """Return sines of evenly spaced phases (phases, time, 1), ``cycles`` cycles in a window."""
     t = torch.arange(WINDOWS * theta, dtype=torch.float64)
     phases = torch.arange(PHASES, dtype=torch.float64)[:, None] / PHASES
     return (2 * math.pi * (cycles * t / theta + phases)).sin()[..., None]
@@ -37,14 +37,14 @@ def sines(cycles: float, theta: int) -> Tensor:
 
 @torch.no_grad()
 def decoding_error(layer: LegendreMemory, signal: Tensor) -> float:
-    """Relative error of the decoded window of a signal (batch, time, 1)."""
+    """Compute the relative error of the decoded window of a signal (batch, time, 1)."""
     held = layer.decode(layer.final(signal))
     past = signal.flip(1)[:, : held.shape[1]]
     return relative_error(held, past)
 
 
 def by_frequency(theta: int = 1_000) -> dict[str, Any]:
-    """Error of each order at each frequency, and the highest frequency that is held."""
+    """Measure the error of each order at each frequency, and the highest frequency that is held."""
     orders = {}
     for order in (8, 16, 32, 64, 128, 256):
         layer = memory(order, theta)
@@ -55,7 +55,7 @@ def by_frequency(theta: int = 1_000) -> dict[str, Any]:
 
 
 def _reaches(layer: LegendreMemory, theta: int, most: float) -> float:
-    """The frequency, in cycles, up to which the error stays below ``most``, by bisection."""
+    """Find the frequency, in cycles, up to which the error stays below ``most``, by bisection."""
     low, high = 0.0, float(layer.memory_size)
     while high - low > 0.01:
         middle = (low + high) / 2
@@ -67,7 +67,7 @@ def _reaches(layer: LegendreMemory, theta: int, most: float) -> float:
 
 
 def of_noise(theta: int = 512) -> dict[str, Any]:
-    """Error of white noise: decoded, by the best linear read-out, and the least of all."""
+    """Measure errors of white noise: decoded, by the best linear read-out, and the lower bound."""
     g = torch.Generator().manual_seed(0)
     noise = torch.randn(256, WINDOWS * theta, 1, generator=g, dtype=torch.float64)
     rows = []
@@ -86,8 +86,8 @@ def of_noise(theta: int = 512) -> dict[str, Any]:
 def _best_read_out(order: int, theta: int) -> float:
     """Error of the linear read-out that recovers most of a window of white noise.
 
-    It projects the past on the span of the impulse responses; so what it recovers of the window is
-    the energy within the window of an orthonormal basis of that span.
+    It projects the past on the span of the impulse responses; so it recovers the energy that an
+    orthonormal basis of that span has within the window.
     """
     H = impulse_response(*discretize(*legt(order, theta)), 2 * WINDOWS * theta)
     _, values, basis = torch.linalg.svd(H, full_matrices=False)
@@ -96,7 +96,7 @@ def _best_read_out(order: int, theta: int) -> float:
 
 
 def by_discretizer(order: int = 16) -> dict[str, Any]:
-    """Error of a sine of one cycle against the steps in a window; None where it is refused."""
+    """Measure the error of a sine of one cycle by steps in a window; None where it is refused."""
     steps = [50, 71, 100, 141, 200, 283, 400, 566, 800, 1131, 1600, 2263, 3200]
     lines = {
         name: [
@@ -112,7 +112,7 @@ def by_discretizer(order: int = 16) -> dict[str, Any]:
 
 
 def of_half_step(order: int = 32, theta: int = 100, cycles: float = 3) -> dict[str, Any]:
-    """Errors of reading an input of k steps ago at (k + 1/2) / theta and at k / theta."""
+    """Measure errors of decoding k steps back at (k + 1/2) / theta and at k / theta."""
     signal = sines(cycles, theta)
     layer = memory(order, theta)
     m_n = layer.final(signal)
@@ -125,7 +125,7 @@ def of_half_step(order: int = 32, theta: int = 100, cycles: float = 3) -> dict[s
 
 
 def of_rows(theta: int = 784) -> dict[str, Any]:
-    """Difference between the weights of a coefficient's past and its polynomial."""
+    """Measure differences between a coefficient's weights of the past and its polynomial."""
     rows = []
     r = (torch.arange(theta, dtype=torch.float64) + 0.5) / theta
     for order in (16, 64, 256, 468, 784):

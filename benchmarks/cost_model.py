@@ -1,6 +1,6 @@
-"""Model the cost of a training step of a layer whose time is spread over processes.
+"""Model of the cost of a training step of a layer whose time is spread over processes.
 
-For assumed machines and sizes that no test can reach; docs/scale.md says what it leaves out.
+It is for assumed machines and untested sizes; docs/scale.md says what it leaves out.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Step:
     """Cost of a training step in one process.
 
     Attributes:
-        steps: Time steps that it holds.
+        steps: Time steps of the process.
         output_bytes: Size of its outputs.
         compute: Seconds of its arithmetic, forward and backward.
         carry: Seconds of carrying states forward and gradients back, by algorithm.
@@ -49,19 +49,19 @@ class Step:
     sent: dict[str, float]
 
     def efficiency(self, algorithm: str) -> float:
-        """Share of the time that is spent on arithmetic."""
+        """Fraction of the time that is spent on arithmetic."""
         return self.compute / (self.compute + self.carry[algorithm])
 
 
 def model(work: Work, processes: int, machine: Machine | None = None) -> Step:
-    """The cost of a training step."""
+    """Estimate the cost of a training step."""
     m = machine or Machine()
     b, d, r, R = work.batch, work.order, work.hidden, processes
     steps = work.length / R
     chunk = chunk_length(int(steps), d, r)
     compute = 6 * b * steps * ((chunk + d) * r + d) / m.flops
     state = 4 * b * d
-    # A product for each bit that is set in the number of steps: half of the bits.
+    # A product for each bit set in the number of steps: half of the bits.
     advance = log2(steps) / 2 * (m.launch + 2 * b * d * d / m.double_flops)
     message = m.latency + state / m.bandwidth
     rounds = ceil(log2(R))

@@ -44,30 +44,30 @@ Work = Callable[[], object]
 
 
 def interleave(works: dict[str, Work], rounds: int) -> dict[str, dict[str, float]]:
-    """Median, fastest and slowest time of each work, measured in turns."""
+    """Measure median, fastest and slowest time of each work, in turns."""
     return {key: spread(times) for key, times in take_turns(works, rounds).items()}
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread."""
+    """Open a session on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options)
 
 
 def run(session: Any, inputs: dict[str, np.ndarray]) -> list[Any]:
-    """The outputs for these inputs."""
+    """Return the outputs for some inputs."""
     return session.run(None, inputs)
 
 
 def zeros(layer: Any, batch: int) -> dict[str, np.ndarray]:
-    """The state before the first step."""
+    """Return the state before the first step."""
     sizes = {"h": layer.hidden_size, "m": layer.memory_channels * layer.memory_size}
     return {name: np.zeros((batch, size), np.float32) for name, size in sizes.items()}
 
 
 def session_step(path: Path, layer: Any) -> Work:
-    """A step by ``session.run``, NumPy in and out."""
+    """Build a step by ``session.run``, NumPy in and out."""
     session, state = open_session(path), zeros(layer, 1)
     x = np.random.default_rng(0).random((1, 1), np.float32)
 
@@ -78,7 +78,7 @@ def session_step(path: Path, layer: Any) -> Work:
 
 
 def bound_step(path: Path, layer: Any) -> Work:
-    """A step whose arrays are bound in advance: the state goes back and forth between two."""
+    """Build a step whose arrays are bound in advance; the state alternates between two buffers."""
     session = open_session(path)
     values = [
         {k: onnxruntime.OrtValue.ortvalue_from_numpy(v) for k, v in zeros(layer, 1).items()}
@@ -103,7 +103,7 @@ def bound_step(path: Path, layer: Any) -> Work:
 
 
 def package_step(path: Path, layer: Any) -> Work:
-    """A step by a compiled package, tensors in and out."""
+    """Build a step by a compiled package, tensors in and out."""
     compiled, x = torch._inductor.aoti_load_package(str(path)), torch.rand(1, 1)
     state = {name: torch.from_numpy(value) for name, value in zeros(layer, 1).items()}
 
@@ -114,7 +114,7 @@ def package_step(path: Path, layer: Any) -> Work:
 
 
 def eager_step(layer: Any) -> Work:
-    """``layer.step``."""
+    """Build a step by ``layer.step``."""
     x, state = torch.rand(1, 1), [None]
 
     def work() -> None:
@@ -125,7 +125,7 @@ def eager_step(layer: Any) -> Work:
 
 
 def steps(layer: Any, folder: Path, rounds: int) -> dict[str, Any]:
-    """Time of one step at batch 1, and the files' sizes."""
+    """Time one step at batch 1, and measure the files' sizes."""
     exact = export_onnx(layer, folder / "step.onnx")
     int8 = quantize_onnx(exact, folder / "int8.onnx")
     package = export_aoti(layer, folder / "step.pt2")
@@ -147,7 +147,7 @@ def steps(layer: Any, folder: Path, rounds: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def sequences(layer: Any, folder: Path, rounds: int) -> dict[str, Any]:
-    """Time of 784 steps at batch 1, errors against float64 there and after 5,000 steps."""
+    """Time 784 steps at batch 1; measure errors against float64 there and after 5,000 steps."""
     path = export_onnx(layer, folder / "sequence.onnx", form="sequence")
     package = export_aoti(layer, folder / "sequence.pt2", form="sequence")
     session = open_session(path)
@@ -161,7 +161,7 @@ def sequences(layer: Any, folder: Path, rounds: int) -> dict[str, Any]:
         },
         rounds,
     )
-    ours = {len(x[0]): layer(x)[0] for x in (short, long)}
+    single = {len(x[0]): layer(x)[0] for x in (short, long)}
     layer.double()
     errors = {}
     for x in (short, long):
@@ -169,14 +169,14 @@ def sequences(layer: Any, folder: Path, rounds: int) -> dict[str, Any]:
         got = torch.from_numpy(run(session, {"x": x.numpy()})[0])
         errors[f"{x.shape[1]} steps"] = {
             "onnxruntime": (got - exact).abs().max().item(),
-            "layer": (ours[x.shape[1]] - exact).abs().max().item(),
+            "layer": (single[x.shape[1]] - exact).abs().max().item(),
         }
     layer.float()
     return {"times": times, "errors": errors, "bytes": path.stat().st_size}
 
 
 def round_memory(source: Path, target: Path) -> Path:
-    """A copy whose memory matrix is rounded to 8 bits for each column, but computes in float32."""
+    """Copy a file with its memory matrix rounded to 8 bits by columns, computing in float32."""
     proto = onnx.load(source)
     for weight in proto.graph.initializer:
         if weight.name == "E":
@@ -188,7 +188,7 @@ def round_memory(source: Path, target: Path) -> Path:
 
 
 def logits(path: Path, layer: Any, x: Tensor, batch: int) -> Tensor:
-    """Logits of an exported step after the last pixel."""
+    """Compute logits of an exported step after the last pixel."""
     session, parts = open_session(path), []
     for part in x.split(batch):
         y, state = np.empty(0), zeros(layer, len(part))
@@ -199,7 +199,7 @@ def logits(path: Path, layer: Any, x: Tensor, batch: int) -> Tensor:
 
 
 def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> dict[str, Any]:
-    """Accuracy and size of the exported steps of a trained classifier."""
+    """Measure accuracy and size of the exported steps of a trained classifier."""
     loaded = load_classifier(checkpoint)
     config, model = loaded.recipe.config, loaded.model()
     x, labels = replace(loaded.recipe.data, limit=limit).test_part()
@@ -214,13 +214,13 @@ def psmnist(checkpoint: Path, folder: Path, singles: int, limit: int | None) -> 
         reference = torch.cat([model(part) for part in x.split(1000)])
     figures: dict[str, Any] = {"layer": {"right": int((reference.argmax(1) == labels).sum())}}
     for name, path in files.items():
-        got = logits(path, model.layer, x, 1000)
+        together = logits(path, model.layer, x, 1000)
         alone = logits(path, model.layer, x[:singles], 1)
         figures[name] = {
             "bytes": path.stat().st_size,
-            "right": int((got.argmax(1) == labels).sum()),
+            "right": int((together.argmax(1) == labels).sum()),
             "right_alone": int((alone.argmax(1) == labels[:singles]).sum()),
-            "error": relative_error(got, reference),
+            "error": relative_error(together, reference),
         }
         print(f"{config.model}, {name}: {figures[name]}", flush=True)
     return {"digits": len(x), "digits_alone": singles, "config": config.model_arguments(),

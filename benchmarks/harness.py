@@ -1,4 +1,4 @@
-"""Benchmark cases: contenders are checked against float64, then timed in turns."""
+"""Benchmark cases, whose contenders are checked against float64, then timed in turns."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ from benchmarks.work import Contender
 
 @dataclass(frozen=True)
 class Case:
-    """A piece of work and its contenders.
+    """A computation and its contenders.
 
     Attributes:
-        title: Shown above the results.
-        contenders: Functions that build a contender, by name; ours is the first.
-        exact: Computes the right result in float64.
+        title: Title of the results.
+        contenders: Functions that build a contender, by name; the first is the reference for times.
+        exact: Computes the exact result in float64.
         rounds: Measurements of each contender.
         tolerance: Largest relative error of a result; a contender that exceeds it is not timed.
         flops: FLOPs of one call, counted from the equations.
@@ -31,9 +31,9 @@ class Case:
     flops: float | None = None
 
 
-def largest_error(got: list[Tensor], exact: list[Tensor]) -> float:
-    """The largest relative error among the tensors of a result."""
-    return max(relative_error(a, e) for a, e in zip(got, exact, strict=True))
+def largest_error(results: list[Tensor], exact: list[Tensor]) -> float:
+    """Return the largest relative error among the tensors of a result."""
+    return max(relative_error(a, e) for a, e in zip(results, exact, strict=True))
 
 
 def run(name: str, case: Case, rounds: int | None = None) -> dict:

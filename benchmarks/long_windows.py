@@ -29,7 +29,7 @@ State = Any
 
 
 def exact(theta: float, steps: int) -> Tensor:
-    """The memory after ``steps`` ones: the sum of a geometric series."""
+    """Compute the memory after ``steps`` inputs of 1, the sum of a geometric series."""
     Ad, Bd = discretize(*legt(ORDER, theta))
     identity = torch.eye(ORDER, dtype=torch.float64)
     power = torch.linalg.matrix_power(Ad, steps)
@@ -37,12 +37,12 @@ def exact(theta: float, steps: int) -> Tensor:
 
 
 def parallel(theta: float, **kwargs: Any) -> LMUFFT:
-    """The linear memory of the input as it is."""
+    """Build a layer with a linear memory of the input itself."""
     return LMUFFT(1, HIDDEN, ORDER, theta=theta, encode_input=False, **kwargs)
 
 
 def recurrent(theta: float, **kwargs: Any) -> LMU:
-    """The same memory in a layer whose feedback is zero."""
+    """Build an LMU with the same memory, whose feedback is zero."""
     layer = LMU(1, HIDDEN, ORDER, theta, encode_input=False, **kwargs)
     for encoder in (layer.e_h, layer.e_m):
         if encoder is not None:
@@ -51,13 +51,13 @@ def recurrent(theta: float, **kwargs: Any) -> LMU:
 
 
 def whole(layer: Any, x: Tensor, state: State = None) -> State:
-    """The state after a sequence."""
+    """Return the state after a sequence."""
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
     return layer(x, state, **kwargs)[1]
 
 
 def in_pieces(layer: Any, x: Tensor, dtype: torch.dtype) -> State:
-    """The state after a sequence, by pieces."""
+    """Return the state after a sequence, in pieces."""
     state: State = (torch.zeros(1, HIDDEN), torch.zeros(1, ORDER, dtype=dtype))
     for piece in x.chunk(PIECES, dim=1):
         state = whole(layer, piece, state)
@@ -65,7 +65,7 @@ def in_pieces(layer: Any, x: Tensor, dtype: torch.dtype) -> State:
 
 
 def streamed(layer: Any, x: Tensor) -> State:
-    """The state after a sequence, by a stream."""
+    """Return the state after a sequence, by a stream."""
     stream = Stream(layer)
     for x_t in x.unbind(1):
         stream(x_t)
@@ -73,7 +73,7 @@ def streamed(layer: Any, x: Tensor) -> State:
 
 
 def stepped(layer: Any, x: Tensor, dtype: torch.dtype) -> State:
-    """The state after a sequence, by ``layer.step`` with a memory of ``dtype``."""
+    """Return the state after a sequence, by ``layer.step`` with a memory of ``dtype``."""
     state: State = (torch.zeros(1, HIDDEN), torch.zeros(1, ORDER, dtype=dtype))
     for x_t in x.unbind(1):
         state = layer.step(x_t, state)[1]
@@ -98,7 +98,7 @@ ALGORITHMS: dict[str, tuple[Callable[[float, Tensor], State], int]] = {
 
 
 def windows(name: str) -> dict[str, Any]:
-    """Relative error of an algorithm for each window; None where it would take too long."""
+    """Measure the relative error of an algorithm for each window; None if it takes too long."""
     run, longest = ALGORITHMS[name]
     errors = {}
     for theta in THETAS:
@@ -112,7 +112,7 @@ def windows(name: str) -> dict[str, Any]:
 
 
 class Stepper:
-    """``layer.step``, which keeps the state."""
+    """Wraps ``layer.step`` and keeps the state."""
 
     def __init__(self, layer: Any, state: State = None) -> None:
         self.layer, self.state = layer, state
@@ -125,7 +125,7 @@ class Stepper:
 
 
 def quiet(layer: Any) -> Any:
-    """A layer that falls silent with its input: no bias, and a hidden state that decays."""
+    """Make a layer's output decay without input: no bias, and a decaying hidden state."""
     if isinstance(layer, LMU):
         with torch.no_grad():
             for weight in (layer.W_h, layer.e_h):
@@ -137,7 +137,7 @@ def quiet(layer: Any) -> Any:
 
 
 def steps() -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
-    """Functions that build a step, by name."""
+    """Return functions that build a step, by name."""
 
     def fft(kind: Any = LMUFFT) -> Any:
         return quiet(kind(1, 64, 256, 200, 200.0))
@@ -155,7 +155,7 @@ def steps() -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
 
 
 def silence(name: str) -> dict[str, Any]:
-    """Microseconds a step in a signal and in silence, in turns."""
+    """Measure microseconds a step in a signal and in silence, in turns."""
     build = steps()[name]
     torch.manual_seed(0)
     loud, still = build(), build()

@@ -1,34 +1,25 @@
-"""Describe the machine that results depend on."""
+"""Description of the machine that results depend on."""
 
-import os
 import platform
 import re
 import subprocess
-from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from lmu._machine import git_commit, processor
+from lmu._machine import git_commit, hardware
 
 
 def machine(device: torch.device | None = None) -> dict:
-    """Processor, versions, commit and date; with a CUDA device also a description of the GPU."""
+    """Describe processor, versions, commit and date, and the GPU of a CUDA device."""
     on_gpu = {"gpu": gpu(device)} if device is not None and device.type == "cuda" else {}
-    return on_gpu | {
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": git_commit(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
+    software = {"python": platform.python_version(), "torch": torch.__version__}
+    return on_gpu | hardware() | software | {"commit": git_commit()}
 
 
 def gpu(device: torch.device) -> dict:
-    """A CUDA device, its libraries, and its driver and clocks if nvidia-smi tells them."""
+    """Describe a CUDA device, its libraries, and by nvidia-smi its driver and clocks."""
     properties = torch.cuda.get_device_properties(device)
     try:
         triton = metadata.version("triton")
@@ -51,18 +42,18 @@ SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "clocks.max
 
 
 def nvidia_smi(uuid: object) -> dict[str, str]:
-    """Driver, clocks in MHz, power limit in W and temperature in C, from nvidia-smi."""
+    """Read driver, clocks in MHz, power limit in W and temperature in C from nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader,nounits"]
     command += [] if uuid is None else ["-i", f"GPU-{uuid}"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
         return {"nvidia_smi": f"left out: {error}"}
-    return dict(zip(SMI, told.stdout.splitlines()[0].split(", "), strict=False))
+    return dict(zip(SMI, result.stdout.splitlines()[0].split(", "), strict=False))
 
 
 def results_folder(where: dict) -> Path:
-    """The folder of a machine's results, named by its GPU or else by its processor."""
+    """Return the folder of a machine's results, named by its GPU or else by its processor."""
     name = f"{where['cpu']}-{where['cores']}-cores"
     if "gpu" in where:
         name = where["gpu"]["name"]

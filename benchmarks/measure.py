@@ -1,4 +1,4 @@
-"""The one timer, the peak memory of a call, and the relative error; every benchmark uses them."""
+"""Timer, peak memory of a call, and relative error, for all benchmarks."""
 
 import contextlib
 import ctypes
@@ -20,20 +20,20 @@ SHORTEST = 0.1  # seconds; quicker work is repeated until it lasts this long
 SLOW = 5.0  # seconds; slower work is measured twice only
 
 
-def relative_error(got: Tensor, exact: Tensor) -> float:
-    """``|got - exact| / |exact|``, Euclidean norm, in the dtype and on the device of ``exact``."""
-    return ((got.to(exact) - exact).norm() / exact.norm()).item()
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """``|value - exact| / |exact|``, Euclidean norm, in dtype and on device of ``exact``."""
+    return ((value.to(exact) - exact).norm() / exact.norm()).item()
 
 
 def now() -> float:
-    """The clock in seconds, after the GPU has finished its work."""
+    """Return the clock in seconds, after the GPU has finished its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Mean time of one call."""
+    """Measure the mean time of one call."""
     start = now()
     for _ in range(repeats):
         work()
@@ -46,13 +46,13 @@ def take_turns(
     after_round: Callable[[], object] = lambda: None,
     shortest: float | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each work in each round; every round has a random order.
+    """Measure seconds of each work in each round; every round has a random order.
 
     Args:
-        works: What is timed, by name. Each is called once before its first measurement.
+        works: Functions to time, by name. Each is called once before its first measurement.
         rounds: Measurements of each work; slow work is measured twice only.
         after_round: Called after each round.
-        shortest: Seconds that a measurement lasts at least, by repetition; None: ``SHORTEST``.
+        shortest: Least seconds of a measurement, by repetition; None: ``SHORTEST``.
     """
     least = SHORTEST if shortest is None else shortest
     first = {key: seconds(work, 1) for key, work in works.items()}
@@ -71,7 +71,7 @@ def take_turns(
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Median, number, smallest and largest of the measurements of a work."""
+    """Return median, number, smallest and largest of the measurements of a work."""
     return {
         "seconds": statistics.median(times),
         "rounds": len(times),
@@ -81,7 +81,7 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 def duration(seconds: float) -> str:
-    """A time in words: three digits, in s, ms or µs."""
+    """Format a time with three digits, in s, ms or µs."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if seconds * scale >= 0.9995:
             return f"{seconds * scale:#.3g}".rstrip(".") + f" {unit}"
@@ -91,25 +91,25 @@ def duration(seconds: float) -> str:
 def gemm_rate(
     size: int = 2000, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> float:
-    """FLOPs a second of a large matrix product: what this machine reaches, now."""
+    """Measure FLOPs a second of a large matrix product on this machine at this moment."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / seconds(lambda: a @ b, 3)
 
 
 def peak_memory(module: str, *arguments: str) -> float:
-    """Peak memory of a call in MiB, measured in a new process.
+    """Measure peak memory of a call in MiB, in a new process.
 
-    Runs ``python -m module --memory *arguments``, which prints :func:`peak_of` as JSON. Memory that
-    was taken before the call, such as that of the layer and its input, is not counted.
+    Runs ``python -m module --memory *arguments``, which prints :func:`peak_of` as JSON. Memory
+    allocated before the call, such as that of the layer and its input, is not counted.
     """
     command = [sys.executable, "-m", module, "--memory", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def peak_of(work: Callable[[], object]) -> float:
-    """Memory in MiB that is taken while a call runs, of the process and of the GPU.
+    """Measure memory in MiB allocated by a call, in the process and on the GPU.
 
-    A first call is not measured, so that what libraries load and set up once does not count.
+    A first call is not measured, so that libraries' setup does not count.
     """
     work()
     gc.collect()
@@ -126,7 +126,7 @@ def peak_of(work: Callable[[], object]) -> float:
 
 
 def gpu_peak(work: Callable[[], object]) -> float:
-    """Memory of the GPU in MiB that is taken while a call runs; the call must have run before."""
+    """Measure GPU memory in MiB allocated by a call, which must have run before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -135,7 +135,7 @@ def gpu_peak(work: Callable[[], object]) -> float:
 
 
 def resident(field: str) -> int:
-    """Resident memory in KiB, now (VmRSS) or its peak (VmHWM), as Linux counts it."""
+    """Read resident memory in KiB, now (VmRSS) or its peak (VmHWM), from Linux."""
     match = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert match is not None
     return int(match[1])

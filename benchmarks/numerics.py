@@ -32,9 +32,9 @@ EULER += ((256, 6_800), (256, 13_000), (256, 27_000), (468, 19_000), (468, 92_00
 
 
 def last_state(Ad: Tensor, Bd: Tensor, u: Tensor, increment: bool) -> Tensor:
-    """The last state (signals, order) of ``u`` (signals, time), by plain steps in its dtype.
+    """Compute the last state (signals, order) of ``u`` (signals, time), step by step in its dtype.
 
-    A step is ``m += (Ad - I) m + Bd u`` or ``m = Ad m + Bd u``; the layers do more than either.
+    A step is ``m += (Ad - I) m + Bd u`` or ``m = Ad m + Bd u``; the layers keep more digits.
     """
     identity = torch.eye(len(Bd), dtype=Ad.dtype)
     matrix = ((Ad - identity) if increment else Ad).to(u.dtype).mT.contiguous()
@@ -46,22 +46,22 @@ def last_state(Ad: Tensor, Bd: Tensor, u: Tensor, increment: bool) -> Tensor:
 
 
 def errors(order: int, theta: int) -> dict[str, float]:
-    """Relative error of the state after two windows, for each form of a step in float32."""
+    """Measure the relative error after two windows, for each form of a step in float32."""
     u = band_limited_noise(4 * theta, theta, seed=0, cutoff=3, batch=SIGNALS)[:, : 2 * theta]
     u = u.float().double()
     A, B = legt(order, float(theta))
     exact = memory(u[..., None], *discretize(A, B), method="naive")[1][:, 0]
     rounded = discretize(A.float(), B.float())
-    got = {
+    states = {
         "increment": last_state(*discretize(A, B), u.float(), increment=True),
         "product": last_state(*discretize(A, B), u.float(), increment=False),
         "float32 discretization": last_state(*rounded, u.float(), increment=False),
     }
-    return {form: relative_error(m, exact) for form, m in got.items()}
+    return {form: relative_error(m, exact) for form, m in states.items()}
 
 
 def largest(Ad: Tensor, Bd: Tensor, steps: int, block: int = 1024) -> float:
-    """The largest ``|z_i|`` that inputs of size 1 reach: the L1 norm of the impulse response."""
+    """Compute the largest ``|z_i|`` for inputs of size 1, the L1 norm of the impulse response."""
     H = impulse_response(Ad, Bd, block)
     ahead = torch.linalg.matrix_power(Ad, block)
     total = torch.zeros_like(Bd)
@@ -72,7 +72,7 @@ def largest(Ad: Tensor, Bd: Tensor, steps: int, block: int = 1024) -> float:
 
 
 def euler(order: int, theta: float) -> dict[str, float | int | bool | None]:
-    """Size and growth of the powers of Euler's matrix, over four windows or 1,024 steps."""
+    """Measure size and growth of the powers of Euler's matrix, over four windows or 1,024 steps."""
     Ad, Bd = discretize(*legt(order, float(theta)), "euler-unchecked")
     figures = {
         "radius": torch.linalg.eigvals(Ad).abs().max().item(),

@@ -1,7 +1,7 @@
-"""Layers of other packages, timed beside ours where they are installed.
+"""Layers of other packages, timed where they are installed.
 
-They compute other functions, or ours with other weights: timed, not checked. Their packages are
-imported only when a contender is built.
+They compute other functions, or the same with other weights: they are timed, not checked. Their
+packages are imported only when a contender is built.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Build = Callable[[], Contender]
 
 
 def status(device: str = "cpu") -> dict[str, str]:
-    """The version of each package that takes part, or why it does not.
+    """Return the version of each package that takes part, or why it does not.
 
     KerasLMU is timed on the CPU only, because TensorFlow takes the whole memory of a GPU; mambapy
     on the GPU only ("cuda"), because it stores all its states.
@@ -46,7 +46,7 @@ def _takes_part(word: str) -> bool:
 def parallel(
     hidden: int, order: int, batch: int, device: str = "cpu", length: int = LENGTH
 ) -> dict[str, Build]:
-    """Those that train in parallel over time, at the sizes of a case of ``LMUFFT``."""
+    """Return layers that train in parallel over time, at the sizes of a case of ``LMUFFT``."""
     return _present(
         {
             "keras-lmu": (
@@ -71,7 +71,7 @@ def parallel(
 
 
 def recurrent(hidden: int, order: int, batch: int, device: str = "cpu") -> dict[str, Build]:
-    """Those with a nonlinear recurrence, at the sizes of a case of ``LMU``."""
+    """Return layers with a nonlinear recurrence, at the sizes of a case of ``LMU``."""
     build = partial(keras_recurrent, hidden, order, batch)
     return _present({"keras-lmu": (f"keras_lmu.LMU {hidden}/{order}", build)}, device)
 
@@ -82,7 +82,7 @@ def _present(builds: dict[str, tuple[str, Build]], device: str) -> dict[str, Bui
 
 
 def keras_feedforward(hidden: int, order: int, batch: int) -> Contender:
-    """KerasLMU's parallel layer; its memory takes a linear encoding of the input."""
+    """Build KerasLMU's parallel layer, whose encoder is linear."""
     tf: Any = _tensorflow()
     layer = import_module("keras_lmu").LMUFeedforward(
         memory_d=1,
@@ -97,7 +97,7 @@ def keras_feedforward(hidden: int, order: int, batch: int) -> Contender:
 
 
 def keras_recurrent(hidden: int, order: int, batch: int) -> Contender:
-    """KerasLMU's layer with the feedback that :class:`lmu.LMU` has."""
+    """Build KerasLMU's layer with the feedback of :class:`lmu.LMU`."""
     tf: Any = _tensorflow()
     layer = import_module("keras_lmu").LMU(
         memory_d=1,
@@ -113,7 +113,7 @@ def keras_recurrent(hidden: int, order: int, batch: int) -> Contender:
 
 
 def _tensorflow() -> Any:
-    """TensorFlow on the CPU, with as many threads as PyTorch."""
+    """Import TensorFlow, for the CPU and with as many threads as PyTorch."""
     tf: Any = import_module("tensorflow")
     tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
@@ -121,10 +121,10 @@ def _tensorflow() -> Any:
 
 
 def keras_step(tf: Any, layer: Any, hidden: int, batch: int) -> Contender:
-    """Forward and backward of all outputs from a fixed gradient, traced once."""
+    """Build forward and backward of all outputs from a fixed gradient, traced once."""
     x = tf.constant(pixels(batch, torch.float32).numpy())
     gradient = tf.random.stateless_normal((batch, LENGTH, hidden), seed=(0, 1))
-    layer.build(x.shape)  # before it is traced: it keeps tensors of its own
+    layer.build(x.shape)  # before tracing, as it creates tensors
 
     @tf.function
     def step(x: Any, gradient: Any) -> Any:
@@ -132,12 +132,12 @@ def keras_step(tf: Any, layer: Any, hidden: int, batch: int) -> Contender:
             output = layer(x, training=True)
         return output, tape.gradient(output, layer.trainable_weights, output_gradients=gradient)
 
-    step(x, gradient)  # traces, before any clock is read
+    step(x, gradient)  # traces before it is timed
     return Contender(lambda: step(x, gradient))
 
 
 class Widened(nn.Module):
-    """A layer as wide as its input, behind the linear layer that makes it so."""
+    """A layer as wide as its input, after a linear layer that widens this."""
 
     def __init__(self, width: int, layer: nn.Module) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Widened(nn.Module):
         self.layer = layer
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
-        """All outputs, (batch, time, width)."""
+        """Return all outputs, (batch, time, width)."""
         return (self.layer(self.widen(x)),)
 
 
@@ -155,18 +155,18 @@ def _step(layer: nn.Module, hidden: int, batch: int, device: str, length: int) -
 
 
 def s5(hidden: int, order: int, batch: int, device: str, length: int) -> Contender:
-    """One S5 layer with a state as large as our memory."""
+    """Build one S5 layer with a state as large as the LMU's memory."""
     return _step(import_module("s5").S5(hidden, order), hidden, batch, device, length)
 
 
 def mamba(hidden: int, batch: int, length: int) -> Contender:
-    """One Mamba block, with the sizes that its authors use, on the GPU."""
+    """Build one Mamba block with its authors' sizes, on the GPU."""
     layer = import_module("mamba_ssm").Mamba(d_model=hidden)
     return _step(layer, hidden, batch, "cuda", length)
 
 
 def plain_mamba(hidden: int, batch: int, device: str, length: int) -> Contender:
-    """One Mamba block in PyTorch's own operations, by a parallel scan."""
+    """Build one Mamba block of PyTorch's operations, by a parallel scan."""
     package = import_module("mambapy.mamba")
     layer = package.Mamba(package.MambaConfig(d_model=hidden, n_layers=1))
     return _step(layer, hidden, batch, device, length)

@@ -1,8 +1,8 @@
-"""Count what a reader must load: ``python -m benchmarks.reading``.
+"""Count files and lines, and functions that calls pass: ``python -m benchmarks.reading``.
 
 Files and non-blank lines of each part of the repository; and the functions, calls and files of
-``src/lmu`` that a call passes once everything is built and cached. ``PYTHONPATH`` decides which
-checkout is counted; only names that users have are used, so that other versions can be counted too.
+``src/lmu`` that a call passes once everything is built and cached. ``PYTHONPATH`` selects the
+checkout that is counted; only public names are used, so that other versions can be counted too.
 """
 
 import argparse
@@ -37,18 +37,18 @@ Counts = dict[str, Any]
 class Profile:
     """Counts the calls of functions of the package while it is started.
 
-    Comprehensions and generator expressions are part of the function that they stand in.
+    Comprehensions and generator expressions count as part of their function.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[CodeType] = Counter()
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         sys.setprofile(self._event)
 
     def stop(self) -> None:
-        """Cease to count."""
+        """Stop counting."""
         sys.setprofile(None)
 
     def _event(self, frame: FrameType, event: str, argument: object) -> None:
@@ -58,7 +58,7 @@ class Profile:
             self.calls[code] += 1
 
     def counts(self) -> Counts:
-        """Numbers of distinct functions, calls and files, and the names of the files."""
+        """Return numbers of distinct functions, calls and files, and the names of the files."""
         names = {Path(code.co_filename).relative_to(PACKAGE).as_posix() for code in self.calls}
         return {
             "functions": len(self.calls),
@@ -69,7 +69,7 @@ class Profile:
 
 
 def passed(work: Callable[[], object]) -> Counts:
-    """What the second call of a work passes."""
+    """Count the functions that the second call of a work passes."""
     profile = Profile()
     work()
     profile.start()
@@ -79,7 +79,7 @@ def passed(work: Callable[[], object]) -> Counts:
 
 
 def forwards() -> dict[str, Counts]:
-    """What the layers of the papers' sizes pass."""
+    """Count the functions that layers of the papers' sizes pass."""
     x = torch.rand(4, 784, 1)
     lmu, fft = LMU(1, 212, 256, 784), LMUFFT(1, 346, 468, 784, 784)
     last = LMUFFT(1, 346, 468, 784, 784, return_sequences=False)
@@ -94,7 +94,7 @@ def forwards() -> dict[str, Counts]:
 
 
 def batch_of_training() -> Counts:
-    """What ``lmu train psmnist`` passes from the second step of its optimizer to the third."""
+    """Count the functions of ``lmu train psmnist`` between the optimizer's steps 2 and 3."""
     profile, steps = Profile(), 0
 
     def before_step(*_: object) -> None:
@@ -122,13 +122,13 @@ def batch_of_training() -> Counts:
 
 
 def lines(texts: Iterable[bytes]) -> Counts:
-    """Numbers of files and of lines that are not blank."""
+    """Count files and lines that are not blank."""
     numbers = [sum(bool(line.strip()) for line in text.splitlines()) for text in texts]
     return {"files": len(numbers), "lines": sum(numbers)}
 
 
 def sizes() -> dict[str, Counts]:
-    """Size of each part of the repository, and of the wheel."""
+    """Measure the size of each part of the repository, and of the wheel."""
     counts: dict[str, Counts] = {}
     for part in PARTS:
         paths = [path for path in (ROOT / part).rglob("*") if path.suffix in SOURCES]
@@ -137,7 +137,7 @@ def sizes() -> dict[str, Counts]:
 
 
 def wheel() -> Counts:
-    """Size of the package as it is installed."""
+    """Measure the size of the package as it is installed."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
         subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
@@ -148,7 +148,7 @@ def wheel() -> Counts:
 
 
 def main() -> None:
-    """Count everything; print it, and add it to a file if one is named."""
+    """Count everything, print it, and add it to a file if one is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reading", description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file that keeps the counts by name")
     parser.add_argument("--name", default="after", help="name of these counts in the file")
@@ -157,8 +157,8 @@ def main() -> None:
     for part, size in counts["sizes"].items():
         print(f"{part}: {size['files']} files, {size['lines']:,} lines")
     for work, figures in counts["calls"].items():
-        told = ", ".join(f"{figures[key]} {key}" for key in ("files", "functions", "calls"))
-        print(f"{work}: {told}")
+        counted = ", ".join(f"{figures[key]} {key}" for key in ("files", "functions", "calls"))
+        print(f"{work}: {counted}")
     if args.output is not None:
         from lmu._files import write_json
 

@@ -23,7 +23,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Line:
-    """One contender of a sweep: builds its work at a point, up to a largest point."""
+    """A contender of a sweep, which builds its work at a point, up to a largest point."""
 
     build: Callable[[int], Work]
     largest: int = sys.maxsize
@@ -37,11 +37,11 @@ class Sweep:
     axis: str
     points: tuple[int, ...]
     lines: dict[str, Line] = field(default_factory=dict)
-    quick: tuple[int, ...] = (2, 4)  # enough to see that everything runs
+    quick: tuple[int, ...] = (2, 4)  # enough to check that everything runs
 
 
 def run_layer(layer: nn.Module, shape: tuple[int, ...], *, train: bool) -> Work:
-    """Inference over, or a training step on, random input, with all outputs."""
+    """Build inference over, or a training step on, random input, with all outputs."""
     x = torch.rand(shape)
 
     def forward() -> torch.Tensor:
@@ -54,22 +54,22 @@ def run_layer(layer: nn.Module, shape: tuple[int, ...], *, train: bool) -> Work:
 
 
 def over_length(build: Callable[[int], nn.Module]) -> Callable[[int], Work]:
-    """Inference over one sequence, against its length."""
+    """Build inference over one sequence, by its length."""
     return lambda length: run_layer(build(length), (1, length, 1), train=False)
 
 
 def over_order(build: Callable[[int], nn.Module]) -> Callable[[int], Work]:
-    """A training step, against the order of the memory."""
+    """Build a training step, by the order of the memory."""
     return lambda order: run_layer(build(order), (16, 1024, 1), train=True)
 
 
 def over_batch(build: Callable[[], nn.Module]) -> Callable[[int], Work]:
-    """A training step on sequences of psMNIST's length, against the batch."""
+    """Build a training step on sequences of psMNIST's length, by the batch."""
     return lambda batch: run_layer(build(), (batch, 784, 1), train=True)
 
 
 def train_long(length: int) -> Work:
-    """A training step over one long sequence."""
+    """Build a training step over one long sequence."""
     return run_layer(LMUFFT(1, 64, 64, None, 4096.0), (1, length, 1), train=True)
 
 
@@ -129,14 +129,14 @@ SWEEPS = {
 
 
 def stepwise(hidden: int, order: int, theta: float) -> nn.Module:
-    """The textbook loop with the initial weights of :class:`lmu.LMU`."""
+    """Build the textbook loop with the initial weights of :class:`lmu.LMU`."""
     return with_weights_of(LMU, StepwiseLMU, (1, hidden, order, theta))
 
 
 def run(name: str, points: tuple[int, ...] | None = None, rounds: int = 5) -> dict:
     """Time all contenders at all points; every round has a random order.
 
-    Work is built for each measurement and dropped after it: together they would fill the memory.
+    Work is built for each measurement and dropped after it, as all together would fill the memory.
     """
     sweep = SWEEPS[name]
     jobs = [

@@ -1,6 +1,6 @@
-"""Spread time over processes, for docs/scale.md: ``python -m benchmarks.sequence_parallel``.
+"""Measure sequence parallelism, for docs/scale.md: ``python -m benchmarks.sequence_parallel``.
 
-Measures what is carried between processes, in bytes and seconds, the time of a training step of a
+Measures bytes and seconds of states carried between processes, the time of a training step of a
 layer, and errors.
 """
 
@@ -34,7 +34,7 @@ SENT = Path("/sys/class/net/lo/statistics/tx_bytes")  # of all processes here
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of everything that is measured."""
+    """Sizes of all measurements."""
 
     processes: tuple[int, ...] = (2, 4, 8, 16)
     states: tuple[tuple[int, int], ...] = ((1, 64), (32, 256), (100, 512))  # batch, order
@@ -54,13 +54,13 @@ QUICK = Settings((2, 3), ((1, 8),), 10, 2, 2, (4, 8, 64), (1, 2), (4, 8, 60), 20
 
 
 def groups_of(settings: Settings) -> dict[int, Any]:
-    """A group of the first processes, for each number of them that is measured."""
+    """Make a group of the first processes, for each measured number of them."""
     sizes = sorted({*settings.processes, *settings.layer_processes})
     return {size: dist.new_group(list(range(size))) for size in sizes}
 
 
 def timed(group: Any, work: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Seconds of a call, and bytes that a process sends in it, with all that sockets add."""
+    """Measure seconds of a call, and bytes that a process sends in it, with sockets' overhead."""
 
     def together() -> None:
         for _ in range(calls):
@@ -76,18 +76,18 @@ def timed(group: Any, work: Callable[[], object], calls: int) -> tuple[float, fl
 
 
 def payload(algorithm: str, size: int, state: int) -> float:
-    """Bytes that a process sends on average, of a state of ``state`` bytes."""
+    """Compute the mean bytes that a process sends, for a state of ``state`` bytes."""
     if algorithm == "gather":
         return (size - 1) * state
     messages, ahead = size - 1, 1
     while algorithm == "scan" and ahead < size:
-        messages += max(0, size - 1 - ahead)  # all but the first, as far as there is one ahead
+        messages += max(0, size - 1 - ahead)  # all but the first, if there is a process ahead
         ahead *= 2
     return messages * state / size
 
 
 def carries(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[str, Any]]:
-    """Each algorithm that carries states, among each number of processes, in turns."""
+    """Time each algorithm that carries states, for each number of processes, in turns."""
     cases = [
         (n, s, algorithm)
         for n in settings.processes for s in settings.states for algorithm in ALGORITHMS
@@ -122,7 +122,7 @@ def carries(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[
 
 
 def layers(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[str, Any]]:
-    """A training step of a layer over one long sequence, spread over processes."""
+    """Time a training step of a layer over one long sequence, spread over processes."""
     hidden, order, length = settings.layer
     times: dict[int, list[float]] = {size: [] for size in settings.layer_processes}
     peaks = {}
@@ -144,7 +144,7 @@ def layers(settings: Settings, groups: dict[int, Any], rank: int) -> list[dict[s
 def shared_step(
     group: Any, hidden: int, order: int, length: int, theta: float
 ) -> Callable[[], object]:
-    """A training step of the layer on the time steps of this process."""
+    """Build a training step of the layer on the time steps of this process."""
     torch.manual_seed(0)
     layer = sequence_parallel(LMUFFT(1, hidden, order, None, theta), group)
     x = split(torch.rand(1, length, 1), group).clone()
@@ -152,7 +152,7 @@ def shared_step(
 
 
 def exactness(settings: Settings, group: Any, dtype: torch.dtype) -> dict[str, float]:
-    """Largest relative error, against one process in float64, of outputs and gradients."""
+    """Measure largest relative errors of outputs and gradients, against one process in float64."""
     hidden, order, length = settings.exact
     torch.manual_seed(0)
     whole = LMUFFT(1, hidden, order, None, settings.theta, learn_theta=True).double()
@@ -163,19 +163,19 @@ def exactness(settings: Settings, group: Any, dtype: torch.dtype) -> dict[str, f
     shared.load_state_dict(whole.state_dict())
     shared.to(dtype)
     sequence_parallel(shared, group)
-    got, y_here = gradients(shared, split(x, group).to(dtype), split(gradient, group).to(dtype))
+    grads, y_here = gradients(shared, split(x, group).to(dtype), split(gradient, group).to(dtype))
     worst = {"outputs": relative_error(y_here, split(y, group))}
-    worst["x"] = relative_error(got.pop(), split(exact.pop(), group))
-    for gradient in got:
+    worst["x"] = relative_error(grads.pop(), split(exact.pop(), group))
+    for gradient in grads:
         dist.all_reduce(gradient, group=group)
-    worst["weights"] = max(relative_error(a, b) for a, b in zip(got, exact, strict=True))
+    worst["weights"] = max(relative_error(a, b) for a, b in zip(grads, exact, strict=True))
     errors = torch.tensor(list(worst.values()), dtype=torch.float64)
     dist.all_reduce(errors, dist.ReduceOp.MAX, group)
     return dict(zip(worst, errors.tolist(), strict=True))
 
 
 def gradients(layer: LMUFFT, x: Tensor, gradient: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Gradients of the weights and, as the last, of the input; and the outputs."""
+    """Compute gradients of the weights and, as the last, of the input; and the outputs."""
     x = x.clone().requires_grad_()
     y = layer(x)[0]
     y.backward(gradient)
@@ -184,20 +184,20 @@ def gradients(layer: LMUFFT, x: Tensor, gradient: Tensor) -> tuple[list[Tensor],
 
 
 def powers(settings: Settings) -> list[dict[str, float]]:
-    """Error of a state that is advanced by half a window, against one exponential."""
+    """Measure errors of states advanced by half a window, against one matrix exponential."""
     rows = []
     for order, theta in settings.powers:
         A, B = legt(order, theta)
         steps = int(theta) // 2
         system = System(*discretize(A, B), constant=True)
-        got = system.advance(torch.eye(order, dtype=A.dtype)[:, None], steps)
+        power = system.advance(torch.eye(order, dtype=A.dtype)[:, None], steps)
         exact = torch.linalg.matrix_exp(A * steps).mT
-        rows.append({"order": order, "theta": theta, "error": relative_error(got[:, 0], exact)})
+        rows.append({"order": order, "theta": theta, "error": relative_error(power[:, 0], exact)})
     return rows
 
 
 def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
-    """All measurements, in each of the processes."""
+    """Run all measurements in one of the processes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     groups = groups_of(settings)
@@ -215,7 +215,7 @@ def worker(rank: int, size: int, folder: str, settings: Settings) -> None:
 
 def main() -> None:
     """Start the processes and write their results."""
-    from experiments.record import write_record  # brings Lightning, which they do not need
+    from experiments.record import write_record  # imports Lightning, which processes do not need
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sequence_parallel")
     parser.add_argument("--quick", action="store_true", help="tiny: to try it, not results")

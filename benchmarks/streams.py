@@ -1,8 +1,8 @@
-"""Serve streams on one core, for docs/scale.md: ``taskset -c 1 python -m benchmarks.streams``.
+"""Measure streams on one core, for docs/scale.md: ``taskset -c 1 python -m benchmarks.streams``.
 
 Measures steps a second of many streams at once, the contenders in turns on one thread; errors
-against float64; and the memory of ``examples/stream_server.py`` while it serves for long, with
-streams that join, leave and reset all the time.
+against float64; and the memory of ``examples/stream_server.py`` over many ticks, while streams
+join, leave and reset.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SERVED = 1024
 
 
 def forgetful() -> LMU:
-    """A layer that forgets; many with initial weights keep each rounding error for ever."""
+    """Build a layer whose state decays; with initial weights rounding errors often stay."""
     layer = LMU(1, HIDDEN, ORDER, THETA)
     assert layer.e_h is not None
     assert layer.W_h is not None
@@ -58,7 +58,7 @@ Work = Callable[[], Tensor]
 
 
 def textbook(kind: str, layer: Any, x: Tensor) -> Work:
-    """A step of the equations of the papers."""
+    """Build a step of the equations of the papers."""
     state = [torch.zeros(len(x), ORDER)]
     if kind == "LMUFFT":
         cell = TextbookLMUFFT(1, HIDDEN, ORDER, THETA, THETA)
@@ -69,14 +69,14 @@ def textbook(kind: str, layer: Any, x: Tensor) -> Work:
 
     def work() -> Tensor:
         h, m = cell.step(x, *state)
-        state[:] = [h, m][-len(state) :]  # without feedback, h is no state
+        state[:] = [h, m][-len(state) :]  # without feedback, h is not a state
         return h
 
     return work
 
 
 def lstm_cell(x: Tensor) -> Work:
-    """A step of an LSTM with as many hidden units: another function, for scale."""
+    """Build a step of an LSTM with as many hidden units: another function, for comparison."""
     cell = nn.LSTMCell(1, HIDDEN)
     state = [(torch.zeros(len(x), HIDDEN),) * 2]
 
@@ -88,16 +88,16 @@ def lstm_cell(x: Tensor) -> Work:
 
 
 def serve(layer: Any, x: Tensor, half: Tensor) -> tuple[Work, Work]:
-    """A push and a tick of the server without its network: of all streams, and of a half."""
+    """Build a push and a tick of the server without its network: of all streams, and of half."""
     server = StreamServer(layer, len(x))
     ids = torch.tensor([server.join() for _ in range(len(x))])
-    some, x_some = ids[half], x[half]
+    half_ids, half_x = ids[half], x[half]
 
     def work(ids: Tensor, x: Tensor) -> Tensor:
         server.push(ids, x)
         return server.tick()[1]
 
-    return lambda: work(ids, x), lambda: work(some, x_some)
+    return lambda: work(ids, x), lambda: work(half_ids, half_x)
 
 
 def check(what: str, error: float) -> None:
@@ -108,7 +108,7 @@ def check(what: str, error: float) -> None:
 
 @torch.no_grad()
 def rates(kind: str, streams: int, rounds: int) -> dict[str, Any]:
-    """Steps of streams a second, and what share of the arithmetic's own rate that is."""
+    """Measure steps of streams a second, and their share of the matrix product rate."""
     layer, x = LAYERS[kind](), torch.randn(streams, 1)
     half = torch.randperm(streams)[: max(1, streams // 2)]
     together, apart = Stream(layer, streams), Stream(layer, streams)
@@ -147,26 +147,26 @@ def rates(kind: str, streams: int, rounds: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def errors(kind: str, streams: int, length: int) -> dict[str, float]:
-    """Relative error of all outputs against the layer over the whole sequences in float64."""
+    """Measure relative errors of all outputs against the layer on whole sequences in float64."""
     layer = LAYERS[kind]()
     x = torch.randn(streams, length, 1)
     together = Stream(layer, streams)
-    got = {"all": torch.stack([together(x_t) for x_t in x.unbind(1)], dim=1)}
+    outputs = {"all": torch.stack([together(x_t) for x_t in x.unbind(1)], dim=1)}
     apart, at = Stream(layer, streams), torch.zeros(streams, dtype=torch.long)
-    got["half"] = torch.zeros_like(got["all"])
+    outputs["half"] = torch.zeros_like(outputs["all"])
     while (behind := (at < length).nonzero().view(-1)).numel():
         rows = behind[torch.randperm(len(behind))[: max(1, streams // 2)]]
-        got["half"][rows, at[rows]] = apart(x[rows, at[rows]], streams=rows)
+        outputs["half"][rows, at[rows]] = apart(x[rows, at[rows]], streams=rows)
         at[rows] += 1
     exact = layer.double()(x.double())[0]
-    errors = {key: relative_error(y, exact) for key, y in got.items()}
+    errors = {key: relative_error(y, exact) for key, y in outputs.items()}
     for key, error in errors.items():
         check(f"{kind}, {key}", error)
     return errors
 
 
 def memory() -> dict[str, float]:
-    """Resident memory and number of live tensors, now."""
+    """Measure resident memory and the number of live tensors."""
     gc.collect()
     live = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
     return {"mib": resident("VmRSS") / 1024, "tensors": live}
@@ -174,11 +174,11 @@ def memory() -> dict[str, float]:
 
 @torch.no_grad()
 def endurance(kind: str, streams: int, ticks: int, first: int) -> dict[str, Any]:
-    """A server for ``ticks`` ticks, every second one of all streams, the others of about half.
+    """Run a server for ``ticks`` ticks, every second one of all streams, the others of about half.
 
     At each tick one stream leaves and another joins; at every tenth, one is reset. Memory is read
-    after ``first`` ticks and ten times from there on. At the end, the outputs of the streams that
-    stayed all the time are compared with those of the layer over their whole input, in float64.
+    after ``first`` ticks and ten times later. At the end, the outputs of the streams that stayed
+    are compared with those of the layer over their whole input, in float64.
     """
     layer = LAYERS[kind]()
     server = StreamServer(layer, streams)
@@ -222,7 +222,7 @@ def endurance(kind: str, streams: int, ticks: int, first: int) -> dict[str, Any]
 
 
 def hidden_after(layer: Any, signal: Tensor, ticks: int) -> Tensor:
-    """Hidden states after ``ticks`` steps of a signal (batch, time, 1) that is repeated."""
+    """Compute hidden states after ``ticks`` steps of a repeated signal (batch, time, 1)."""
     kwargs = {"return_state": True} if isinstance(layer, LMUFFT) else {}
     several, state, y = signal.repeat(1, 100, 1), None, torch.empty(0)
     for begin in range(0, ticks, several.shape[1]):

@@ -1,4 +1,4 @@
-"""What Lightning adds to an epoch of training: ``python benchmarks/training_overhead.py``.
+"""Measure the time that Lightning adds to an epoch: ``python benchmarks/training_overhead.py``.
 
 Epochs of ``lmu train psmnist``, with its callbacks and checkpoints but without validation,
 alternate with epochs of a hand-written loop over the same batches with the same model and
@@ -65,7 +65,7 @@ class Interleave(Callback):
 
 
 def measure(config: PsMNISTConfig) -> dict[str, Any]:
-    """Time both, leaving out the first epoch of each, in which everything is set up.
+    """Time both, without the first epoch of each, which sets up everything.
 
     Args:
         config: Settings of the run; at least two epochs.

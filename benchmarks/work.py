@@ -1,4 +1,4 @@
-"""Work that contenders do: a training step, a forward pass, a step of a stream."""
+"""Timed work of contenders: a training step, a forward pass, a step of a stream."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ Pick = Callable[[tuple], Tensor]
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the work of a case: ``work`` is timed, ``result`` is checked."""
+    """An implementation of a case: ``work`` is timed, ``result`` is checked."""
 
     work: Callable[[], object]
-    result: Callable[[], list[Tensor]] | None = None  # None: another function, nothing to compare
+    result: Callable[[], list[Tensor]] | None = None  # None: another function, not compared
 
 
 def every(outputs: tuple) -> Tensor:
-    """The hidden states of all steps."""
+    """Pick the hidden states of all steps."""
     return outputs[0]
 
 
 def last(outputs: tuple) -> Tensor:
-    """The last hidden state, the second output of the parallel layers."""
+    """Pick the last hidden state, the second output of the parallel layers."""
     return outputs[1]
 
 
 def pixels(batch: int, dtype: torch.dtype, length: int = LENGTH) -> Tensor:
-    """A batch like those of psMNIST: (batch, length, 1), values from 0 to 1."""
+    """Draw a batch like those of psMNIST: (batch, length, 1), values from 0 to 1."""
     g = torch.Generator().manual_seed(0)
     return torch.rand(batch, length, 1, dtype=torch.float64, generator=g).to(dtype)
 
@@ -43,7 +43,7 @@ def pixels(batch: int, dtype: torch.dtype, length: int = LENGTH) -> Tensor:
 def with_weights_of(
     like: Callable[..., nn.Module], kind: Callable[..., nn.Module], sizes: tuple, **kwargs: Any
 ) -> nn.Module:
-    """A layer ``kind(*sizes, **kwargs)`` with the initial weights of ``like(*sizes)``, seed 0."""
+    """Build ``kind(*sizes, **kwargs)`` with the initial weights of ``like(*sizes)``, seed 0."""
     torch.manual_seed(0)
     weights = like(*sizes).state_dict()
     layer = kind(*sizes, **kwargs)
@@ -54,9 +54,9 @@ def with_weights_of(
 def training(
     layer: nn.Module, x: Tensor, gradient: Tensor, pick: Pick = every
 ) -> Callable[[], list[Tensor]]:
-    """The one training step: forward of ``x`` and backward from a fixed gradient of the output.
+    """Build a training step: forward of ``x`` and backward from a fixed gradient of the output.
 
-    The gradient is fixed because a loss would cost as much as some layers do. A call returns the
+    The gradient is fixed because a loss would cost as much as some layers. A call returns the
     output that ``pick`` takes and the gradients of the parameters.
     """
 
@@ -72,7 +72,7 @@ def training(
 def training_step(
     build: Build, pick: Pick, batch: int, length: int = LENGTH, copies: int = 1
 ) -> Contender:
-    """A training step on pixels, on the device and in the dtype of the layer.
+    """Build a training step on pixels, on the device and in the dtype of the layer.
 
     With ``copies`` the batch and its gradient are repeated, which repeats the outputs and
     multiplies the gradients of the weights.
@@ -90,12 +90,12 @@ def training_step(
 
 
 def incomparable(build: Build, pick: Pick, batch: int, length: int = LENGTH) -> Contender:
-    """The same work of a layer that computes another function: timed, not checked."""
+    """Build the same work of a layer that computes another function: timed, not checked."""
     return Contender(training_step(build, pick, batch, length).work)
 
 
 def forward(build: Build, pick: Pick, batch: int) -> Contender:
-    """A forward pass on pixels, without gradients."""
+    """Build a forward pass on pixels, without gradients."""
     layer = build()
     x = pixels(batch, next(layer.parameters()).dtype)
 
@@ -107,14 +107,14 @@ def forward(build: Build, pick: Pick, batch: int) -> Contender:
 
 
 def step_inputs(layer: nn.Module) -> list[Tensor]:
-    """An input and a state (1, size) for one step, of the layer's dtype and on its device."""
+    """Draw an input and a state (1, size) for one step, in the layer's dtype, on its device."""
     like = next(layer.parameters())
     g = torch.Generator().manual_seed(0)
     return [torch.rand(1, size, dtype=torch.float64, generator=g).to(like) for size in STEP_SIZES]
 
 
 def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple]) -> Contender:
-    """A step at batch 1, without gradients."""
+    """Build a step at batch 1, without gradients."""
     layer = build()
     x, h, m = step_inputs(layer)
 
@@ -126,7 +126,7 @@ def one_step(build: Build, step: Callable[[Any, Tensor, Tensor, Tensor], tuple])
 
 
 def streaming(build: Build) -> Contender:
-    """Successive steps of a :class:`lmu.Stream`, which do not all cost the same."""
+    """Build successive steps of a :class:`lmu.Stream`, whose costs differ."""
     layer = build()
     assert isinstance(layer, LMU)
     stream = Stream(layer)
@@ -141,7 +141,7 @@ def streaming(build: Build) -> Contender:
 
 
 def in_double(build: Build, work: Callable[[Build], Contender]) -> list[Tensor]:
-    """The result of a work by a layer in float64."""
+    """Return the result of a work by a layer in float64."""
     result = work(lambda: build().double()).result
     assert result is not None
     return result()

@@ -1,4 +1,4 @@
-"""Run the notebooks of this folder in full and write them with what they print and draw.
+"""Run the notebooks of this folder in full and write them with their outputs.
 
 ``python examples/execute.py`` runs all of them, ``python examples/execute.py streaming`` one.
 """
@@ -24,7 +24,7 @@ def execute(path: Path) -> None:
     """Run one notebook from top to bottom and write it back.
 
     Args:
-        path: The notebook. It runs in the folder that it lies in.
+        path: The notebook, which runs in its own folder.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell fails; the file stays as it was.
@@ -33,7 +33,7 @@ def execute(path: Path) -> None:
     NotebookClient(
         notebook,
         timeout=None,
-        coalesce_streams=True,  # one output for what a cell prints, and not one for each moment
+        coalesce_streams=True,  # one output for all that a cell prints
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": path.parent}},
     ).execute()
@@ -42,7 +42,7 @@ def execute(path: Path) -> None:
 
 
 def strip(notebook: Any) -> None:
-    """Take out what differs from machine to machine and from run to run: times and versions."""
+    """Remove times and versions, which differ between machines and runs."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

@@ -5,21 +5,22 @@
     nc localhost 7000
 
 A connection is a stream. A line from the client is a JSON list, one sample: ``[0.5]``; or
-``"reset"``. Each sample is answered by a line with a JSON list, and a line that cannot be taken by
-``{"error": "..."}``, in the order of the lines. Who disconnects, leaves.
+``"reset"``. Each sample is answered by a line with a JSON list, and an invalid line by
+``{"error": "..."}``, in the order of the lines. Disconnecting ends the stream.
 
-Clients are served in turns, a line of each and then a step of all that have a sample, so that who
-floods the server takes no more of it than who does not. Its limits, each told to who meets it:
+Clients are served in turns, a line of each and then a step of all that have a sample, so that a
+client that floods the server gets no more of it than others. Its limits, with an error for clients
+that exceed them:
 
-- ``--capacity`` streams at a time; who comes later is refused at once.
-- ``--depth`` samples of a stream wait; then it is not read until one is answered. Nor is who does
-  not read its answers: the rest is TCP's, and memory stays bounded on both ways.
-- ``--idle`` seconds without a line, or with answers unread, and the place is given to others.
-- A line may have 4 KiB, or 32 bytes for each number of a sample if that is more; what is longer
-  ends the connection.
+- ``--capacity`` streams at a time; further clients are refused at once.
+- ``--depth`` samples of a stream wait; then it is not read until one is answered. Nor is a client
+  read that does not read its answers: TCP blocks it, and memory stays bounded in both directions.
+- ``--idle`` seconds without a line, or with answers unread, and the client is disconnected.
+- A line may have 4 KiB, or 32 bytes for each number of a sample if that is more; a longer one ends
+  the connection.
 
-There are no accounts, no encryption and no limit to the places that one host may take: where not
-all clients are yours, put a proxy in front.
+There are no accounts, no encryption and no limit of connections per host: put a proxy in front if
+clients are not trusted.
 """
 
 import argparse
@@ -39,30 +40,30 @@ from torch import Tensor
 
 from lmu import LMUFFT, Stream
 
-UNREAD = 2**20  # bytes: a client that leaves more answers unread is sent away
+UNREAD = 2**20  # bytes: a client with more unread answers is disconnected
 MOST = 2**16  # streams at a time, if the system allows so many connections
 
 
 class RefusedError(ValueError):
-    """What a client asked for cannot be done; nothing has changed."""
+    """A client's request is refused; nothing has changed."""
 
 
 class StreamServer:
     """Independent streams in the rows of one :class:`lmu.Stream`.
 
-    The capacity is fixed: memory and the time of a tick are then known from the start, and who
-    finds no room is told so at once. An id is never given twice, though rows are.
+    The capacity is fixed, so that memory and the time of a tick are known from the start, and
+    clients beyond it are refused at once. Rows are used again, ids are not.
 
     Args:
-        layer: What :class:`lmu.Stream` takes.
-        capacity: Number of streams that there is room for.
-        depth: Number of samples of a stream that may wait.
+        layer: A layer that :class:`lmu.Stream` takes.
+        capacity: Largest number of streams.
+        depth: Largest number of waiting samples of a stream.
     """
 
     def __init__(self, layer: Any, capacity: int = 1024, depth: int = 8) -> None:
         self.stream, self.capacity, self.depth = Stream(layer, capacity), capacity, depth
         like = next(layer.parameters())
-        # The queue of each row is a ring; on the CPU, as whoever pushes is.
+        # The queue of each row is a ring buffer, on the CPU, where samples arrive.
         self._queue = torch.zeros(depth, capacity, layer.input_size, dtype=like.dtype)
         self._oldest = torch.zeros(capacity, dtype=torch.long)
         self._waiting = torch.zeros(capacity, dtype=torch.long)
@@ -74,7 +75,7 @@ class StreamServer:
         return self.capacity - len(self._free)
 
     def join(self) -> int:
-        """Begin a stream; its id."""
+        """Begin a stream and return its id."""
         if not self._free:
             raise RefusedError(f"all {self.capacity} streams are taken: try again later")
         row = self._free.pop()
@@ -84,24 +85,24 @@ class StreamServer:
         return id_
 
     def leave(self, id_: int) -> None:
-        """End a stream; what waits in its queue is dropped."""
+        """End a stream; samples in its queue are dropped."""
         row = int(self._rows(torch.tensor([id_])))
         self._ids[row], self._waiting[row] = -1, 0
         self._free.append(row)
 
     def reset(self, id_: int) -> None:
-        """Begin a stream anew; what waits in its queue is dropped."""
+        """Reset a stream; samples in its queue are dropped."""
         row = int(self._rows(torch.tensor([id_])))
         self._waiting[row] = 0
         self.stream.reset(row)
 
     def push(self, ids: Tensor | Sequence[int], samples: Tensor | Sequence[Any]) -> None:
-        """Give some streams a sample each, (streams,) and (streams, input_size): all or none."""
+        """Queue samples (streams, input_size), one for each of ``ids`` (streams,): all or none."""
         rows = self._rows(torch.as_tensor(ids, dtype=torch.long))
         x = torch.as_tensor(samples, dtype=self._queue.dtype)
         if x.shape != (shape := (len(rows), self._queue.shape[2])):
             raise RefusedError(f"the samples must have the shape {shape}, got {tuple(x.shape)}")
-        # A sum is finite only if all are, or where it overflows: then look again.
+        # A finite sum has finite terms; an infinite one may be an overflow, so check again.
         if not math.isfinite(x.sum()) and not x.isfinite().all():
             raise RefusedError(f"samples must be finite numbers of {x.dtype}")
         waiting = self._waiting[rows]
@@ -115,7 +116,7 @@ class StreamServer:
         self._waiting[rows] = waiting + 1
 
     def tick(self) -> tuple[Tensor, Tensor]:
-        """Advance, in one step, all streams with a sample waiting: their ids and their outputs."""
+        """Advance all streams with a waiting sample one step; return their ids and outputs."""
         rows = self._waiting.nonzero().view(-1)
         oldest = self._oldest[rows]
         x = self._queue[oldest, rows].to(self._device)
@@ -134,29 +135,29 @@ class StreamServer:
 
 @dataclass
 class Client:
-    """A connection: where its answers go, when it last said something, how much of it waits."""
+    """A connection: its writer, the time of its last line, the number of its waiting samples."""
 
     writer: asyncio.StreamWriter
     heard: float
     waiting: int = 0
-    fresh: bool = True  # since when it began, or was reset, there has been no sample
+    fresh: bool = True  # no sample since it began or was reset
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_waiting(self, most: int) -> None:
-        """Return when no more than so many samples wait."""
+        """Wait until at most ``most`` samples wait."""
         while self.waiting > most:
             self.answered.clear()
             await self.answered.wait()
 
 
 class Front:
-    """The TCP side: lines in, lines out; see above.
+    """The TCP side: lines in, lines out, with the limits above.
 
     Args:
-        server: Whose streams the clients get.
-        read_out: Makes answers of the layer's hidden states.
-        idle: Seconds after which a client that says nothing is sent away.
-        clock: Tells the seconds.
+        server: Server of the clients' streams.
+        read_out: Computes answers from the layer's hidden states.
+        idle: Seconds after which a silent client is disconnected.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -172,10 +173,10 @@ class Front:
         self.longest = max(2**12, 32 * server.stream.input_size)  # bytes of a line
 
     async def serve(self, host: str, port: int, ready: asyncio.Future[int] | None = None) -> None:
-        """Serve until cancelled; ``ready`` is told the port."""
+        """Serve until cancelled; ``ready`` gets the port."""
         listener = await asyncio.start_server(self.talk, host, port, limit=self.longest)
-        for place in listener.sockets:  # which connections inherit: what waits to be read is little
-            place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.longest)
+        for listening in listener.sockets:  # connections inherit the small receive buffer
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.longest)
         sweeping = asyncio.create_task(self.keep_sweeping())
         if ready is not None:
             ready.set_result(listener.sockets[0].getsockname()[1])
@@ -183,7 +184,7 @@ class Front:
             while True:
                 await self.work.wait()
                 self.tick()
-                await asyncio.sleep(0)  # the loop reads what has come: that is the next batch
+                await asyncio.sleep(0)  # the loop reads lines, which are the next batch
         finally:
             sweeping.cancel()
             listener.close()
@@ -191,25 +192,25 @@ class Front:
                 client.writer.close()
 
     async def keep_sweeping(self) -> None:
-        """Sweep some times in the time that a client may be silent."""
+        """Sweep several times within the time that a client may be silent."""
         while True:
             await asyncio.sleep(min(self.idle / 4, 60))
             self.sweep()
 
     def sweep(self) -> None:
-        """Send away who has said nothing for too long."""
+        """Disconnect clients that were silent for too long."""
         now = self.clock()
         for client in self.clients.values():
             if now - client.heard <= self.idle:
                 continue
-            if client.writer.transport.get_write_buffer_size():  # and reads nothing either
+            if client.writer.transport.get_write_buffer_size():  # it does not read either
                 client.writer.transport.abort()
             else:
                 say(client.writer, {"error": f"no line for {self.idle:g} s: connect again"})
                 client.writer.close()
 
     def tick(self) -> None:
-        """One step of all streams with a sample, and its answers."""
+        """Advance all streams with a sample one step, and send the answers."""
         ids, h = self.server.tick()
         if not len(ids):
             self.work.clear()
@@ -227,7 +228,7 @@ class Front:
                 client.writer.transport.abort()
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """All that one client says, from its joining to its leaving."""
+        """Serve one client from its connection to its end."""
         try:
             id_ = self.server.join()
         except RefusedError as refusal:
@@ -239,8 +240,8 @@ class Front:
             with contextlib.suppress(ConnectionError):
                 while line := await self.line(client, reader):
                     await self.take(id_, client, line)
-                    await writer.drain()  # who does not read is not read
-                    await asyncio.sleep(0)  # the others' turn
+                    await writer.drain()  # a client that does not read is not read
+                    await asyncio.sleep(0)  # the turn of the others
                 await client.until_waiting(0)
         finally:
             del self.clients[id_]
@@ -248,7 +249,7 @@ class Front:
             writer.close()
 
     async def line(self, client: Client, reader: asyncio.StreamReader) -> bytes:
-        """What the client says next, at last nothing; a line without its end is none."""
+        """Read the client's next line, empty at its end; an unfinished line is dropped."""
         try:
             line = await reader.readuntil(b"\n")
         except asyncio.IncompleteReadError:
@@ -261,7 +262,7 @@ class Front:
         return line
 
     async def take(self, id_: int, client: Client, line: bytes) -> None:
-        """Do what a line says, when there is room, or answer that it cannot be done."""
+        """Execute a line when there is room, or answer with an error."""
         try:
             sample = parse(line)
             await client.until_waiting(0 if sample is None else self.server.depth - 1)
@@ -280,25 +281,25 @@ class Front:
 
 
 def parse(line: bytes) -> list[float] | None:
-    """The sample in a line; None if it is to reset the stream."""
+    """Return the sample in a line; None for a reset."""
     try:
-        said = json.loads(line)
-        if said == "reset":
+        sample = json.loads(line)
+        if sample == "reset":
             return None
-        if not isinstance(said, list) or any(type(v) not in (int, float) for v in said):
+        if not isinstance(sample, list) or any(type(v) not in (int, float) for v in sample):
             raise TypeError
-        return [float(v) for v in said]
+        return [float(v) for v in sample]
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise RefusedError('a line must be a list of numbers, as [0.5], or "reset"') from None
 
 
-def say(writer: asyncio.StreamWriter, what: Any) -> None:
-    """Write a line."""
-    writer.write(json.dumps(what).encode() + b"\n")
+def say(writer: asyncio.StreamWriter, content: Any) -> None:
+    """Write a line of JSON."""
+    writer.write(json.dumps(content).encode() + b"\n")
 
 
 async def client(port: int, x: Tensor, ahead: int = 4) -> Tensor:
-    """The answers to a sequence (time, input_size), with some samples on the way at a time."""
+    """Send a sequence (time, input_size), ``ahead`` samples before their answers; return these."""
     reader, writer = await asyncio.open_connection("localhost", port)
     answers: list[list[float]] = []
     for t, sample in enumerate(x.tolist()):
@@ -333,7 +334,7 @@ async def demo(clients: int = 50, length: int = 200) -> float:
 
 
 def load(path: str) -> Any:
-    """The classifier that ``lmu train psmnist`` trained."""
+    """Load a classifier that ``lmu train psmnist`` trained."""
     from pathlib import Path
 
     from lmu.tasks.psmnist.recipe import load_classifier
@@ -342,7 +343,7 @@ def load(path: str) -> Any:
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """A whole number in bounds, for the command line."""
+    """Return a parser of a whole number in bounds, for the command line."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
@@ -353,7 +354,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """A time, for the command line; inf is for ever."""
+    """Parse a time, for the command line; inf is allowed."""
     try:
         value = float(text)
     except ValueError:
@@ -380,11 +381,11 @@ async def serve(front: Front, host: str, port: int) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--demo", action="store_true", help="serve clients of its own, and check")
-    what.add_argument("--model", help="a run of lmu train psmnist; the answers are its logits")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--demo", action="store_true", help="serve clients of its own, and check")
+    mode.add_argument("--model", help="a run of lmu train psmnist; the answers are its logits")
     parser.add_argument("--host", default="localhost")
     parser.add_argument(
         "--port", type=whole(0, 65535), default=7000, help="0: one that is free (default: 7000)"
@@ -402,22 +403,22 @@ def options() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Serve a model, or show how."""
+    """Serve a model, or run the demo."""
     parser = options()
-    given = parser.parse_args()
-    if given.demo:
+    args = parser.parse_args()
+    if args.demo:
         asyncio.run(demo())
         return
     try:
-        model = load(given.model)
+        model = load(args.model)
     except ValueError as error:  # no checkpoint, or not one of lmu train
         parser.error(str(error))
-    server = StreamServer(model.layer, given.capacity, given.depth)
+    server = StreamServer(model.layer, args.capacity, args.depth)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(serve(Front(server, model.classifier, given.idle), given.host, given.port))
-    except OSError as error:  # taken, or not ours
-        parser.error(f"cannot listen on {given.host}:{given.port}: {error}")
+            asyncio.run(serve(Front(server, model.classifier, args.idle), args.host, args.port))
+    except OSError as error:  # the port is taken or not permitted
+        parser.error(f"cannot listen on {args.host}:{args.port}: {error}")
 
 
 if __name__ == "__main__":

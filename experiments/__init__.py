@@ -1,1 +1,1 @@
-"""The papers' experiments, and others: a folder each, run by ``python -m experiments NAME``."""
+"""Experiments of the papers and others, a folder each: ``python -m experiments NAME``."""

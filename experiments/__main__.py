@@ -1,7 +1,7 @@
 """List the experiments, or run one: ``python -m experiments [NAME]``.
 
-A folder here is an experiment if it holds ``main.py`` with a function ``main``, whose arguments are
-the options and whose docstring is the help.
+A folder with a ``main.py`` is an experiment; the arguments of its function ``main`` are the
+options, its docstring is the help.
 """
 
 import sys
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """The folders that are experiments."""
+    """Return the names of the experiments' folders."""
     return sorted(
         path.parent.name for place in experiments.__path__ for path in Path(place).glob("*/main.py")
     )
 
 
 def build_app() -> "typer.Typer":
-    """The command with all experiments."""
+    """Build the command with all experiments."""
     from lmu.cli._app import Command, new_app
 
     app = new_app(help="Run an experiment and leave its figures in a file.")

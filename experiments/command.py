@@ -1,4 +1,4 @@
-"""Options and messages that the experiments' commands share."""
+"""Options and messages shared by the experiments' commands."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +11,11 @@ import typer
 
 from lmu.cli._shared import console, say
 
-MOST_RUNS = 10_000  # more are a slip of the keyboard
+MOST_RUNS = 10_000  # larger numbers are typing errors
 
 
 def among(choices: Iterable[str]) -> Callable[[Any], Any]:
-    """A check of one or more words."""
+    """Return a check that one or more words are among the choices."""
     known = list(choices)
 
     def check(value: Any) -> Any:
@@ -29,7 +29,7 @@ def among(choices: Iterable[str]) -> Callable[[Any], Any]:
 
 
 def between(least: float, most: float) -> Callable[[float | None], float | None]:
-    """A check of a number, which Typer's own lets pass if it is nan."""
+    """Return a check of a number's bounds, which refuses NaN, unlike Typer's own."""
 
     def check(value: float | None) -> float | None:
         if value is not None and not least <= value <= most:
@@ -40,12 +40,12 @@ def between(least: float, most: float) -> Callable[[float | None], float | None]
 
 
 def _writable(path: Path | None) -> Path | None:
-    """Refuse a file that cannot be written before anything is computed for it."""
+    """Refuse a file that cannot be written, before anything is computed."""
     if path is None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.exists()  # or is too long a name
+        path.exists()  # raises if the name is too long
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
     if not os.access(path.parent, os.W_OK):
@@ -54,7 +54,7 @@ def _writable(path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path} is a folder: name a file")
     if path.exists() and not path.is_file():
         raise typer.BadParameter(f"{path} is no regular file: name another")
-    if path.suffix != ".json":  # the picture beside it must have another name
+    if path.suffix != ".json":  # the picture beside it needs another suffix
         raise typer.BadParameter(f"the name of the file must end in .json, got {path}")
     return path
 
@@ -73,13 +73,13 @@ SeedsOption = Annotated[
 
 
 def place(output: Path | None, name: str, quick: bool) -> Path:
-    """The file of the figures; a quick trial's is never that of the whole."""
+    """Return the file of the figures; that of a quick trial differs from the full one's."""
     return output or Path("runs/quick" if quick else "runs") / name
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """For experiments that go on from their file: it may be another's, and Ctrl-C loses little."""
+    """Report the errors of an experiment that continues from its file, and Ctrl-C."""
     try:
         yield
     except ValueError as error:
@@ -90,6 +90,6 @@ def resumable() -> Iterator[None]:
 
 
 def tell_written(output: Path) -> None:
-    """Name the files."""
+    """Print the names of the written files."""
     picture = output.with_suffix(".png")
     say(f"wrote {output} and {picture.name}" if picture.exists() else f"wrote {output}")

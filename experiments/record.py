@@ -1,54 +1,44 @@
-"""The file that an experiment leaves."""
+"""Record of an experiment: the JSON file of its settings and figures."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lmu._files import WriteError, read_json, write_json
-from lmu._machine import git_commit, processor
+from lmu._machine import git_commit, hardware
 from lmu.training.report import versions
 
 Row = dict[str, Any]
 Kinds = dict[str, type | tuple[type, ...]]
 _CURE = "name another file"
-_WAIT = 60  # seconds; the lock is held for as long as a file is read and written
+_WAIT = 60  # seconds; the lock is held while a file is read and written
 
 
 def write_record(path: Path, experiment: str, settings: Row, **results: Any) -> None:
-    """Write figures, and what they depend on, as JSON.
+    """Write figures, settings, versions and the machine as JSON.
 
     Args:
-        path: The file, written whole.
+        path: The file, written atomically.
         experiment: Name of its command.
-        settings: Those of the experiment.
+        settings: Settings of the experiment.
         results: Figures, as plain data.
     """
-    where = {
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
     content = {"experiment": experiment, "settings": settings, **results}
-    content |= {"versions": versions(), "git_commit": git_commit(), "machine": where}
+    content |= {"versions": versions(), "git_commit": git_commit(), "machine": hardware()}
     write_json(path, content)
 
 
 def read_rows(path: Path, experiment: str, kinds: Kinds) -> list[Row]:
-    """The rows that a file holds; none if there is no file.
+    """Read the rows of a file; none if there is no file.
 
     Args:
         path: The file.
-        experiment: Whose record it must be.
-        kinds: What each row must hold at least, by name.
+        experiment: Experiment of which it must be a record.
+        kinds: Types of the entries that each row must have, by name.
 
     Raises:
-        ValueError: It is no record of this experiment, or someone has changed it.
+        ValueError: It is not a record of this experiment, or it was edited.
     """
     if not path.exists():
         return []
@@ -86,20 +76,20 @@ def add_row(
     key: Callable[[Row], Any],
     order: Callable[[Iterable[Row]], list[Row]] = list,
 ) -> list[Row]:
-    """Add a row to those that the file holds by then, whoever wrote them, and return them all.
+    """Add a row to those in the file, also of other processes, and return all.
 
     Args:
         path: See :func:`write_record`, as for ``experiment`` and ``settings``.
-        experiment: Its name.
-        settings: Those of the experiment.
-        row: The new one. One with its key that another process has added meanwhile stays.
+        experiment: Name of the experiment.
+        settings: Settings of the experiment.
+        row: The new row. If another process has added one with its key, that one stays.
         kinds: See :func:`read_rows`.
-        key: What tells a row from others.
-        order: Puts the rows in their order.
+        key: Returns the entries that identify a row.
+        order: Sorts the rows.
 
     Raises:
-        ValueError: The file has become another one.
-        WriteError: It cannot be written, or another process holds its lock for ever.
+        ValueError: The file is not a record of this experiment any more.
+        WriteError: It cannot be written, or another process keeps its lock.
     """
     with locked(path):
         rows = read_rows(path, experiment, kinds)
@@ -111,23 +101,23 @@ def add_row(
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from changing a file; the lock ends with the process that holds it.
+    """Lock a file against changes by other processes; the lock ends with its process.
 
-    It is a file beside it, ``.<name>.lock``, which stays: to remove it would let two processes
-    hold it.
+    The lock is a file beside it, ``.<name>.lock``, which is not removed, as two processes could
+    then hold it.
 
     Raises:
-        WriteError: It cannot be had.
+        WriteError: It cannot be acquired.
     """
-    from filelock import FileLock, Timeout  # a package that PyTorch needs
+    from filelock import FileLock, Timeout  # a dependency of PyTorch
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_WAIT)
     try:
         lock.acquire()
     except Timeout as error:
-        told = f"{path} cannot be written: another process has held {lock.lock_file} for {_WAIT} s"
-        raise WriteError(error.errno, told) from error
+        text = f"{path} cannot be written: another process has held {lock.lock_file} for {_WAIT} s"
+        raise WriteError(error.errno, text) from error
     except OSError as error:
         raise WriteError(error.errno, f"{path} cannot be written: {error.strerror}") from error
     try:

@@ -1,4 +1,4 @@
-"""The textbook algorithms, as a reader of the papers would write them down."""
+"""Textbook algorithms, as the papers' equations read."""
 
 from benchmarks.baselines.stepwise import StepwiseLMU
 from benchmarks.baselines.textbook_fft import NaiveLMUFFT, TextbookLMUFFT

@@ -1,4 +1,4 @@
-"""The nonlinear LMU of the paper: its equations in a loop over time."""
+"""The nonlinear LMU of the paper, by its equations in a loop over time."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from lmu.theory import discretize, legt
 
 
 class StepwiseLMU(nn.Module):
-    """Voelker et al. (2019), equations 4, 6 and 7, step after step; parameters as in ``LMU``."""
+    """Voelker et al. (2019), equations 4, 6 and 7, step by step; parameters as in ``LMU``."""
 
     def __init__(self, input_size: int, hidden_size: int, memory_size: int, theta: float) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class StepwiseLMU(nn.Module):
         self.register_buffer("Bd", Bd.float()[:, None], persistent=False)
 
     def step(self, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from ``x`` (batch, input), ``h`` (batch, hidden) and ``m`` (batch, order)."""
+        """Advance one step; ``x`` (batch, input), ``h`` (batch, hidden), ``m`` (batch, order)."""
         linear = nn.functional.linear
         u = linear(x, self.e_x) + linear(h, self.e_h) + linear(m, self.e_m)
         m = linear(m, self.get_buffer("Ad")) + linear(u, self.get_buffer("Bd"))
@@ -30,7 +30,7 @@ class StepwiseLMU(nn.Module):
         return h, m
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """All hidden states and the last state, of ``x`` (batch, time, input)."""
+        """Return all hidden states and the last state, of ``x`` (batch, time, input)."""
         h = x.new_zeros(x.shape[0], self.W_h.shape[0])
         m = x.new_zeros(x.shape[0], self.W_m.shape[1])
         outputs = []

@@ -1,4 +1,4 @@
-"""The parallel LMU of the paper: FFT of all states and the read-out at all steps, or by steps."""
+"""The parallel LMU of the paper: all states by FFT, then the read-out; or step by step."""
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class TextbookLMUFFT(nn.Module):
         self.register_buffer("Bd", Bd.float()[:, None], persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """All hidden states and the last, of ``x`` (batch, seq_len, input_size)."""
+        """Return all hidden states and the last, of ``x`` (batch, seq_len, input_size)."""
         u = torch.relu(self.W_u(x))
         U = torch.fft.rfft(u.transpose(1, 2), n=2 * self.seq_len)
         m = torch.fft.irfft(U * self.get_buffer("spectrum"), n=2 * self.seq_len)
@@ -38,14 +38,14 @@ class TextbookLMUFFT(nn.Module):
         return h, h[:, -1]
 
     def step(self, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from ``x`` (batch, input) and ``m`` (batch, order), equations 18 to 20."""
+        """Advance one step by equations 18 to 20; ``x`` (batch, input) and ``m`` (batch, order)."""
         u = torch.relu(self.W_u(x))
         m = linear(m, self.get_buffer("Ad")) + linear(u, self.get_buffer("Bd"))
         return torch.relu(self.W_h(torch.cat([m, x], dim=1))), m
 
 
 class NaiveLMUFFT(nn.Module):
-    """The same with its memory by the naive reference of :mod:`lmu.ops`; right in float64."""
+    """The same layer with the naive reference of :mod:`lmu.ops` for its memory, for float64."""
 
     def __init__(
         self, input_size: int, hidden_size: int, memory_size: int, seq_len: object, theta: float
@@ -57,7 +57,7 @@ class NaiveLMUFFT(nn.Module):
         self.Ad, self.Bd = discretize(*legt(memory_size, float(theta)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """All hidden states and the last, of ``x`` (batch, time, input_size)."""
+        """Return all hidden states and the last, of ``x`` (batch, time, input_size)."""
         m, _ = memory(torch.relu(self.W_u(x)), self.Ad, self.Bd, method="naive")
         h = torch.relu(self.W_h(torch.cat([m[:, :, 0], x], dim=2)))
         return h, h[:, -1]

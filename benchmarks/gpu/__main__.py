@@ -1,6 +1,6 @@
 """Check, time and compare everything on a GPU: ``python -m benchmarks.gpu``.
 
-Each section writes its JSON as soon as it is done; summary.md beside them has all as tables.
+Each section writes its JSON when it is done; summary.md beside them has all as tables.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from lmu._files import write_whole
 
 @dataclass(frozen=True)
 class Section:
-    """A function that measures, and the seconds after which it begins nothing more."""
+    """A function that measures, and the seconds after which it starts no more measurements."""
 
     measure: Callable[[Session], None]
     budget: float
@@ -50,7 +50,7 @@ SECTIONS = {
 
 
 def main() -> None:
-    """Run the named sections; the exit status is 1 if anything was wrong or failed."""
+    """Run the named sections; the exit status is 1 if a result was wrong or a section failed."""
     args = arguments()
     device = torch.device(args.device)
     if device.type == "cuda":
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The checked command line."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
         "--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
@@ -100,7 +100,7 @@ def arguments() -> argparse.Namespace:
 
 
 def refuse_mixture(folder: Path, settings: dict) -> None:
-    """End where the folder holds results of another device, or of other sizes."""
+    """Exit if the folder holds results of another device, or of other sizes."""
     for path in sorted(folder.glob("gpu-*.json")):
         stored = json.loads(path.read_text())["settings"]
         if {key: stored[key] for key in settings} != settings:
@@ -112,7 +112,7 @@ def refuse_mixture(folder: Path, settings: dict) -> None:
 def run(
     name: str, device: torch.device, folder: Path, rounds: int, where: dict, settings: dict
 ) -> list[str]:
-    """Run a section and write its results, partial ones too if it fails; returns its faults."""
+    """Run a section and write its results, partial ones too if it fails; return its faults."""
     section, start = SECTIONS[name], time.monotonic()
 
     def say(line: str) -> None:
@@ -129,7 +129,7 @@ def run(
     if failed:
         s.faults.append(f"{name}: {failed}")
     path = folder / f"gpu-{name}.json"
-    if s.rows or not failed or not path.exists():  # else results of an earlier run are better
+    if s.rows or not failed or not path.exists():  # else keep results of an earlier run
         result = {
             "section": name,
             "machine": where,

@@ -1,4 +1,4 @@
-"""Measure what the GPU can reach: products, copies, launches and transforms."""
+"""Ceilings of the GPU: rates of products, copies, launches and transforms."""
 
 from collections.abc import Callable
 from math import log2
@@ -25,7 +25,7 @@ def measure(s: Session) -> None:
 
 
 def ceilings(s: Session) -> dict[str, tuple[str, Callable[[], float]]]:
-    """By name, the unit and a run of each; the first run is not counted."""
+    """Return the unit and a run of each ceiling, by name; the first run is not counted."""
     size = s.gemm_size
     rates: dict[str, tuple[str, Callable[[], float]]] = {
         f"GEMM {name}": ("FLOP/s", lambda allowed=allowed: rate(s, allowed))
@@ -44,13 +44,13 @@ def ceilings(s: Session) -> dict[str, tuple[str, Callable[[], float]]]:
 
 
 def rate(s: Session, allowed: bool) -> float:
-    """FLOPs a second of a large product of float32, with or without TensorFloat-32."""
+    """Measure FLOPs a second of a large product of float32, with or without TensorFloat-32."""
     with tf32(allowed):
         return gemm_rate(s.gemm_size, device=s.device)
 
 
 def copies(s: Session) -> float:
-    """Bytes a second of copying 1 GiB, or a tenth of a small GPU's memory."""
+    """Measure bytes a second of copying 1 GiB, or a tenth of a small GPU's memory."""
     size = 2**18 if s.quick else 2**28
     if s.cuda:
         size = min(size, torch.cuda.get_device_properties(s.device).total_memory // 40)
@@ -60,13 +60,13 @@ def copies(s: Session) -> float:
 
 
 def one_launch(s: Session) -> Callable[[], Tensor]:
-    """The smallest work there is."""
+    """Build the smallest kernel launch."""
     one = torch.zeros(1, device=s.device)
     return lambda: one.add_(1)
 
 
 def waits(s: Session) -> float:
-    """Seconds of a launch that is waited for."""
+    """Measure seconds of a launch and the wait for its end."""
     launch = one_launch(s)
 
     def work() -> None:
@@ -78,7 +78,7 @@ def waits(s: Session) -> float:
 
 
 def transforms(s: Session) -> float:
-    """FLOPs a second of complex transforms of 2,048 points, counted as 5 n log2 n."""
+    """Measure FLOPs a second of complex transforms of 2,048 points, counted as 5 n log2 n."""
     n, rows = 2048, 16 if s.quick else 8192
     x = torch.randn(rows, n, device=s.device, dtype=torch.complex64)
     return 5 * rows * n * log2(n) / seconds(lambda: torch.fft.fft(x), 5)

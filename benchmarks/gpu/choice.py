@@ -1,4 +1,4 @@
-"""Compare the automatic choice of a method with the best one, over a grid of sizes.
+"""Comparison of the automatic choice of a method with the best one, over a grid of sizes.
 
 The constants of the cost model in :mod:`lmu.ops` were fitted on a CPU; these times can replace
 them.
@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 
 
 def grid(quick: bool) -> list[Problem]:
-    """Read-outs (with rows) and states alone (without), the smallest first."""
+    """Return read-outs (with rows) and states alone (without), the smallest first."""
     if quick:
         return [Problem(40, 8, rows, 2, channels) for rows in (6, 0) for channels in (1, 2)]
     sizes = product((1, 16, 100), (256, 784, 4096, 16384), ((64, 64), (256, 256), (468, 346)))
@@ -43,7 +43,7 @@ def grid(quick: bool) -> list[Problem]:
 
 
 def states(work: Problem) -> int:
-    """Numbers in all memory states."""
+    """Count the numbers in all memory states."""
     return work.batch * work.length * work.channels * work.order
 
 
@@ -60,7 +60,7 @@ def measure(s: Session) -> None:
 
 
 def compare(s: Session, what: str, work: Problem) -> dict:
-    """Figures of all methods at a point, and the chosen one's time over the best."""
+    """Measure all methods at a point, and the chosen one's time over the best."""
     where = Problem(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
     if work.rows:
         names, chosen = list(READOUT_METHODS), choose_readout(where)
@@ -84,13 +84,13 @@ def compare(s: Session, what: str, work: Problem) -> dict:
     times = {key: f["seconds"] for key, f in figures.items() if "seconds" in f}
     if times:
         row["best"] = min(times, key=lambda key: times[key])
-        # A choice that could not be timed has no ratio.
+        # A choice that was not timed has no ratio.
         row["ratio"] = times[chosen] / times[row["best"]] if chosen in times else None
     return row | {"contenders": figures}
 
 
 def draw(work: Problem, device: torch.device) -> dict[str, Tensor]:
-    """Arguments of both functions on the device, and the impulse response, which layers keep."""
+    """Draw arguments of both functions on the device, with the impulse response, as layers do."""
     g = torch.Generator().manual_seed(0)
     b, T, c, d, r = work.batch, work.length, work.channels, work.order, work.rows
 
@@ -106,7 +106,7 @@ def draw(work: Problem, device: torch.device) -> dict[str, Tensor]:
 
 
 def outputs(work: Problem, a: dict[str, Tensor], name: str) -> Tensor:
-    """Hidden units, or states."""
+    """Compute hidden units, or states."""
     H = None if name == "chunked" else a["H"]
     if not work.rows:
         return memory(a["u"], a["Ad"], a["Bd"], method=name, H=H)[0]
@@ -116,7 +116,7 @@ def outputs(work: Problem, a: dict[str, Tensor], name: str) -> Tensor:
 
 @torch.no_grad()
 def last_outputs(work: Problem, a: dict[str, Tensor]) -> list[Tensor]:
-    """The last outputs by the naive reference in float64, on the device: a CPU takes too long."""
+    """Compute the last outputs by the naive reference in float64, on the device for speed."""
     _, m = memory(a["u"].double(), a["Ad"], a["Bd"], method="naive")
     if not work.rows:
         return [m.cpu()]
@@ -125,7 +125,7 @@ def last_outputs(work: Problem, a: dict[str, Tensor]) -> list[Tensor]:
 
 
 def contender(work: Problem, a: dict[str, Tensor], name: str) -> Contender:
-    """Forward and backward of a method, checked at the last step."""
+    """Build forward and backward of a method, checked at the last step."""
     inputs = [a[key] for key in (("u", "W_m", "W_x", "bias") if work.rows else ("u",))]
     shape = (work.batch, work.length, *((work.rows,) if work.rows else ()))
     shape += () if work.rows else (work.channels, work.order)

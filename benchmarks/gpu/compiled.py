@@ -1,4 +1,4 @@
-"""Measure the cost of launches: training and one step, eager, compiled and as CUDA graphs."""
+"""Cost of kernel launches: training and one step, eager, compiled and as CUDA graphs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -35,12 +35,12 @@ def measure(s: Session) -> None:
 
 
 def compiler(s: Session, **options: Any) -> Callable:
-    """The compiler; a quick run only traces, and generates no code."""
+    """Return the compiler; a quick run only traces, and generates no code."""
     return partial(torch.compile, **({"backend": "eager"} if s.quick else options))
 
 
 def train(s: Session, sizes: tuple[int, ...], batch: int) -> None:
-    """Forward and backward of all outputs."""
+    """Time forward and backward of all outputs."""
     title = f"LMU {sizes[1]}/{sizes[2]}, T {sizes[3]}, batch {batch}, forward + backward"
     if s.late(title):
         return
@@ -69,7 +69,7 @@ def train(s: Session, sizes: tuple[int, ...], batch: int) -> None:
 def compare(
     s: Session, title: str, builds: Builds, graphs: Builds, exact: list[Tensor]
 ) -> dict[str, dict[str, Any]]:
-    """Figures of all contenders, of CUDA graphs only where there are any."""
+    """Measure all contenders, CUDA graphs only on CUDA."""
     if s.cuda:
         s.left_out["memory of CUDA graphs"] = "it is taken at capture, and replay is shown"
     else:
@@ -78,7 +78,7 @@ def compare(
 
 
 def step(s: Session) -> None:
-    """One step of a stream, batch 1, without gradients."""
+    """Time one step of a stream, batch 1, without gradients."""
     title = "LMU 212/256, one step, batch 1, inference"
     if s.late(title):
         return
@@ -100,12 +100,12 @@ def step(s: Session) -> None:
 
 
 def textbook_cell(device: torch.device) -> nn.Module:
-    """A step of the equations, with the weights of all contenders."""
+    """Build a step of the equations, with the weights of all contenders."""
     return CalledCell(layer(StepwiseLMU, LMU, LMU_SIZES, device))
 
 
 def graphed_step(build: Callable[[], nn.Module]) -> Contender:
-    """A step of the layer that is captured once, with its state in place, then replayed."""
+    """Capture a step of the layer once, with its state in place, and replay it."""
     built: Any = build()
     x, h, m = step_inputs(built)
     start = h.clone(), m.clone()
@@ -117,7 +117,7 @@ def graphed_step(build: Callable[[], nn.Module]) -> Contender:
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # the first calls set up what must not be captured
+    with torch.cuda.stream(stream):  # the setup of the first calls must not be captured
         for _ in range(3):
             once()
     torch.cuda.current_stream().wait_stream(stream)

@@ -1,4 +1,4 @@
-"""Run the conformance tests of the methods and the layers on the GPU."""
+"""Conformance tests of the methods and the layers on the GPU."""
 
 import re
 import subprocess

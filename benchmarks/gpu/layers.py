@@ -1,4 +1,4 @@
-"""Time layers of the papers' sizes: every method, the textbook, cuDNN's layers and peers."""
+"""Times of layers of the papers' sizes: every method, the textbook, cuDNN's layers and peers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ from lmu import LMU, LMUFFT
 from lmu.ops import LMU_METHODS, READOUT_METHODS
 
 Sizes = tuple[int, ...]
-# Largest relative error. The kink of the relu makes the gradients of a few of millions of hidden
-# units differ altogether, whatever the algorithm; TensorFloat-32 has ten bits.
+# Largest relative error. At the kink of the relu the gradients of a few of millions of hidden units
+# differ completely, whatever the algorithm; TensorFloat-32 has ten bits.
 TOLERANCE = {"float32": 5e-3, "TF32": 0.3}
 LSTM = {"nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A layer at one size: contenders, their right result, and its arithmetic."""
+    """A layer at one size: contenders, their exact result, and its arithmetic."""
 
     title: str
     builds: Builds
@@ -75,7 +75,7 @@ def measure(s: Session) -> None:
 
 
 def jobs(s: Session) -> list[Job]:
-    """All layers and sizes."""
+    """Return the jobs of all layers and sizes."""
     fft, lmu = (FFT_SIZES, LMU_SIZES) if not s.quick else ((1, 12, 16, 30, 30), (1, 12, 16, 30))
     batch = 3 if s.quick else 100
     batches = ((1, 1), (2, 3)) if s.quick else ((1, 1), (16, 1), (100, 1), (100, 10))
@@ -89,12 +89,12 @@ def jobs(s: Session) -> list[Job]:
 def layer(
     kind: Callable[..., nn.Module], like: type[nn.Module], sizes: tuple, device: Any, **kwargs: Any
 ) -> nn.Module:
-    """A layer on the device, with the initial weights of ``like``."""
+    """Build a layer on the device, with the initial weights of ``like``."""
     return with_weights_of(like, kind, sizes, **kwargs).to(device)
 
 
-def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, what: str) -> Job:
-    """The parallel layer."""
+def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, outputs: str) -> Job:
+    """Make a job of the parallel layer."""
     k, n, d, length, _ = sizes
     build = partial(layer, LMUFFT, LMUFFT, sizes, s.device)
     step = partial(training_step, pick=pick, batch=batch, length=length)
@@ -114,12 +114,12 @@ def fft_job(s: Session, sizes: Sizes, batch: int, pick: Pick, what: str) -> Job:
     if pick is every:
         rivals = others(s, n, batch, length)
         rivals |= peers.parallel(n, d, batch, s.device.type, length)
-    title = f"LMUFFT {n}/{d}, T {length}, batch {batch}, {what}, forward + backward"
+    title = f"LMUFFT {n}/{d}, T {length}, batch {batch}, {outputs}, forward + backward"
     return Job(title, builds, partial(in_double, exact, step), rivals, flops, flops_of)
 
 
 def lmu_job(s: Session, sizes: Sizes, distinct: int, copies: int) -> Job:
-    """The nonlinear layer; a large batch repeats a smaller one."""
+    """Make a job of the nonlinear layer; a large batch repeats a smaller one."""
     k, n, d, length = sizes
     batch = distinct * copies
     step = partial(training_step, pick=every, batch=distinct, length=length, copies=copies)
@@ -133,18 +133,18 @@ def lmu_job(s: Session, sizes: Sizes, distinct: int, copies: int) -> Job:
     rivals = others(s, n, batch, length)
     rivals |= peers.recurrent(n, d, batch, s.device.type)
 
-    def right() -> list[Tensor]:
+    def repeated() -> list[Tensor]:
         once = partial(training_step, pick=every, batch=distinct, length=length)
         output, *grads = in_double(exact, once)
         return [output.repeat(copies, 1, 1), *(copies * grad for grad in grads)]
 
     flops = 6.0 * batch * length * (n * n + n * d + d * d + (k + 1) * (n + d))
     title = f"LMU {n}/{d}, T {length}, batch {batch}, all outputs, forward + backward"
-    return Job(title, builds, right, rivals, flops, "the equations, step by step")
+    return Job(title, builds, repeated, rivals, flops, "the equations, step by step")
 
 
 def others(s: Session, n: int, batch: int, length: int) -> dict[str, Callable[[], Contender]]:
-    """The layers of PyTorch that a user would take instead: on CUDA, those of cuDNN."""
+    """Return PyTorch's layers, which users would take instead: on CUDA, those of cuDNN."""
     return {
         f"{name}(1, {n})": partial(
             incomparable,

@@ -1,4 +1,4 @@
-"""Train over one sequence of up to a million steps, beside cuDNN's LSTM and the textbook."""
+"""Training over one sequence of up to a million steps, beside cuDNN's LSTM and the textbook."""
 
 from collections.abc import Callable
 from functools import partial
@@ -36,10 +36,10 @@ def measure(s: Session) -> None:
                     continue
                 figures = s.compare(
                     title,
-                    without(slow, ours(s, order, hidden, length, lengths[0])),
+                    without(slow, checked_builds(s, order, hidden, length, lengths[0])),
                     exact,
                     TOLERANCE,
-                    without(slow, others(s, hidden, length)),
+                    without(slow, unchecked_builds(s, hidden, length)),
                 )
                 for key in sorted(slow):
                     figures[key] = {"status": f"left out: over {PATIENCE:g} s a step before"}
@@ -55,12 +55,12 @@ def measure(s: Session) -> None:
 
 
 def without(names: set[str], builds: dict) -> dict:
-    """Those that are not among the names."""
+    """Return the builds that are not among the names."""
     return {key: build for key, build in builds.items() if key not in names}
 
 
-def ours(s: Session, order: int, hidden: int, length: int, checked: int) -> dict:
-    """Our layer and the textbook, with the same weights."""
+def checked_builds(s: Session, order: int, hidden: int, length: int, checked: int) -> dict:
+    """Return builds of LMUFFT and of the textbook, with the same weights."""
 
     def build(kind: Callable[..., nn.Module]) -> nn.Module:
         return layer(kind, LMUFFT, (1, hidden, order, length, THETA), s.device)
@@ -75,8 +75,8 @@ def ours(s: Session, order: int, hidden: int, length: int, checked: int) -> dict
     return {key: partial(train, b, length, checked) for key, b in builds.items()}
 
 
-def others(s: Session, hidden: int, length: int) -> dict:
-    """The LSTM of PyTorch, on CUDA that of cuDNN."""
+def unchecked_builds(s: Session, hidden: int, length: int) -> dict:
+    """Return a build of PyTorch's LSTM, on CUDA that of cuDNN."""
     return {
         f"nn.LSTM(1, {hidden})": partial(
             train, lambda: nn.LSTM(1, hidden, batch_first=True).to(s.device), length, None
@@ -86,13 +86,13 @@ def others(s: Session, hidden: int, length: int) -> dict:
 
 @torch.no_grad()
 def first(order: int, hidden: int, length: int) -> Tensor:
-    """Outputs of the first ``length`` steps, by the naive reference in float64 on the CPU."""
+    """Compute the first ``length`` outputs by the naive reference in float64 on the CPU."""
     naive = layer(NaiveLMUFFT, LMUFFT, (1, hidden, order, length, THETA), "cpu")
     return naive.double()(pixels(1, torch.float32, length).double())[0]
 
 
 def train(build: Callable[[], nn.Module], length: int, checked: int | None) -> Contender:
-    """A training step, of which the first ``checked`` outputs are compared; None: nothing is."""
+    """Build a training step whose first ``checked`` outputs are compared; None: no comparison."""
     built = build()
     x = pixels(1, torch.float32, length).to(next(built.parameters()).device)
     with torch.no_grad():

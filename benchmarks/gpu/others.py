@@ -1,4 +1,4 @@
-"""Time packages beside ours where they are installed; tell why others are left out."""
+"""Times of other packages where they are installed; reasons why others are left out."""
 
 from benchmarks import peers
 from benchmarks.gpu.session import Session
@@ -8,7 +8,7 @@ NO_S4 = "its authors' code is no package that could be installed and tried"
 
 
 def measure(s: Session) -> None:
-    """Name all peers and run the installed ones with small layers, so that a fault shows."""
+    """List all peers and run the installed ones with small layers, to show their faults."""
     words = peers.status(s.device.type) | {"S4": NO_S4}
     for name, word in words.items():
         s.rows.append({"package": name, "status": word})

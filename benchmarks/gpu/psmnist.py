@@ -1,4 +1,4 @@
-"""Time epochs of permuted sequential MNIST, by a bare loop and by ``lmu train psmnist``."""
+"""Epochs of permuted sequential MNIST, by a bare loop and by ``lmu train psmnist``."""
 
 import statistics
 import tempfile
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from benchmarks.gpu.session import Session, tf32
 from benchmarks.measure import now
 
 DIGITS = 60_000
-LIMITS = {"lmufft": DIGITS, "lmu": 6_000}  # digits of a timed epoch: lmu goes step by step
-EPOCHS = 4  # the first, in which everything is set up, does not count
+LIMITS = {"lmufft": DIGITS, "lmu": 6_000}  # digits of a timed epoch; lmu runs step by step
+EPOCHS = 4  # the first does not count: it sets up everything
 
 
 def measure(s: Session) -> None:
@@ -38,13 +37,13 @@ def measure(s: Session) -> None:
 
 
 def epochs(s: Session, model: str) -> dict[str, Any]:
-    """Epochs of a bare loop and of Lightning's, in turns, with the data on the device."""
+    """Time epochs of a bare loop and of Lightning's, in turns, with the data on the device."""
     from benchmarks.training_overhead import Interleave
     from lmu.tasks.psmnist.config import PsMNISTConfig
     from lmu.tasks.psmnist.run import train
 
     class OnDevice(Interleave):
-        """The turns, where the clock waits for the GPU."""
+        """Interleaved epochs whose clock waits for the GPU."""
 
         def __init__(self, config: PsMNISTConfig) -> None:
             super().__init__(config)
@@ -58,11 +57,7 @@ def epochs(s: Session, model: str) -> dict[str, Any]:
             super().on_train_epoch_start(trainer, pl_module)
 
         def _bare_epoch(self, batches: Any) -> None:
-            self.model.train()
-            for x, y, *_ in batches:
-                self.optimizer.zero_grad()
-                F.cross_entropy(self.model(x), y).backward()
-                self.optimizer.step()
+            super()._bare_epoch(batches)
             now()
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""Run a section: its settings and results, and the comparison of contenders."""
+"""Session of a section: its settings and results, and the comparison of contenders."""
 
 import gc
 import time
@@ -24,12 +24,12 @@ class Session:
 
     Attributes:
         device: The device that is measured.
-        quick: Tiny sizes, to see that everything runs.
+        quick: Tiny sizes, to check that everything runs.
         rounds: Interleaved measurements of each contender.
-        deadline: When the section's time is over, by ``time.monotonic``.
+        deadline: End of the section's time, by ``time.monotonic``.
         say: Shows a line of progress.
         rows: Results.
-        left_out: Reasons for what is not among the results, by name.
+        left_out: Reasons for missing results, by name.
         faults: Errors; they make the exit status non-zero.
     """
 
@@ -44,17 +44,17 @@ class Session:
 
     @property
     def cuda(self) -> bool:
-        """Whether a GPU is measured."""
+        """True if a GPU is measured."""
         return self.device.type == "cuda"
 
     @property
     def gemm_size(self) -> int:
-        """Rows of the matrices whose product gives the GPU's rate."""
+        """Rows of the matrices whose product measures the GPU's rate."""
         return 256 if self.quick else 8192 if self.cuda else 2000
 
     @property
     def precisions(self) -> dict[str, bool]:
-        """Arithmetic of float32 products, and whether TensorFloat-32 is allowed in it."""
+        """Arithmetics of float32 products; True where TensorFloat-32 is allowed."""
         if not self.cuda:
             self.left_out["TF32"] = "only CUDA has it"
         elif torch.cuda.get_device_capability(self.device)[0] < 8:
@@ -64,14 +64,14 @@ class Session:
         return {"float32": False}
 
     def late(self, what: str) -> bool:
-        """Whether the section's time is over; what is left is then noted as left out."""
+        """True if the section's time is over; the measurement is then noted as left out."""
         if time.monotonic() < self.deadline:
             return False
         self.left_out[what] = "out of time"
         return True
 
     def can_run(self, method: str) -> bool:
-        """Whether a method runs here; the reason is noted if not."""
+        """True if a method runs here; the reason is noted if not."""
         if method != "triton":
             return True
         if not self.cuda:
@@ -82,10 +82,10 @@ class Session:
             return True
         return False
 
-    def attempt(self, what: str, work: Callable[[], Any], ours: bool = True) -> tuple[Any, str]:
-        """A result and ``""``, or None and the reason why there is none.
+    def attempt(self, what: str, work: Callable[[], Any], is_own: bool = True) -> tuple[Any, str]:
+        """Return a result and ``""``, or None and the reason why there is none.
 
-        A lack of memory is no fault; neither is a failure of others.
+        A lack of memory is not a fault, nor is a failure of other packages.
         """
         result, why = None, ""
         try:
@@ -94,25 +94,25 @@ class Session:
                 torch.cuda.synchronize()
         except Exception as caught:
             why = describe(caught)
-        if why:  # not before: the exception keeps what was allocated alive
+        if why:  # not in the handler: the exception holds the allocated memory
             self.free()
-            self.blame(what, why, ours)
+            self.blame(what, why, is_own)
         return result, why
 
-    def blame(self, what: str, why: str, ours: bool = True) -> None:
-        """Note a fault, if it is one."""
-        if ours and why != OUT_OF_MEMORY:
+    def blame(self, what: str, why: str, is_own: bool = True) -> None:
+        """Note a failure if it is a fault."""
+        if is_own and why != OUT_OF_MEMORY:
             self.faults.append(f"{what}: {why}")
 
     def free(self) -> None:
         """Return unused memory."""
         gc.collect()
         if self.cuda:
-            with suppress(RuntimeError):  # of an earlier error on the GPU, which is raised here
+            with suppress(RuntimeError):  # an earlier error on the GPU may be raised here
                 torch.cuda.empty_cache()
 
     def peak(self, work: Callable[[], object]) -> float:
-        """Peak memory of a call in MiB, of the GPU or else of the process."""
+        """Measure peak memory of a call in MiB, of the GPU or else of the process."""
         if not self.cuda:
             return peak_of(work)
         work()
@@ -127,24 +127,24 @@ class Session:
         tolerance: float = 1e-4,
         others: Builds | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Figures of all contenders: time, spread, peak memory, error, or why there is no time.
+        """Measure time, spread, peak memory and error of all contenders, or why there is no time.
 
         A contender whose error exceeds ``tolerance`` is a fault and is not timed.
 
         Args:
-            title: Of the comparison.
+            title: Title of the comparison.
             builds: Contenders by name.
-            exact: The right result, in float64 on the CPU; None: no check.
-            tolerance: Of the relative error.
-            others: Contenders whose failure is no fault of ours; a wrong result still is.
+            exact: The exact result, in float64 on the CPU; None: no check.
+            tolerance: Largest relative error.
+            others: Contenders whose failure is not a fault; a wrong result still is.
         """
         figures: dict[str, dict[str, Any]] = {}
         works: dict[str, Callable[[], object]] = {}
         failed: dict[str, str] = {}
         for key, build in {**builds, **(others or {})}.items():
-            what, ours = f"{title}: {key}", key in builds
+            what, is_own = f"{title}: {key}", key in builds
             row = figures[key] = {}
-            ready, why = self.attempt(what, lambda b=build: _ready(b, exact), ours)
+            ready, why = self.attempt(what, lambda b=build: _ready(b, exact), is_own)
             if ready is not None:
                 contender, row["error"] = ready
                 if row["error"] is not None and not row["error"] < tolerance:
@@ -152,7 +152,7 @@ class Session:
                     self.blame(what, why)
                 else:
                     row["peak_mib"], why = self.attempt(
-                        what, lambda work=contender.work: self.peak(work), ours
+                        what, lambda work=contender.work: self.peak(work), is_own
                     )
                     if not why:
                         works[key] = _guarded(key, contender.work, failed)
@@ -182,7 +182,7 @@ def _ready(
 
 
 def _guarded(key: str, work: Callable[[], object], failed: dict[str, str]) -> Callable[[], object]:
-    """The work; an error ends the turns of its contender alone."""
+    """Wrap the work so that an error ends the turns of its contender alone."""
 
     def call() -> None:
         if key not in failed:
@@ -198,7 +198,7 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def describe(caught: Exception) -> str:
-    """An error in one line."""
+    """Describe an error in one line."""
     text = " ".join(str(caught).split())
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     if isinstance(caught, torch.cuda.OutOfMemoryError) or any(word in text for word in words):
@@ -207,7 +207,7 @@ def describe(caught: Exception) -> str:
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """A contender's figures in one line."""
+    """Format a contender's figures in one line."""
     if "seconds" not in row:
         return row["status"]
     spread = f"({row['fastest'] * 1e3:.3g} to {row['slowest'] * 1e3:.3g})"

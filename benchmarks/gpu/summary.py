@@ -1,4 +1,4 @@
-"""Write the results of all sections as one page of tables."""
+"""Summary of the results of all sections as one page of tables."""
 
 import json
 import statistics
@@ -12,12 +12,12 @@ Rows = list[dict[str, Any]]
 
 
 def render(folder: Path, names: Sequence[str]) -> str:
-    """All sections of a folder, in the order of the names."""
+    """Render all sections of a folder, in the order of the names."""
     paths = {name: folder / f"gpu-{name}.json" for name in names}
     results = {key: json.loads(p.read_text()) for key, p in paths.items() if p.exists()}
     parts = ["# Measured on this machine"]
     for name, result in results.items():
-        if (text := described(result)) not in parts:  # one machine, mostly
+        if (text := described(result)) not in parts:  # usually one machine
             parts.append(text)
         parts.append(f"## {name}")
         if result["rows"]:
@@ -29,7 +29,7 @@ def render(folder: Path, names: Sequence[str]) -> str:
 
 
 def described(result: dict) -> str:
-    """The machine and the settings."""
+    """Describe the machine and the settings."""
     where = result["machine"]
     quick = "**Tiny sizes, to try the script: no results.** " if result["settings"]["quick"] else ""
     facts = {**where.get("gpu", {}), **{k: v for k, v in where.items() if k != "gpu"}}
@@ -37,19 +37,19 @@ def described(result: dict) -> str:
 
 
 def listed(items: dict[str, str] | list[str]) -> str:
-    """Lines of a list."""
+    """Format the lines of a list."""
     lines = [f"{k}: {v}" for k, v in items.items()] if isinstance(items, dict) else items
     return "\n".join(f"- {line}" for line in lines)
 
 
 def table(head: Sequence[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [list(head), ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def ceilings(rows: Rows) -> str:
-    """Rates and latencies."""
+    """Table of rates and latencies."""
 
     def value(row: dict) -> str:
         if row["unit"] == "s":
@@ -60,7 +60,7 @@ def ceilings(rows: Rows) -> str:
 
 
 def correctness(rows: Rows) -> str:
-    """Numbers of tests that passed, failed or were skipped."""
+    """Table of the numbers of tests that passed, failed or were skipped."""
     keys = ("passed", "failed", "errors", "skipped")
     body = [
         [row["tests"], *(str(row[key]) for key in keys), duration(row["seconds"])] for row in rows
@@ -69,7 +69,7 @@ def correctness(rows: Rows) -> str:
 
 
 def contenders(rows: Rows) -> str:
-    """Times, memory and errors of contenders, and the share of the ceiling where it is known."""
+    """Table of times, memory and errors of contenders, and their share of the ceiling if known."""
     body = []
     for row in rows:
         if "contenders" not in row:
@@ -93,7 +93,7 @@ def contenders(rows: Rows) -> str:
 
 
 def choice(rows: Rows) -> str:
-    """The automatic choice and the best method, with the ratio of their times."""
+    """Table of the automatic choice and the best method, with the ratio of their times."""
     keys = ("batch", "length", "order", "channels", "rows")
     body = []
     for row in rows:
@@ -118,7 +118,7 @@ def choice(rows: Rows) -> str:
 
 
 def psmnist(rows: Rows) -> str:
-    """Epochs."""
+    """Table of epochs."""
     body = [
         [
             f"{row['model']['model']} {row['model']['hidden_size']}/{row['model']['memory_size']}",
@@ -134,7 +134,7 @@ def psmnist(rows: Rows) -> str:
 
 
 def peers(rows: Rows) -> str:
-    """Packages, and times of those that are there."""
+    """Table of packages, and times of the installed ones."""
     body = [[row["package"], row["status"]] for row in rows if "package" in row]
     timed = [row for row in rows if "contenders" in row]
     text = table(("package", "version, or why it is not timed"), body)

@@ -1,1 +1,1 @@
-"""Kills of training and of experiments, and disks that fill up: what is lost."""
+"""Losses by kills of training and of experiments, and by disks that fill up."""

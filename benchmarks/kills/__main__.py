@@ -1,9 +1,9 @@
 """Kill training and experiments, fill disks, count losses: ``python -m benchmarks.kills``.
 
-The commands are forked from a process that has imported everything, but for a few that start as
-users start them, and get a real SIGKILL at a random moment, mostly while an epoch is computed or
-written, which at these sizes takes some milliseconds. After each it is checked that nothing is lost
-but the epoch under way, and the next command goes on. Linux and macOS only.
+Most commands are forked from a process that has imported everything, a few start as users start
+them. They get a SIGKILL at a random moment, mostly while an epoch is computed or written, which at
+these sizes takes some milliseconds. After each kill only the current epoch may be lost, and the
+next command continues. Linux and macOS only.
 """
 
 import argparse
@@ -34,7 +34,7 @@ BAD = (
 
 
 def main() -> None:
-    """Read the options, kill, fill, count, and say whether anything was lost."""
+    """Read the options, kill, fill, count, and report losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="of each kind (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -84,14 +84,14 @@ def _rows(options: argparse.Namespace, here: Path, there: Path) -> list[dict[str
 
 
 def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Write the rows and those of other kinds that are there already."""
+    """Write the rows, keeping those of other kinds in the file."""
 
     def key(row: dict[str, Any]) -> tuple[str, str]:
         return row["what"], row["where"]
 
     new = {key(row): row for row in rows}
-    there = read_rows(options.output, "kills", {"what": str, "where": str})
-    rows = list({**{key(row): row for row in there}, **new}.values())
+    stored = read_rows(options.output, "kills", {"what": str, "where": str})
+    rows = list({**{key(row): row for row in stored}, **new}.values())
     settings = {"kills": options.kills, "seed": options.seed}
     write_record(options.output, "kills", settings, rows=rows)
 

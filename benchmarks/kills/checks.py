@@ -1,4 +1,4 @@
-"""What must hold in the folder of a run that has just been killed."""
+"""Checks of the folder of a run that has just been killed."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def temporaries(folder: Path) -> set[str]:
-    """Names of all files below a folder that are not whole yet, or never will be."""
+    """Return the names of all temporaries below a folder."""
     return {
         str(path.relative_to(folder))
         for path in folder.rglob(".*")
@@ -24,7 +24,7 @@ def temporaries(folder: Path) -> set[str]:
 
 
 def intact(path: Path) -> bool:
-    """Whether a checkpoint can be read, to its last bit."""
+    """True if a checkpoint is undamaged to the last bit."""
     try:
         load_classifier(path)
     except CheckpointError:
@@ -33,24 +33,24 @@ def intact(path: Path) -> bool:
 
 
 def damaged(folder: Path) -> int:
-    """Checkpoints anywhere below a folder that cannot be read; temporaries are none."""
+    """Count damaged checkpoints below a folder, without temporaries."""
     return sum(
         not intact(path) for path in folder.rglob("*.ckpt") if not _TEMPORARY.fullmatch(path.name)
     )
 
 
 def rows_of(checkpoint: Path) -> list[Row]:
-    """The epochs that a checkpoint has behind it."""
+    """Return the rows of the epochs in a checkpoint's history."""
     return read_archive(checkpoint)[0]["callbacks"]["History"]["rows"]
 
 
 @dataclass
 class Seen:
-    """What a run has shown so far.
+    """State of a run at the last check.
 
     Attributes:
-        epochs: Finished and written.
-        losses: By epoch; one that is repeated after a kill must give the same.
+        epochs: Epochs finished and written.
+        losses: Loss of each epoch; an epoch repeated after a kill must give the same.
         leftovers: Temporaries that the last kill left.
     """
 
@@ -60,37 +60,37 @@ class Seen:
 
 
 def check_run(folder: Path, log: Path, seen: Seen) -> dict[str, int]:
-    """Look at a killed run, and count what a kill may cost.
+    """Check a killed run, and count losses.
 
     Args:
-        folder: Its folder.
-        log: What it printed.
-        seen: What was there before; updated.
+        folder: The run's folder.
+        log: Its output.
+        seen: State at the last check; updated.
 
     Returns:
-        Counts: checkpoints that are damaged, epochs that are lost, and so on.
+        Counts of damaged checkpoints, lost epochs, and so on.
     """
-    found = {"damaged": damaged(folder)}
+    counts = {"damaged": damaged(folder)}
     usable = [folder / name for name in (LAST, PREVIOUS) if intact(folder / name)]
     if not usable:
-        found["runs lost"] = int(seen.epochs > 0)
-        return found
+        counts["runs lost"] = int(seen.epochs > 0)
+        return counts
     rows = rows_of(usable[0])
-    told = [int(n) for n in re.findall(r"^epoch +(\d+)/", log.read_text(), re.MULTILINE)]
-    # A line is printed before its epoch is written: the last one may be of the one under way.
-    found["epochs lost"] = max(0, max([seen.epochs, *[n - 1 for n in told]]) - len(rows))
-    found["epochs under way"] = int(bool(told) and told[-1] == len(rows) + 1)
-    found["rows damaged"] = _wrong_rows(folder / "history.csv", rows)
-    found["rows that differ when repeated"] = _note(rows, seen)
-    found["best lost"] = int(
+    printed = [int(n) for n in re.findall(r"^epoch +(\d+)/", log.read_text(), re.MULTILINE)]
+    # A line is printed before its epoch is written: the last one may not be written yet.
+    counts["epochs lost"] = max(0, max([seen.epochs, *[n - 1 for n in printed]]) - len(rows))
+    counts["epochs under way"] = int(bool(printed) and printed[-1] == len(rows) + 1)
+    counts["rows damaged"] = _wrong_rows(folder / "history.csv", rows)
+    counts["rows that differ when repeated"] = _note(rows, seen)
+    counts["best lost"] = int(
         load_classifier(usable[0]).best_epoch is not None and not intact(folder / BEST)
     )
     seen.epochs = len(rows)
-    return found
+    return counts
 
 
 def _wrong_rows(path: Path, rows: list[Row]) -> int:
-    """Rows of a checkpoint that the table lacks or has otherwise; it may be one epoch ahead."""
+    """Count a checkpoint's rows that differ in the table, which may be one epoch ahead."""
     if not rows:
         return 0
     with path.open(newline="") as file:
@@ -100,7 +100,7 @@ def _wrong_rows(path: Path, rows: list[Row]) -> int:
 
 
 def _note(rows: list[Row], seen: Seen) -> int:
-    found = {row["epoch"]: row["train_loss"] for row in rows}
-    differing = sum(found.get(n, loss) != loss for n, loss in seen.losses.items())
-    seen.losses |= found
+    losses = {row["epoch"]: row["train_loss"] for row in rows}
+    differing = sum(losses.get(n, loss) != loss for n, loss in seen.losses.items())
+    seen.losses |= losses
     return differing

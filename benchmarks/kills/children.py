@@ -1,4 +1,4 @@
-"""Commands that run in a forked process, which has everything imported, and can be killed."""
+"""Commands in forked processes, which have everything imported and can be killed."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ from lmu.tasks import mnist
 
 
 def prepare() -> None:
-    """Import and read once, in the parent, what takes every command seconds to import and read."""
+    """Import packages and read data once, in the parent, which takes each command seconds."""
     import lmu.tasks.psmnist.run  # noqa: F401
 
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
@@ -35,14 +35,14 @@ def start(
     file_limit: int | None = None,
     fresh: bool = False,
 ) -> int:
-    """Fork a process that runs a command, and return its number.
+    """Fork a process that runs a command, and return its id.
 
     Args:
         arguments: The command, ``lmu`` or ``experiments``, and its arguments.
-        log: Gets what it prints.
+        log: File for its output.
         tmpdir: Its ``TMPDIR``.
         file_limit: Largest size of a file that it may write, in bytes.
-        fresh: Start Python anew, as a user does.
+        fresh: Start a new Python, as a user does.
     """
     sys.stdout.flush()
     pid = os.fork()
@@ -63,7 +63,7 @@ def start(
         (app if command == "lmu" else build_app())(words, prog_name=command)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # nothing may get out: the parent's code would run a second time
+    except BaseException:  # must not escape: the parent's code would run a second time
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -71,13 +71,13 @@ def start(
 
 
 def ended(pid: int) -> int | None:
-    """The exit status of a process, None while it runs."""
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+    """Return the exit status of a process, None while it runs."""
+    ended_pid, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended_pid else None
 
 
 def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> int | None:
-    """Wait for a process to end, for a condition or for a time; the exit status if it ended."""
+    """Wait for a process to end, a condition or a time; return the exit status if it ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not until():
         status = ended(pid)
@@ -88,7 +88,7 @@ def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) ->
 
 
 def kill(pid: int) -> bool:
-    """Kill a process as nothing can be prepared for; whether it had not ended by itself."""
+    """Kill a process by SIGKILL; True if it had not ended by itself."""
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status) == -signal.SIGKILL

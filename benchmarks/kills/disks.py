@@ -14,19 +14,19 @@ from benchmarks.kills.victims import OPTIONS
 from lmu.training.saved import LAST, PREVIOUS
 
 EPOCHS = 12
-SIZES = range(8, 408, 8)  # kB: from no room for a checkpoint to room for all but the last picture
+SIZES = range(8, 408, 8)  # kB: from less than a checkpoint to all files but the last picture
 
 
 def can_mount() -> bool:
-    """Whether a file system of a chosen size can be had here."""
+    """True if a file system of a chosen size can be mounted here."""
     return os.name == "posix" and os.geteuid() == 0 and shutil.which("mount") is not None
 
 
 def fill(folder: Path, tmpdir: Path) -> Counter[str]:
-    """Train on ever larger disks that fill up, then make room and go on.
+    """Train on ever larger disks that fill up, then make room and continue.
 
     Args:
-        folder: Where they are mounted; where they cannot be, files may be no larger than that.
+        folder: Mount point; where nothing can be mounted, the size of files is limited instead.
         tmpdir: ``TMPDIR`` of the commands.
     """
     counts: Counter[str] = Counter()
@@ -64,14 +64,14 @@ def _fill_one(folder: Path, tmpdir: Path, limit: int | None) -> Counter[str]:
         str(folder),
     ]
     status = children.wait(children.start(arguments, log, tmpdir, limit), 300)
-    said = log.read_text()
+    output = log.read_text()
     counts: Counter[str] = Counter({"disks": 1})
     if status == 0:
         counts["large enough"] = 1
         return counts
     counts["full"] = 1
-    counts["said so, without a traceback"] += "disk full" in said.lower()
-    counts["tracebacks"] += "Traceback" in said
+    counts["said so, without a traceback"] += "disk full" in output.lower()
+    counts["tracebacks"] += "Traceback" in output
     counts["damaged"] += damaged(folder)
     counts["temporaries that stayed"] += len(temporaries(folder))
     runs = [run for run in folder.glob("*") if any(run.glob("*.ckpt"))]

@@ -1,4 +1,4 @@
-"""What is killed: a run of ``lmu train``, and experiments."""
+"""Kills of runs of ``lmu train``, and of experiments."""
 
 import json
 import random
@@ -15,18 +15,18 @@ from lmu.training.saved import LAST, PREVIOUS
 
 TINY = {"hidden_size": 6, "memory_size": 5, "batch_size": 50, "limit": 100, "accelerator": "cpu"}
 OPTIONS = [part for k, v in TINY.items() for part in ("--" + k.replace("_", "-"), str(v))]
-FRESH = 40  # every so many kills, a command that starts Python anew
-LIVES = 20  # kills of one run, then another is begun
+FRESH = 40  # kills after which one command starts a new Python
+LIVES = 20  # kills of one run, then another starts
 
 
 def train(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Counter[str]:
-    """Kill a run of ``lmu train`` again and again, and let it go on each time.
+    """Kill runs of ``lmu train`` again and again, and resume each time.
 
     Args:
-        kills: How many.
-        folder: For the runs.
+        kills: Number of kills.
+        folder: Folder of the runs.
         tmpdir: ``TMPDIR`` of the commands.
-        rng: Chooses the moments.
+        rng: Random moments of the kills.
     """
     counts: Counter[str] = Counter()
     while counts["kills"] < kills:
@@ -53,7 +53,7 @@ def _arguments(folder: Path) -> list[str]:
 def _life(
     folder: Path, tmpdir: Path, rng: random.Random, seen: Seen, fresh: bool
 ) -> dict[str, int]:
-    """One command from its start to its kill, at any moment or while it trains and writes."""
+    """Start one command and kill it, at any moment or while it trains and writes."""
     log = folder.with_suffix(".log")
     before = {path: path.stat().st_ino for path in folder.glob(f"*/{LAST}")}
 
@@ -69,37 +69,37 @@ def _life(
         status = children.wait(pid, rng.uniform(0, 0.5))
     if status is not None or not children.kill(pid):
         return {"kills": 1, "commands that failed": 1, f"ended: {log.read_text()[-300:]}": 1}
-    found = {"kills": 1, "kills of python -m lmu": int(fresh)}
-    found["kills at any moment from the start"] = int(early)
+    counts = {"kills": 1, "kills of python -m lmu": int(fresh)}
+    counts["kills at any moment from the start"] = int(early)
     left = temporaries(folder)
-    found["kills while a file was written"] = int(bool(left - seen.leftovers))
-    if not early:  # it had begun to write, and so must have cleaned up
-        found["temporaries that stayed"] = len(left & seen.leftovers)
+    counts["kills while a file was written"] = int(bool(left - seen.leftovers))
+    if not early:  # it wrote a file, so it must have removed leftovers
+        counts["temporaries that stayed"] = len(left & seen.leftovers)
     seen.leftovers = left
     for run in folder.glob("*"):
         if any(run.glob("*.ckpt")):
-            found |= check_run(run, log, seen)
-    return found
+            counts |= check_run(run, log, seen)
+    return counts
 
 
 def _goes_on(folder: Path, tmpdir: Path) -> int:
-    """Whether commands on the killed run fail."""
+    """Return 1 if a command on the killed run fails, else 0."""
     run = max(path for path in folder.glob("*") if any(path.glob("*.ckpt")))
     pid = children.start(["lmu", "eval", str(run)], folder.with_suffix(".log"), tmpdir)
     return int(children.wait(pid, 120) != 0)
 
 
 def experiment(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Counter[str]:
-    """Kill experiments until all its figures are there, and compare them; begin anew.
+    """Kill experiments until all their figures are written, and compare these; repeat.
 
-    In turns the experiment that trains by ``lmu train`` and leaves a file for each run, and one
-    whose file gets a row for each run.
+    It alternates between the experiment that trains by ``lmu train`` with a file for each run, and
+    one whose file gets a row for each run.
 
     Args:
-        kills: How many.
-        folder: For the figures.
+        kills: Number of kills.
+        folder: Folder of the figures.
         tmpdir: ``TMPDIR`` of the commands.
-        rng: Chooses the moments.
+        rng: Random moments of the kills.
     """
     RECIPES["lmufft"] = Recipe(PsMNISTConfig(epochs=40, **TINY), 2)
     commands = {
@@ -108,19 +108,19 @@ def experiment(kills: int, folder: Path, tmpdir: Path, rng: random.Random) -> Co
     }
     commands["mackey-glass"] += ["--output", str(folder / "figures.json")]
     counts: Counter[str] = Counter()
-    wanted: dict[str, Any] = {}
+    undisturbed: dict[str, Any] = {}
     while counts["kills"] < kills:
         for name, command in commands.items():
             shutil.rmtree(folder, ignore_errors=True)
             arguments = ["experiments", *command]
-            if name not in wanted:
+            if name not in undisturbed:
                 children.wait(children.start(arguments, folder.with_suffix(".log"), tmpdir), 300)
-                wanted[name] = _figures(folder)
+                undisturbed[name] = _figures(folder)
                 shutil.rmtree(folder)
             limit = min(kills - counts["kills"], 50)
             counts.update(_until_done(arguments, folder, tmpdir, rng, limit))
             counts["experiments"] += 1
-            counts["figures that differ"] += _figures(folder) != wanted[name]
+            counts["figures that differ"] += _figures(folder) != undisturbed[name]
             counts["temporaries that stayed"] += len(temporaries(folder))
     return counts
 
@@ -152,7 +152,7 @@ def _until_done(
 
 
 def _figures(folder: Path) -> list[Any]:
-    """All rows in the files of an experiment, without what differs from run to run.
+    """Read all rows in the files of an experiment, without entries that differ between runs.
 
     Raises:
         ValueError: A file is damaged.

@@ -1,1 +1,1 @@
-"""Write the tables and draw the pictures of README and docs from committed results."""
+"""Tables and pictures of README and docs from committed results."""

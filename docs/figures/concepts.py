@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/concepts.md into docs/images."""
+"""Pictures of docs/concepts.md, drawn into docs/images."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ THETA = 200
 
 
 def _signal() -> Tensor:
-    """Three windows of a smooth signal (1, time, 1)."""
+    """Return three windows of a smooth signal (1, time, 1)."""
     return band_limited_noise(6 * THETA, THETA, seed=6, cutoff=4)[:, : 3 * THETA, None]
 
 
 def signal_and_window() -> Figure:
-    """A signal, and the part of it that a memory holds at three moments."""
+    """Draw a signal, and the window that a memory holds at three moments."""
     signal = _signal()
     figure = style.new(6.4, 2.6)
     axes = figure.subplots()
@@ -45,7 +45,7 @@ def signal_and_window() -> Figure:
 
 
 def orders() -> Figure:
-    """The same window, held by 6, 12 and 24 polynomials."""
+    """Draw the same window, held by 6, 12 and 24 polynomials."""
     signal = _signal()[:, :590]
     figure = style.new(6.4, 5.0)
     panels = figure.subplots(3, 1, sharex=True, sharey=True)
@@ -65,7 +65,7 @@ def orders() -> Figure:
 
 
 def polynomials() -> Figure:
-    """The polynomials over the window that the numbers of a memory weigh."""
+    """Draw the polynomials over the window that a memory's coefficients weigh."""
     figure = style.new(6.4, 2.8)
     axes = figure.subplots()
     delay = torch.linspace(0, 1, 400, dtype=torch.float64)
@@ -80,7 +80,7 @@ def polynomials() -> Figure:
 
 
 def by_order(result: dict[str, Any]) -> Figure:
-    """Error of sines against their frequency, a line for each order."""
+    """Draw the error of sines against their frequency, a line for each order."""
     figure = style.new(6.4, 3.2)
     axes = figure.subplots()
     for order, figures in result["orders"].items():
@@ -92,7 +92,7 @@ def by_order(result: dict[str, Any]) -> Figure:
 
 
 def of_noise(result: dict[str, Any]) -> Figure:
-    """Error of white noise against the order."""
+    """Draw the error of white noise against the order."""
     figure = style.new(6.4, 3.0)
     axes = figure.subplots()
     at = [row["order"] / result["theta"] for row in result["rows"]]
@@ -109,7 +109,7 @@ def of_noise(result: dict[str, Any]) -> Figure:
 
 
 def by_discretizer(result: dict[str, Any]) -> Figure:
-    """Error of a slow sine against the steps in a window."""
+    """Draw the error of a slow sine against the steps in a window."""
     figure = style.new(6.4, 3.0)
     axes = figure.subplots()
     for name, errors in result["lines"].items():
@@ -128,7 +128,7 @@ def by_discretizer(result: dict[str, Any]) -> Figure:
 
 
 def rows(order: int = 64) -> Figure:
-    """The weights that coefficients give the past, beside their polynomials."""
+    """Draw the weights of the past in coefficients, beside their polynomials."""
     H = impulse_response(*discretize(*legt(order, THETA)), 3 * THETA // 2)
     r = (torch.arange(THETA, dtype=torch.float64) + 0.5) / THETA
     values = legendre(order, 2 * r - 1)

@@ -1,4 +1,4 @@
-"""Read the committed results that tables and pictures are made of."""
+"""Reading of the committed results for tables and pictures."""
 
 import json
 from pathlib import Path
@@ -7,5 +7,5 @@ ROOT = Path(__file__).parents[2]
 
 
 def record(name: str) -> dict:
-    """The committed results ``results/<name>.json``."""
+    """Read the committed results ``results/<name>.json``."""
     return json.loads((ROOT / "results" / f"{name}.json").read_text())

@@ -1,4 +1,4 @@
-"""Style the pictures of the pages, to be read on a light page and on a dark one."""
+"""Style of the pages' pictures, legible on light and dark pages."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from lmu._files import whole_file
 
 IMAGES = Path(__file__).parent.parent / "images"
 
-_INK = "#7d858f"  # to be read on white and on near black
+_INK = "#7d858f"  # legible on white and on near black
 _LINES = ("#3f87d9", "#e07b28", "#2fa36f", "#c4568f", "#8a73d6", "#b0942a")
 
 _STYLE: dict[Any, Any] = {
@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def new(width: float = 6.4, height: float = 3.0) -> Figure:
-    """An empty figure, in inches; from now on Matplotlib draws in this style."""
+    """Create an empty figure, in inches; sets Matplotlib's style globally."""
     mpl.rcParams.update(_STYLE)
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -1,4 +1,4 @@
-"""Draw the sweeps of ``benchmarks.scaling`` into docs/images."""
+"""Pictures of the sweeps of ``benchmarks.scaling``, drawn into docs/images."""
 
 import json
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The share of its window that a memory can tell: Voelker et al., NeurIPS 2019, section 3.1."""
+"""Capacity of a memory, by decoding its window: Voelker et al., NeurIPS 2019, section 3.1."""

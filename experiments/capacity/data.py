@@ -1,4 +1,4 @@
-"""The capacity task: tell from the present state what the input was, up to a whole window ago."""
+"""Data of the capacity task: decode the input of a whole window from the present state."""
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ CUTOFF = 10.0  # cycles in a window: 10 Hz with a window of a second
 def band_limited_noise(
     length: int, theta: float, *, seed: int, cutoff: float = CUTOFF, batch: int = 1
 ) -> Tensor:
-    """White noise without frequencies above ``cutoff`` cycles in ``theta`` steps.
+    """Draw white noise without frequencies above ``cutoff`` cycles in ``theta`` steps.
 
     Args:
         length: Number of steps.
         theta: Length of the window in steps.
-        seed: Of the amplitudes and phases.
+        seed: Seed of the amplitudes and phases.
         cutoff: Highest frequency, in cycles per window.
         batch: Number of independent signals.
 
@@ -32,7 +32,7 @@ def band_limited_noise(
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: The signal is too short to hold a single frequency, or a number is out of range.
+        ValueError: The signal is too short for a single frequency, or a number is out of range.
     """
     bins = int(min(cutoff * length / theta, LARGEST))
     if bins < 1:

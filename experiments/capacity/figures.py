@@ -1,4 +1,4 @@
-"""The picture of the capacity experiment."""
+"""Picture of the capacity experiment."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Error against delay, one panel for each length of the window."""
+    """Draw error against delay, one panel for each length of the window."""
     windows = sorted({row["window"] for row in rows})
     figure = Figure(figsize=(3.2 * len(windows) + 0.6, 3.2), layout="constrained")
     panels = figure.subplots(1, len(windows), sharey=True, squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""The command of the capacity experiment."""
+"""Command of the capacity experiment."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -25,7 +25,7 @@ def main(
         bool, typer.Option("--quick", help="Short windows, and an LSTM that hardly learns.")
     ] = False,
 ) -> None:
-    """How much of its window a memory can tell: untrained LMU against a trained LSTM."""
+    """Decode the window of a memory: untrained LMU against a trained LSTM."""
     with training_errors(context):
         from experiments.capacity.recipe import Settings, run
 

@@ -1,4 +1,4 @@
-"""The models of the capacity task, and how well their states tell the past."""
+"""Models of the capacity task, and the error of decoding their states."""
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,13 @@ from lmu._arguments import checked, instance, tensor, whole
 def decoding_error(
     memory: LegendreMemory, signal: Tensor, delays: Tensor, *, reads: int = 200
 ) -> Tensor:
-    """Error of the input read out of the memory, by delay.
+    """Measure the error of the input decoded from the memory, by delay.
 
     Args:
-        memory: Of one signal and one window.
-        signal: Inputs (batch, time), longer than two windows; the first window is not read out.
-        delays: Whole steps ago (points,), below the window.
-        reads: At how many moments, evenly apart, each signal's memory is read.
+        memory: A memory of one channel and one window.
+        signal: Inputs (batch, time), longer than two windows; the first window is not decoded.
+        delays: Delays in steps (points,), below the window.
+        reads: Number of evenly spaced moments at which each signal's memory is decoded.
 
     Returns:
         Root mean square of the error over that of the signal, for each delay (points,).
@@ -57,7 +57,7 @@ def decoding_error(
 
 
 class DelayLine(nn.Module):
-    """An LSTM that is trained to give its input at several delays.
+    """An LSTM that is trained to return its input at several delays.
 
     Args:
         hidden_size: Number of units.
@@ -72,7 +72,7 @@ class DelayLine(nn.Module):
 
     @checked(x=tensor("batch", "time", "features", floating=True))
     def forward(self, x: Tensor) -> Tensor:
-        """Estimates at all steps (batch, time, delays) from inputs (batch, time, 1)."""
+        """Return estimates at all steps (batch, time, delays) from inputs (batch, time, 1)."""
         if x.dtype != self.linear.weight.dtype:
             raise TypeError(f"x must be {self.linear.weight.dtype}, got {x.dtype}")
         if x.shape[2] != 1 or not x.shape[1]:

@@ -1,4 +1,4 @@
-"""Decode untrained memories, train an LSTM for the same delays, and record both."""
+"""Runs of the capacity experiment: decoding untrained memories, training an LSTM, recording."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,18 +25,18 @@ from lmu.training.pictures import write_figure
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiment is run with.
+    """Settings of the experiment.
 
     Attributes:
         windows: Lengths of the window in steps.
-        orders: Of the Legendre memory.
-        points: Delays at which the window is read, evenly apart.
+        orders: Orders of the Legendre memory.
+        points: Number of evenly spaced delays at which the window is decoded.
         signals: Test signals, each of four windows.
-        reads: Moments at which each signal's memory is read.
+        reads: Moments at which each signal's memory is decoded.
         lstm_windows: Windows for which an LSTM is trained.
         lstm_units: Its hidden units.
-        lstm_seconds: How long it is trained for each window.
-        seed: Of signals and weights.
+        lstm_seconds: Seconds of its training for each window.
+        seed: Seed of signals and weights.
     """
 
     windows: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
@@ -51,12 +51,12 @@ class Settings:
 
 
 def run(settings: Settings, output: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Read the memory's window, train the LSTM for comparison, and write figures and a picture.
+    """Decode the memory's window, train the LSTM for comparison, write figures and a picture.
 
     Args:
         settings: See :class:`Settings`.
-        output: The JSON file; the picture lies beside it.
-        say: Is told how it goes.
+        output: The JSON file; the picture is written beside it.
+        say: Called with lines of progress.
 
     Returns:
         The figures: a row for each model and window with the errors by delay.
@@ -66,10 +66,10 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
         signal = _signal(settings, window, settings.seed)
         for order in settings.orders:
             rows.append(_memory_row(settings, window, order, signal))
-            say(_tell(rows[-1]))
+            say(_in_words(rows[-1]))
         if window in settings.lstm_windows:
             rows.append(_lstm_row(settings, window, signal))
-            say(_tell(rows[-1]))
+            say(_in_words(rows[-1]))
     write_record(output, "capacity", asdict(settings), rows=rows)
     write_figure(output.with_suffix(".png"), draw(rows))
     return {"rows": rows}
@@ -105,7 +105,7 @@ def _row(
     }
 
 
-def _tell(row: dict[str, Any]) -> str:
+def _in_words(row: dict[str, Any]) -> str:
     return (
         f"{row['window']:>7,} steps  {row['model']:<16} error {row['mean_nrmse']:.1e} "
         f"({min(row['nrmse']):.0e} to {max(row['nrmse']):.0e})  {row['seconds']:.1f} s"
@@ -113,12 +113,12 @@ def _tell(row: dict[str, Any]) -> str:
 
 
 class Signals:
-    """Ever new signals of two windows, and what they were at each delay in the second.
+    """Endless new signals of two windows, with their values at each delay in the second.
 
     Args:
         window: Length of the window.
-        delays: Whole steps (points,).
-        seed: Of the signals.
+        delays: Delays in steps (points,).
+        seed: Seed of the signals.
     """
 
     def __init__(self, window: int, delays: Tensor, seed: int) -> None:
@@ -132,22 +132,22 @@ class Signals:
             yield signal[..., None], self.targets(signal), 1.0
 
     def draw(self, seed: int) -> Tensor:
-        """Two windows of noise (32, 2 * window)."""
+        """Draw two windows of noise (32, 2 * window)."""
         return band_limited_noise(4 * self.window, self.window, seed=seed, batch=32)[
             :, : 2 * self.window
         ].float()
 
     def targets(self, signal: Tensor) -> Tensor:
-        """The signal at each delay (batch, time - window, delays), from the second window on."""
+        """Return the signal at each delay (batch, time - window, delays) in the second window."""
         now = torch.arange(self.window, signal.shape[1])
         return signal[:, now[:, None] - self.delays]
 
 
 class Late(nn.Module):
-    """The outputs of a model from the second window on.
+    """A model that returns only outputs from the second window on.
 
     Args:
-        model: Gives outputs (batch, time, delays).
+        model: Returns outputs (batch, time, delays).
         window: Length of the window.
     """
 
@@ -156,16 +156,16 @@ class Late(nn.Module):
         self.model, self.window = model, window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs (batch, time - window, delays)."""
+        """Return outputs (batch, time - window, delays)."""
         return self.model(x)[:, self.window :]
 
 
 @dataclass(frozen=True)
 class Adam(Optimization):
-    """Adam at one rate."""
+    """Adam at a constant learning rate."""
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """The optimizer."""
+        """Build the optimizer."""
         return torch.optim.Adam(module.parameters(), lr=self.learning_rate)
 
 

@@ -1,1 +1,1 @@
-"""A chaotic series, 15 steps ahead: Voelker et al., NeurIPS 2019, section 3.3, as corrected."""
+"""Forecasts of a chaotic series: Voelker et al., NeurIPS 2019, section 3.3, as corrected."""

@@ -1,4 +1,4 @@
-"""The Mackey-Glass task: tell what a chaotic series will be, 15 steps ahead."""
+"""Data of the Mackey-Glass task: predict a chaotic series 15 steps ahead."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from lmu._arguments import checked, flag, number, shown, tensor, whole
 
 TAU = 17.0
 AHEAD = 15
-WASH_OUT = 1_000  # after it, series of like histories are at unlike places of the attractor
+WASH_OUT = 1_000  # steps after which similar histories have diverged on the attractor
 
 
 @checked(
@@ -37,9 +37,9 @@ def mackey_glass(
     By the method of steps: within one delay all of ``x(t - tau)`` is known and the equation is
     linear in ``x``, so that the classical Runge-Kutta method of fourth order is a linear recurrence
     and the grid points of a whole delay are one matrix product. Half-way between grid points the
-    delayed value is that of the cubic Hermite polynomial. The kinks that a constant history leaves
-    at multiples of ``tau`` lie on the grid, so that the error falls with the fourth power of the
-    substep; with the defaults it is below 1e-8 while it is not yet amplified by chaos.
+    delayed value is that of the cubic Hermite polynomial. The kinks of a constant history, at
+    multiples of ``tau``, lie on the grid, so that the error falls with the fourth power of the
+    substep; with the defaults it is below 1e-8 until chaos amplifies it.
 
     Args:
         history: ``x(t)`` of each series for all ``t <= 0`` (series,), positive.
@@ -48,7 +48,7 @@ def mackey_glass(
         beta: Rate of production.
         gamma: Rate of decay.
         n: Exponent.
-        substeps: Steps of the integration between two samples, which are a unit of time apart.
+        substeps: Integration steps between two samples, which are a unit of time apart.
 
     Returns:
         Samples ``x(1), x(2), ..., x(steps)`` (series, steps) in float64; ``x`` has no unit.
@@ -86,7 +86,7 @@ def mackey_glass(
     lags = torch.arange(points)[:, None] - torch.arange(points)
     scan = torch.where(lags >= 0, powers[lags.clamp(min=0)], 0.0) * h / 6
 
-    grid = x[:, None].expand(-1, points + 1)  # the last delay, both its ends included
+    grid = x[:, None].expand(-1, points + 1)  # the last delay, with both ends
     middle = grid[:, 1:]
     delays = []
     for _ in range(-(-steps * substeps // points)):
@@ -101,11 +101,11 @@ def mackey_glass(
 
 
 class Part(NamedTuple):
-    """Series to train or test with.
+    """Series of training, validation or test.
 
     Attributes:
-        x: What a model reads (series, time, 1).
-        y: What it is to tell at each step (series, time, 1): ``x`` that many steps later.
+        x: Inputs (series, time, 1).
+        y: Targets (series, time, 1): ``x`` some steps later.
     """
 
     x: Tensor
@@ -113,7 +113,7 @@ class Part(NamedTuple):
 
 
 class MackeyGlass(NamedTuple):
-    """The series of the task, no series in two parts."""
+    """The series of the task, in three disjoint parts."""
 
     train: Part
     val: Part
@@ -128,17 +128,17 @@ def make_task(
     ahead: int = AHEAD,
     seed: int = 0,
 ) -> MackeyGlass:
-    """Series ``tanh(x - 1)`` of the Mackey-Glass equation, and what they are ``ahead`` steps later.
+    """Make series ``tanh(x - 1)`` of the Mackey-Glass equation, and targets ``ahead`` steps later.
 
-    Each series has a constant history of its own, drawn evenly from 1.1 to 1.3, and its first 1,000
-    steps are left out. The target lies in the future; in the paper as it was published inputs and
-    targets were exchanged, so that it lay in the past.
+    Each series has its own constant history, uniform in 1.1 to 1.3, and its first 1,000 steps are
+    left out. The target lies in the future; in the published paper inputs and targets were
+    exchanged, so that it lay in the past.
 
     Args:
-        series: How many to train, validate and test with.
-        length: Steps of each.
-        ahead: How many steps ahead the target lies.
-        seed: Of the histories.
+        series: Numbers of series for training, validation and test.
+        length: Steps of each series.
+        ahead: Steps from an input to its target.
+        seed: Seed of the histories.
 
     Returns:
         The three parts, in float32.
@@ -151,8 +151,8 @@ def make_task(
     """
     if not isinstance(series, (tuple, list)) or len(series) != 3:
         raise TypeError(f"series must be three numbers, got {shown(series)}")
-    for number_of in series:
-        whole()("each of series", number_of)
+    for count in series:
+        whole()("each of series", count)
     if min(*series, length, ahead) < 1:
         raise ValueError(
             f"numbers of series, length and ahead must be at least 1, got {series}, {length} "
@@ -171,14 +171,14 @@ def nrmse(prediction: Tensor, target: Tensor, *, centered: bool = False) -> floa
     """Normalized error: root mean square of the error over that of the target.
 
     Args:
-        prediction: Of any shape.
-        target: Of the same shape.
-        centered: Divide by the standard deviation of the target instead, which is slightly less:
-            the constant prediction of its mean then has an error of 1.
+        prediction: Predictions, of any shape.
+        target: Targets of the same shape.
+        centered: Divide by the standard deviation of the target instead, which is slightly smaller:
+            a constant prediction of its mean then has an error of 1.
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: The shapes differ, or the target is empty, not finite or nothing but zero.
+        ValueError: The shapes differ, or the target is empty, not finite or all zero.
     """
     if prediction.shape != target.shape:
         raise ValueError(

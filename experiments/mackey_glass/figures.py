@@ -1,4 +1,4 @@
-"""The picture of the Mackey-Glass experiment."""
+"""Picture of the Mackey-Glass experiment."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SHOWN = 250  # steps of a test series
 
 
 def draw(rows: list[dict[str, Any]], task: MackeyGlass) -> Figure:
-    """A test series with the predictions of each model's first run, and the errors by step.
+    """Draw a test series with the predictions of each model's first run, and the errors by step.
 
     Args:
         rows: See :func:`run`.

@@ -1,4 +1,4 @@
-"""The command of the Mackey-Glass experiment."""
+"""Command of the Mackey-Glass experiment."""
 
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ def main(
         bool, typer.Option("--quick", help="A few short series; one seed, hardly trained.")
     ] = False,
 ) -> None:
-    """A chaotic series, 15 steps ahead. What the file holds already is not repeated."""
+    """Predict a chaotic series 15 steps ahead. Runs in the file are not repeated."""
     with training_errors(context):
         from experiments.mackey_glass.runs import Settings, run
 

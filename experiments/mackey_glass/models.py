@@ -1,4 +1,4 @@
-"""The models that are compared on the Mackey-Glass series, of about 18,000 parameters each."""
+"""Models compared on the Mackey-Glass series, of about 18,000 parameters each."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from lmu import LMU, LMUFFT, LMUStack
 
 
 class Chain(nn.Module):
-    """Recurrent layers one after another, those of PyTorch among them.
+    """A chain of recurrent layers, of lmu or PyTorch.
 
     Args:
-        layers: Each gives its outputs, and a state that is not needed here.
+        layers: Layers that return outputs and a state, which is ignored.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -20,18 +20,18 @@ class Chain(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Outputs of the last layer (batch, time, features) from (batch, time, input_size)."""
+        """Return the last layer's outputs (batch, time, features) for (batch, time, input_size)."""
         for layer in self.layers:
             x = layer(x)[0]
         return x, None
 
 
 class Predictor(nn.Module):
-    """Read a prediction out of each step: ``y_t = w h_t + b``.
+    """Predict at each step: ``y_t = w h_t + b``.
 
     Args:
-        body: Gives hidden states (batch, time, hidden_size) first.
-        hidden_size: Their number.
+        body: Returns hidden states (batch, time, hidden_size) first.
+        hidden_size: Number of hidden units.
     """
 
     def __init__(self, body: nn.Module, hidden_size: int) -> None:
@@ -39,7 +39,7 @@ class Predictor(nn.Module):
         self.body, self.linear = body, nn.Linear(hidden_size, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predictions (batch, time, 1) from inputs (batch, time, 1)."""
+        """Return predictions (batch, time, 1) for inputs (batch, time, 1)."""
         return self.linear(self.body(x)[0])
 
 
@@ -49,13 +49,13 @@ def _lstm() -> Predictor:
 
 
 def _lmu() -> Predictor:
-    """Four layers with windows of four steps, as in the paper: together they see further."""
+    """Four layers with windows of four steps, as in the paper; stacked they reach further back."""
     layers = [LMU(1 if i == 0 else 49, 49, 4, 4.0) for i in range(4)]
     return Predictor(LMUStack(layers, norm=None, residual=False), 49)
 
 
 def _hybrid() -> Predictor:
-    """LMU and LSTM in turns, as in the paper."""
+    """Alternating LMU and LSTM layers, as in the paper."""
     layers: list[nn.Module] = []
     for inputs in (1, 28):
         layers += [LMU(inputs, 32, 4, 4.0), nn.LSTM(32, 28, batch_first=True)]
@@ -63,24 +63,24 @@ def _hybrid() -> Predictor:
 
 
 def _lmufft() -> Predictor:
-    """Nonlinear functions of the input, the last delay of each in a memory, and a read-out of it.
+    """Nonlinear functions of the input, a memory of the last delay of each, and a read-out.
 
-    That is how the equation itself goes on from the last delay: ``x`` at 15 steps ahead is a linear
-    function of a nonlinear function of what was.
+    The equation has the same form: ``x`` at 15 steps ahead is a linear function of a nonlinear
+    function of the past delay.
     """
-    # The states of so small a memory are cheaper to write down than to do without.
+    # For so small a memory forming the states is cheaper than avoiding them.
     layer = LMUFFT(1, 124, 17, None, 17.0, memory_channels=8, method="states")
     return Predictor(layer, 124)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model and how fast it learns.
+    """A model and its learning rate.
 
     Attributes:
-        name: For tables.
-        build: Builds it with fresh weights.
-        learning_rate: Of Adam, at its highest.
+        name: Name in tables.
+        build: Builds it with initial weights.
+        learning_rate: Highest learning rate of Adam.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Train a model to predict Mackey-Glass series, on windows that start without a state."""
+"""Training on Mackey-Glass series, by windows that start from zero states."""
 
 import copy
 import math
@@ -21,15 +21,15 @@ from lmu.training.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a model is trained: Adam, a cosine, gradients clipped to a norm of 1.
+    """Settings of training by Adam with a cosine schedule, gradients clipped to a norm of 1.
 
     Attributes:
-        learning_rate: At its highest, after ``warm_up`` steps.
-        epochs: How often the validation series are looked at.
+        learning_rate: Highest learning rate, after ``warm_up`` steps.
+        epochs: Number of epochs, with a validation after each.
         batches: Steps of training in an epoch.
         batch_size: Windows per step.
         window: Length of the windows, which are cut out of the training series at random.
-        start: First steps of a window, in which a model does not know the state of the series yet.
+        start: First steps of a window, in which the state of the series is still unknown.
         warm_up: Steps in which the learning rate rises.
     """
 
@@ -43,11 +43,11 @@ class Recipe:
 
 
 class KeepBest(Callback):
-    """Note the error on the validation series after each epoch, and keep the best weights.
+    """Record the error on the validation series after each epoch, and keep the best weights.
 
     Args:
         part: The validation series.
-        learning_rate: For the message of an error.
+        learning_rate: Learning rate, for messages.
     """
 
     def __init__(self, part: Part, learning_rate: float) -> None:
@@ -56,7 +56,7 @@ class KeepBest(Callback):
         self.best: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure.
+        """Measure the validation error.
 
         Raises:
             TrainingDivergedError: The error is not finite.
@@ -86,7 +86,7 @@ class WarmAdam(Optimization):
     steps: int = 1
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """The optimizer and its schedule."""
+        """Build the optimizer and its schedule."""
 
         def course(step: int) -> float:
             rise = min(1.0, (step + 1) / self.warm_up)
@@ -101,7 +101,7 @@ class WarmAdam(Optimization):
 
 
 def series_loss(recipe: Recipe, part: Part) -> Loss:
-    """The estimate, from windows of training series, of the squared NRMSE over whole series."""
+    """Return a loss on training windows that estimates the squared NRMSE over whole series."""
     weights = step_weights(recipe, part.x.shape[1])
     power = part.y.square().mean()
 
@@ -113,11 +113,11 @@ def series_loss(recipe: Recipe, part: Part) -> Loss:
 
 
 def step_weights(recipe: Recipe, length: int) -> Tensor:
-    """Weight of each step of a window (window,), so that windows stand for whole series.
+    """Compute the weight of each step of a window (window,), so that windows represent series.
 
-    A series has but one beginning, where a model knows little and errs much, and a window is half
+    A series has one beginning, where a model knows little and errs much, but half of a window is
     beginning. So the first ``start`` steps have the weight ``1 / length`` that they have in a
-    series, and the others together that of all the rest of it.
+    series, and the others together that of the rest of the series.
 
     Args:
         recipe: See :class:`Recipe`.
@@ -129,13 +129,13 @@ def step_weights(recipe: Recipe, length: int) -> Tensor:
 
 
 class Windows:
-    """Windows of the training series, drawn at random, other ones in each epoch.
+    """Random windows of the training series, different in each epoch.
 
     Args:
         part: The training series.
         recipe: See :class:`Recipe`.
-        seed: Of the windows.
-        epoch: Gives the current epoch, counted from 0.
+        seed: Seed of the windows.
+        epoch: Returns the current epoch, counted from 0.
     """
 
     def __init__(self, part: Part, recipe: Recipe, seed: int, epoch: Callable[[], int]) -> None:
@@ -157,7 +157,7 @@ class Windows:
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Predictions of all steps (series, time, 1), a few series at a time to save memory."""
+    """Predict all steps (series, time, 1), a few series at a time to save memory."""
     return torch.cat([model(part) for part in x.split(16)])
 
 
@@ -166,10 +166,10 @@ class Trained:
     """A trained model.
 
     Attributes:
-        model: With the weights of its best epoch.
+        model: The model with the weights of its best epoch.
         history: NRMSE on the validation series after each epoch.
-        seconds: That training took.
-        cpu_seconds: Of them, those that this process had a processor.
+        seconds: Elapsed time of training.
+        cpu_seconds: Processor time of this process.
     """
 
     model: nn.Module
@@ -185,12 +185,12 @@ def train(model: nn.Module, task: MackeyGlass, recipe: Recipe, seed: int) -> Tra
         model: Maps (batch, time, 1) to (batch, time, 1).
         task: The series.
         recipe: See :class:`Recipe`.
-        seed: Of the windows.
+        seed: Seed of the windows.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
         TrainingDivergedError: The validation error is not finite.
-        ValueError: Windows are longer than the series, or all beginning.
+        ValueError: Windows are longer than the series, or not longer than their start.
     """
     length = task.train.x.shape[1]
     if not recipe.start < recipe.window <= length:

@@ -1,4 +1,4 @@
-"""Train and test each model over its seeds, and record it."""
+"""Runs of the Mackey-Glass experiment: training, testing and recording each model by seed."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -27,20 +27,20 @@ KINDS = {
     "val_history": list,
     "test_by_step": list,
     "prediction": list,
-}  # of a row's figures, those that are told and drawn
+}  # figures of a row that are printed and drawn
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiment is run with.
+    """Settings of the experiment.
 
     Attributes:
         models: Keys of :data:`~experiments.mackey_glass.models.MODELS`.
         seeds: Runs of each model, with the seeds 0, 1 and so on, of weights and windows.
-        epochs: Of training, of 200 batches each.
+        epochs: Epochs of training.
         batches: Batches in an epoch.
-        series: Number of series to train, validate and test with.
-        length: Steps of each.
+        series: Numbers of series for training, validation and test.
+        length: Steps of each series.
 
     Raises:
         ValueError: There is no such model, or no run.
@@ -63,21 +63,21 @@ class Settings:
 
 
 def run(settings: Settings, output: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run what the record does not hold yet, write it after each run, and draw the picture.
+    """Do the runs that are not in the record, write it after each, and draw the picture.
 
     Args:
         settings: See :class:`Settings`.
-        output: The JSON file; the picture lies beside it.
-        say: Is told how it goes.
+        output: The JSON file; the picture is written beside it.
+        say: Called with lines of progress.
 
     Returns:
-        The figures: a row for each model and seed that the file holds now.
+        The figures: a row for each model and seed in the file.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+        KeyboardInterrupt: Ctrl-C; the same call continues from there.
         TrainingDivergedError: A validation error is not finite.
-        ValueError: The file at ``output`` is no record of this experiment, or holds runs with other
-            settings.
+        ValueError: The file at ``output`` is not a record of this experiment, or holds runs with
+            other settings.
     """
     _recorded(settings, output)
     task = make_task(series=settings.series, length=settings.length)
@@ -88,16 +88,16 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
                 row = _start_of_row(settings, model, seed)
                 row |= _work(model, seed, _recipe(settings, model), task)
                 add_row(output, NAME, asdict(settings), row, KINDS, _key, _in_order)
-                say(_tell(row))
+                say(_in_words(row))
             else:
-                say(f"{_tell(row)} (there already)")
+                say(f"{_in_words(row)} (there already)")
     rows = list(_recorded(settings, output).values())
     write_figure(output.with_suffix(".png"), draw(rows, task))
     return {"rows": rows}
 
 
 def _recorded(settings: Settings, output: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The runs that a file holds, by model and seed.
+    """Read the runs in a file, by model and seed.
 
     Raises:
         ValueError: It is another file, or holds runs with other settings.
@@ -129,7 +129,7 @@ def _recipe(settings: Settings, model: str) -> Recipe:
 
 
 def _start_of_row(settings: Settings, model: str, seed: int) -> dict[str, Any]:
-    """What tells a run from others."""
+    """Return the entries that identify a run."""
     return {
         "model": MODELS[model].name,
         "seed": seed,
@@ -140,7 +140,7 @@ def _start_of_row(settings: Settings, model: str, seed: int) -> dict[str, Any]:
 
 
 def _work(model: str, seed: int, recipe: Recipe, task: MackeyGlass) -> dict[str, Any]:
-    """Train a model and test it, once."""
+    """Train and test a model."""
     seed_everything(seed, verbose=False)
     network = MODELS[model].build()
     trained = train(network, task, recipe, seed)
@@ -166,7 +166,7 @@ def _rounded(values: Tensor) -> list[float]:
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 
-def _tell(row: dict[str, Any]) -> str:
+def _in_words(row: dict[str, Any]) -> str:
     return (
         f"{row['model']:<10} {row['seed']}  validation {row['val_nrmse']:.4f}, "
         f"test {row['test_nrmse']:.4f} (after 100 steps {row['test_nrmse_after_100']:.4f})  "

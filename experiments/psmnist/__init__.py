@@ -1,1 +1,1 @@
-"""The table of permuted sequential MNIST: every model with its recipe, over seeds."""
+"""Table of permuted sequential MNIST: every model with its recipe, over seeds."""

@@ -1,4 +1,4 @@
-"""The command of the psMNIST table."""
+"""Command of the psMNIST table."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ def main(
     ] = False,
     data: DataOption = None,
 ) -> None:
-    """Every model of the psMNIST table with its recipe. What is there already is not repeated."""
+    """Train every model of the psMNIST table by its recipe. Finished runs are not repeated."""
     with training_errors(context):
         from experiments.psmnist.runs import run
         from lmu.training.interruption import RunInterruptedError

@@ -1,4 +1,4 @@
-"""The settings and number of runs of each row of the table."""
+"""Settings and number of runs of each row of the table."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,10 @@ from lmu.tasks.psmnist.config import PRESETS, PsMNISTConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, and how often.
+    """Settings and number of runs of a model.
 
     Attributes:
-        config: The settings; the seed is that of the run.
+        config: The settings; each run replaces the seed.
         seeds: Number of runs.
     """
 
@@ -24,13 +24,13 @@ def _recipe(seeds: int, model: str, **settings: Any) -> Recipe:
     return Recipe(PsMNISTConfig(model=model, **settings), seeds)
 
 
-# Chosen on training digits that were held out.
+# Chosen on held-out training digits.
 _NOISY = {"epochs": 60, "batch_size": 200, "dropout": 0.0, "input_noise": 0.3}
 _LMUFFT = {"epochs": 40, "learning_rate": 5e-3, "dropout": 0.2, "input_noise": 0.2}
-# For twice the time of lmufft: a batch and a rate with which an LSTM learns most in minutes.
+# For twice the time of lmufft: the batch size and rate with which an LSTM learns most in minutes.
 _IN_TIME = {"epochs": 100, "max_seconds": 200, "batch_size": 50, "learning_rate": 4e-3}
 _IN_TIME |= {"gradient_clip": 1.0, "schedule": "constant"}
-# A name begins with that of the model, as --model has it; what follows tells it from the default.
+# Names begin with the model's, as in --model; a suffix marks other settings than the default.
 RECIPES = {
     "demo": _recipe(5, "lmufft"),  # that of make demo
     "lmufft": _recipe(5, "lmufft", **_LMUFFT),

@@ -1,4 +1,4 @@
-"""Run the recipes of the table over their seeds."""
+"""Runs of the table's recipes over their seeds."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,18 +25,18 @@ def run(
     console: Console | None = None,
     **changes: Any,
 ) -> None:
-    """Train each model over its seeds, and leave ``<name>-seed<n>.json`` for each run.
+    """Train each model over its seeds, and write ``<name>-seed<n>.json`` for each run.
 
-    A run that has left its file with the same settings is not repeated, and an interrupted one is
-    continued: its folder, with checkpoints and pictures, is ``output/runs/<name>-seed<n>``.
+    A run whose file has the same settings is not repeated, and an interrupted one is continued: its
+    folder, with checkpoints and pictures, is ``output/runs/<name>-seed<n>``.
 
     Args:
         names: Keys of :data:`~experiments.psmnist.recipes.RECIPES`.
         output: Folder of the files.
         seeds: Number of seeds of each model; that of its recipe if None.
-        console: Where progress is shown; nowhere if None.
+        console: Console that shows progress; none if None.
         changes: Fields of :class:`~lmu.tasks.psmnist.config.PsMNISTConfig` that differ from the
-            recipes, such as where the data are.
+            recipes, such as the folder of the data.
 
     Raises:
         ConfigError: A name is unknown, a setting is out of range, or a file in the folder is the
@@ -71,9 +71,9 @@ def _runs(
 
 
 def _train(config: PsMNISTConfig, folder: Path, console: Console | None) -> dict[str, Any]:
-    """Train, or continue what is in the folder if its settings are the same."""
+    """Train, or continue a run in the folder if its settings are the same."""
     for run in sorted((p for p in folder.glob("*") if p.is_dir()), reverse=True):
-        if remove_if_empty(run):  # killed before it had written its settings
+        if remove_if_empty(run):  # killed before it wrote its settings
             continue
         try:
             checkpoint, earlier = resume_config(run, partial(_say, console), data=config.data)
@@ -86,7 +86,7 @@ def _train(config: PsMNISTConfig, folder: Path, console: Console | None) -> dict
 
 
 def _is_done(path: Path, config: PsMNISTConfig) -> bool:
-    """Whether the file holds this run.
+    """True if the file holds this run.
 
     Raises:
         ConfigError: It is another file, or holds a run with other settings.

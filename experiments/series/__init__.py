@@ -1,1 +1,1 @@
-"""Real series: recordings of several lengths to classify, and sunspots to forecast."""
+"""Real series: classification of recordings of several lengths, and forecasts of sunspots."""

@@ -1,4 +1,4 @@
-"""Methods without networks, on the same data and the same origins of forecasts."""
+"""Baselines without networks, on the same data and the same origins of forecasts."""
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from lmu._extras import require
 
 
 def nearest_neighbour(train: Recordings, test: Recordings) -> Tensor:
-    """Classes (batch,) of the nearest training series by dynamic time warping.
+    """Return classes (batch,) of the nearest training series by dynamic time warping.
 
-    Squared differences are added up along the best alignment, of all features together and of
-    series of any lengths, without a limit to the warping.
+    Squared differences of all features are added up along the best alignment, of series of any
+    lengths and without a limit to the warping.
 
     Source: Sakoe & Chiba, IEEE Transactions on Acoustics, Speech and Signal Processing 26, 1978.
     """
@@ -21,7 +21,7 @@ def nearest_neighbour(train: Recordings, test: Recordings) -> Tensor:
 
 
 def warped_distances(train: Recordings, test: Recordings) -> Tensor:
-    """Distances (test, train) of each test series to each training series."""
+    """Compute distances (test, train) of each test series to each training series."""
     rows, columns = test.x.shape[1], train.x.shape[1]
     above = torch.full((columns + 1, len(test), len(train)), torch.inf)
     above[0] = 0.0
@@ -41,10 +41,10 @@ def warped_distances(train: Recordings, test: Recordings) -> Tensor:
 
 
 def minirocket(train: Recordings, test: Recordings, seed: int) -> Tensor:
-    """Classes (batch,) by ridge regression on 9,996 random convolutions.
+    """Return classes (batch,) by ridge regression on 9,996 random convolutions.
 
-    Series are padded to one length with zeros, the mean of each feature. Compiles for a minute or
-    two when first used.
+    Series are padded to one length with zeros, the mean of each feature. The first call compiles
+    for a minute or two.
 
     Raises:
         ImportError: numba, scikit-learn or sktime is not installed.
@@ -63,7 +63,7 @@ def minirocket(train: Recordings, test: Recordings, seed: int) -> Tensor:
         for data in (train, test)
     )
     rocket = MiniRocketMultivariate(random_state=seed)
-    # Apart, because sktime forgets in fit what scikit-learn's pipelines leave in their steps.
+    # Outside the pipeline, as sktime's fit resets attributes that scikit-learn's pipelines set.
     x, other = np.asarray(rocket.fit_transform(x)), np.asarray(rocket.transform(other))
     ridge = RidgeClassifierCV(alphas=np.logspace(-3, 3, 10))
     classifier = make_pipeline(StandardScaler(with_mean=False), ridge).fit(x, train.y.numpy())
@@ -71,14 +71,14 @@ def minirocket(train: Recordings, test: Recordings, seed: int) -> Tensor:
 
 
 def repeat_cycle(series: Tensor, first: int, end: int) -> Tensor:
-    """Forecasts (origins, horizon): what was eleven years before, once more."""
+    """Forecast (origins, horizon) the values of eleven years before."""
     return series[: end - HORIZON].unfold(0, HORIZON, 1)[first - HORIZON :]
 
 
 def autoregression(series: Tensor, first: int, end: int, order: int, root: bool) -> Tensor:
-    """Forecasts (origins, horizon) of a linear regression on the last ``order`` values.
+    """Forecast (origins, horizon) by a linear regression on the last ``order`` values.
 
-    Fitted to what is known before ``first``, then applied to all that is known at each origin.
+    It is fitted to the values before ``first``, then applied to all known values at each origin.
 
     Args:
         series: Values (time,).
@@ -106,21 +106,21 @@ def autoregression(series: Tensor, first: int, end: int, order: int, root: bool)
 def memory_regression(
     series: Tensor, first: int, end: int, order: int, theta: float, root: bool
 ) -> Tensor:
-    """Forecasts (origins, horizon) of a linear regression on a Legendre memory of the series.
+    """Forecast (origins, horizon) by a linear regression on a Legendre memory of the series.
 
-    Each year ahead has its own coefficients, fitted by least squares to what is known before
+    Each year ahead has its own coefficients, fitted by least squares to the values before
     ``first``.
 
     Args:
         series: Values (time,).
         first: Index of the first value to be forecast.
         end: Index after the last.
-        order: Of the memory.
+        order: Order of the memory.
         theta: Length of its window in steps.
         root: Regress the square roots.
     """
     values = series.sqrt() if root else series
-    mean = values[:first].mean()  # of which an empty memory is one
+    mean = values[:first].mean()  # subtracted, so that an empty memory is one of the mean
     memory = LegendreMemory(order, theta, dtype=series.dtype)
     with torch.no_grad():
         states = memory((values - mean)[None, :, None])[0][0]

@@ -1,4 +1,4 @@
-"""Real time series: recordings of several lengths to classify, and a series to forecast."""
+"""Data of real time series: recordings of several lengths, and sunspots."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lmu._arguments import checked, instance, shown, tensor, whole, word
 from lmu._extras import require
 
 HORIZON = 11  # years: a cycle of the Sun
-YEARS = (1899, 1954)  # of the first sunspots to validate and to test with, five cycles each
+YEARS = (1899, 1954)  # first years of validation and of the test, five cycles each
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Recordings:
     Attributes:
         x: Values (batch, time, features), zero beyond each length.
         lengths: Steps of each series (batch,).
-        y: Numbers of the classes (batch,).
-        classes: Their names.
+        y: Indices of the classes (batch,).
+        classes: Names of the classes.
     """
 
     x: Tensor
@@ -35,11 +35,11 @@ class Recordings:
 
     @checked(chosen=tensor())
     def select(self, chosen: Tensor) -> "Recordings":
-        """Those of a mask or of indices, in batches as long as their longest.
+        """Select series by a mask or by indices, cut to the longest of them.
 
         Raises:
-            TypeError: What is chosen are no integers and no mask.
-            ValueError: The mask is of another size, or an index is not there.
+            TypeError: ``chosen`` holds neither integers nor a mask.
+            ValueError: The mask is of another size, or an index is out of range.
         """
         mask = chosen.dtype == torch.bool
         if mask and chosen.shape != self.y.shape:
@@ -78,19 +78,18 @@ DATA_SETS: dict[str, Callable[[str], Any]] = {
 
 @checked(name=word, part=word)
 def load_recordings(name: str, part: str) -> Recordings:
-    """A data set that sktime carries, as it was recorded.
+    """Load a data set of sktime, not normalized.
 
     Args:
-        name: ``"JapaneseVowels"``: which of nine men says /ae/; 12 coefficients of a cepstrum (of
-            no unit) every 6.4 ms, 7 to 29 steps; 270 to train and 370 to test with. Or
-            ``"BasicMotions"``: what the wearer of a watch does, of four motions; acceleration
-            (g) and angular velocity (rad/s) along three axes each, ten times a second, 100 steps;
-            40 and 40.
-        part: ``"train"`` or ``"test"``, the archive's own division.
+        name: ``"JapaneseVowels"``: which of nine men says /ae/; 12 cepstrum coefficients (no unit)
+            every 6.4 ms, 7 to 29 steps; 270 training and 370 test series. Or ``"BasicMotions"``:
+            which of four motions the wearer of a watch makes; acceleration (g) and angular
+            velocity (rad/s) along three axes each, ten times a second, 100 steps; 40 and 40.
+        part: ``"train"`` or ``"test"``, as divided by the archive.
 
     Raises:
         ImportError: sktime is not installed.
-        TypeError: A name is no str.
+        TypeError: A name is not a str.
         ValueError: There is no such data set or part, or a value is missing.
 
     Source: Kudo, Toyama & Shimbo, Pattern Recognition Letters 20, 1999; Bagnall et al., "The UEA
@@ -114,7 +113,7 @@ def as_recordings(series: list[Tensor], labels: list[str]) -> Recordings:
     """Pad series (time, features) of several lengths; classes are numbered as their names sort.
 
     Raises:
-        TypeError: An argument is no list, or a series holds no numbers.
+        TypeError: An argument is not a list, or a series holds no numbers.
         ValueError: There is no series, not one label for each, one is empty or of another number
             of features than the first, or a value is not finite.
     """
@@ -146,7 +145,7 @@ def as_recordings(series: list[Tensor], labels: list[str]) -> Recordings:
 
 @checked(data=instance(Recordings), training=instance(Recordings))
 def normalize(data: Recordings, training: Recordings) -> Recordings:
-    """Give each feature the mean 0 and the deviation 1 that it has in ``training``.
+    """Normalize each feature by its mean and deviation in ``training``.
 
     Raises:
         TypeError: An argument is of another kind.
@@ -159,21 +158,19 @@ def normalize(data: Recordings, training: Recordings) -> Recordings:
         )
     if int(training.lengths.sum()) < 2:
         raise ValueError("training must have at least two steps, to tell a deviation")
-    inside = _inside(training)
-    values = training.x[inside]
-    std, mean = torch.std_mean(values, dim=0)
+    std, mean = torch.std_mean(training.x[_mask(training)], dim=0)
     x = (data.x - mean) / std.clamp_min(1e-6)
-    x = torch.where(_inside(data)[..., None], x, 0.0)
+    x = torch.where(_mask(data)[..., None], x, 0.0)
     return Recordings(x, data.lengths, data.y, data.classes)
 
 
-def _inside(data: Recordings) -> Tensor:
+def _mask(data: Recordings) -> Tensor:
     return torch.arange(data.x.shape[1]) < data.lengths[:, None]
 
 
 @checked(data=instance(Recordings), fold=whole(0), folds=whole(1))
 def held_out(data: Recordings, fold: int, folds: int) -> Tensor:
-    """A mask (batch,) of each ``folds``-th series of each class, for validation.
+    """Return a mask (batch,) of each ``folds``-th series of each class, for validation.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -188,17 +185,17 @@ def held_out(data: Recordings, fold: int, folds: int) -> Tensor:
 
 
 def sunspots() -> tuple[Tensor, Tensor]:
-    """Years 1700 to 2008 and the mean number of sunspots in each, both (309,) in float64.
+    """Load years 1700 to 2008 and the mean number of sunspots in each, both (309,) in float64.
 
-    The series has no gaps, and its cycles of 9 to 14 years are neither alike nor in step, so that
-    no calendar tells the next one. statsmodels' other long series, CO2 by week, rises and swings
-    with the seasons so evenly that repeating the last year is nearly all there is to it.
+    The series has no gaps, and its cycles of 9 to 14 years differ and are irregular, so that no
+    calendar predicts them. statsmodels' other long series, weekly CO2, is so regular that repeating
+    the last year is nearly the best forecast.
 
     Raises:
         ImportError: statsmodels is not installed.
         ValueError: A value is missing.
 
-    Source: the national geophysical data center (NOAA), as ``statsmodels.datasets.sunspots``.
+    Source: National Geophysical Data Center (NOAA), as ``statsmodels.datasets.sunspots``.
     """
     require("statsmodels", extra="series")
     from statsmodels.datasets import sunspots as source
@@ -215,12 +212,11 @@ def sunspots() -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Windows:
-    """What is known at each origin of a forecast, and what comes.
+    """Known values at each origin of a forecast, and those to forecast.
 
     Attributes:
-        x: The last values (origins, window, 1), those before the series left out behind
-            ``lengths``.
-        lengths: How many values are known (origins,).
+        x: The last values (origins, window, 1), padded at the end beyond ``lengths``.
+        lengths: Number of known values (origins,).
         y: The next values (origins, horizon).
         origins: Index in the series of each first value to be forecast (origins,).
     """
@@ -239,15 +235,15 @@ class Windows:
     end=whole(),
 )
 def windows(series: Tensor, window: int, horizon: int, first: int, end: int) -> Windows:
-    """All forecasts of ``horizon`` values that lie within ``first`` and ``end``, exclusively.
+    """Make windows for all forecasts of ``horizon`` values within ``first`` and ``end``, exclusive.
 
-    The inputs may lie before ``first``: what has come by then is known. So parts whose bounds do
-    not overlap have no target in common.
+    The inputs may lie before ``first``, as they are known by then. Parts whose bounds do not
+    overlap have no target in common.
 
     Args:
         series: Values (time,).
-        window: How many values are known at most.
-        horizon: How many are forecast.
+        window: Largest number of known values.
+        horizon: Number of values to forecast.
         first: Index of the first value to be forecast, at least 1.
         end: Index after the last.
 
@@ -263,8 +259,8 @@ def windows(series: Tensor, window: int, horizon: int, first: int, end: int) -> 
     origins = torch.arange(first, end - horizon + 1)
     lengths = origins.clamp_max(window)
     known = (origins - lengths)[:, None] + torch.arange(window)
-    inside = torch.arange(window) < lengths[:, None]
-    x = torch.where(inside, series[known.clamp_max(len(series) - 1)], 0.0)
+    mask = torch.arange(window) < lengths[:, None]
+    x = torch.where(mask, series[known.clamp_max(len(series) - 1)], 0.0)
     y = series[origins[:, None] + torch.arange(horizon)]
     return Windows(x.unsqueeze(2), lengths, y, origins)
 
@@ -277,8 +273,8 @@ def rmse(forecasts: Tensor, truth: Tensor) -> Tensor:
     """Root mean square error (horizon,) over origins; both are (origins, horizon).
 
     Raises:
-        TypeError: An argument is no tensor of real numbers.
-        ValueError: The shapes differ, or there is nothing.
+        TypeError: An argument is not a tensor of real numbers.
+        ValueError: The shapes differ, or the tensors are empty.
     """
     _check_alike(forecasts, truth)
     return (forecasts - truth).square().mean(dim=0).sqrt()
@@ -289,11 +285,11 @@ _names = tensor("batch", filled=True)
 
 @checked(answers=_names, labels=_names)
 def accuracy(answers: Tensor, labels: Tensor) -> float:
-    """Share of right answers (batch,).
+    """Fraction of right answers (batch,).
 
     Raises:
-        TypeError: An argument is no tensor.
-        ValueError: The shapes differ, or there is nothing.
+        TypeError: An argument is not a tensor.
+        ValueError: The shapes differ, or the tensors are empty.
     """
     _check_alike(answers, labels)
     return (answers == labels).double().mean().item()

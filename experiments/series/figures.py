@@ -1,4 +1,4 @@
-"""The picture of the experiment on real series."""
+"""Picture of the experiment on real series."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Rows = list[dict[str, Any]]
 
 
 def draw(rows: Rows) -> Figure:
-    """Accuracies of each run, and the forecasts with their errors by year ahead."""
+    """Draw accuracies of each run, and the forecasts with their errors by year ahead."""
     classified = [name for name in dict.fromkeys(row["data"] for row in rows) if name != "sunspots"]
     forecast = [row for row in rows if row["data"] == "sunspots"]
     figure = Figure(figsize=(10, 3.2 * (bool(classified) + bool(forecast))), layout="constrained")

@@ -1,4 +1,4 @@
-"""The command of the experiment on real series."""
+"""Command of the experiment on real series."""
 
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Real time series, classified and forecast. What the file holds already is not repeated."""
+    """Classify and forecast real time series. Runs in the file are not repeated."""
     with training_errors(context):
         require("numba", "sklearn", "sktime", "statsmodels", extra="series")
         from experiments.series.plan import Settings, run

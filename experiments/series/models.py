@@ -1,4 +1,4 @@
-"""The networks that are compared on real series, of one number of parameters each."""
+"""Networks compared on real series, with equal numbers of parameters."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from lmu import LMU, LMUFFT, LMUStack
 
 
 class LastGRU(nn.Module):
-    """``nn.GRU`` that gives its last state as the layers of lmu do, so that it can stand for one.
+    """``nn.GRU`` that returns its last state as layers of lmu do.
 
     Args:
         input_size: Number of input features.
@@ -28,7 +28,7 @@ class LastGRU(nn.Module):
         self.hidden_size = units * (1 + bidirectional)
 
     def forward(self, x: Tensor, *, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The last state of each sequence (batch, hidden_size), in both places.
+        """Return the last state of each sequence (batch, hidden_size), twice.
 
         Args:
             x: Input (batch, time, input_size).
@@ -55,7 +55,7 @@ class Forecaster(nn.Module):
         self.linear = nn.Linear(size, horizon)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Forecasts (batch, horizon) of sequences (batch, time, features)."""
+        """Return forecasts (batch, horizon) of sequences (batch, time, features)."""
         _, state = self.layer(x, lengths=lengths)
         while not isinstance(state, Tensor):
             state = state[0]
@@ -63,9 +63,9 @@ class Forecaster(nn.Module):
 
 
 def _memory(features: int, channels: int | None) -> dict[str, Any]:
-    """A memory of each feature as it is, or of rectified mixtures of them.
+    """Options for a memory of each feature itself, or of rectified mixtures of features.
 
-    What is rectified keeps its strength when it is averaged, as an oscillation does not.
+    The mean of a rectified oscillation measures its strength; that of an oscillation is zero.
     """
     if channels is None:
         return {"memory_channels": features, "encode_input": False, "encoder_activation": None}
@@ -75,7 +75,7 @@ def _memory(features: int, channels: int | None) -> dict[str, Any]:
 def _lmufft(
     features: int, units: int, order: int, theta: float, channels: int | None = None
 ) -> LMUFFT:
-    """A memory that is read at the end."""
+    """Build a memory that is read at the end."""
     memory = _memory(features, channels)
     return LMUFFT(features, units, order, None, theta, return_sequences=False, **memory)
 
@@ -89,10 +89,10 @@ def _stack(
     first_channels: int | None = None,
     **options: Any,
 ) -> LMUStack:
-    """A memory, and a second of what is read out of the first at each step.
+    """Build a memory, and a second of the first's read-out at each step.
 
-    Options are those of the stack: where the strength of a motion tells what it is, the layers'
-    normalization of each step would hide it.
+    Options are those of the stack: if classes differ by the strength of motions, normalization of
+    each step would hide it.
     """
     memory = _memory(features, first_channels)
     first = LMUFFT(features, units, orders[0], None, theta, **memory)
@@ -102,9 +102,9 @@ def _stack(
 
 
 def _lmu(features: int, units: int, order: int, theta: float, channels: int | None = None) -> LMU:
-    """A memory, read at each step by units that feed back to themselves alone.
+    """Build a memory, read at each step by units that feed back to themselves alone.
 
-    With feedback into the memory these small sets are learned by heart, and validated worse.
+    With feedback into the memory the network overfits these small sets.
     """
     return LMU(
         features,
@@ -121,20 +121,20 @@ def _lmu(features: int, units: int, order: int, theta: float, channels: int | No
 
 
 def sized(build: Callable[[int], nn.Module], budget: int) -> int:
-    """The most hidden units with which a network has no more parameters than ``budget``.
+    """Find the most hidden units with which a network has at most ``budget`` parameters.
 
     Args:
         build: Builds it with a number of hidden units.
         budget: Number of parameters.
 
     Raises:
-        ValueError: Not even two units fit.
+        ValueError: Two units are too many.
     """
 
     def parameters(units: int) -> int:
         return sum(p.numel() for p in build(units).parameters())
 
-    units = 2  # a stack does not normalize one
+    units = 2  # a stack cannot normalize a single one
     if parameters(units) > budget:
         raise ValueError(f"a network with two hidden units has more than {budget} parameters")
     while parameters(2 * units) <= budget:
@@ -144,11 +144,11 @@ def sized(build: Callable[[int], nn.Module], budget: int) -> int:
 
 @dataclass(frozen=True)
 class Network:
-    """A layer and how it is trained.
+    """A layer and its recipe.
 
     Attributes:
-        build: Gives the layer of a number of features, of hidden units, and ``arguments``.
-        arguments: As plain data.
+        build: Builds the layer from numbers of features and hidden units, and ``arguments``.
+        arguments: Arguments as plain data.
         recipe: See :class:`experiments.series.recipe.Recipe`.
     """
 

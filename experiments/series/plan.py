@@ -1,8 +1,8 @@
-"""All runs on real series, and their record.
+"""Plan of all runs on real series, and their record.
 
-Hyperparameters were chosen by the validation figures that the record holds beside those of the
-test: each model is first trained without the validation part and scored on it, then trained on all
-that is not for testing and scored once.
+Hyperparameters were chosen by the validation figures, which the record holds beside those of the
+test: each model is first trained without the validation part and scored on it, then trained on
+everything but the test part and scored once.
 """
 
 import json
@@ -26,12 +26,12 @@ KINDS = {"data": str, "model": str, "seed": int, "recipe": dict, "test": (int, f
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiment is run with.
+    """Settings of the experiment.
 
     Attributes:
-        seeds: Runs of each model in which something is drawn, with the seeds 0, 1 and so on.
-        epochs: Of networks, at most, for a trial; those of the recipes if None.
-        minirocket: Run it too: it compiles for a minute or two.
+        seeds: Runs of each randomized model, with the seeds 0, 1 and so on.
+        epochs: Most epochs of networks, for a trial; those of the recipes if None.
+        minirocket: Also run MiniRocket, which compiles for a minute or two.
         data: Names of the data sets, keys of ``NETWORKS``.
 
     Raises:
@@ -52,14 +52,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """What becomes a row of the record.
+    """A run, which becomes a row of the record.
 
     Attributes:
         data: Name of the data set.
         model: Name of the model.
-        seed: Of what is drawn.
-        recipe: What else decides the outcome.
-        work: Gives the row's figures.
+        seed: Seed of the run.
+        recipe: Other settings of the run.
+        work: Computes the row's figures.
     """
 
     data: str
@@ -69,32 +69,32 @@ class Run:
     work: Callable[[], dict[str, Any]]
 
     def row(self) -> dict[str, Any]:
-        """What tells the run from others, as JSON gives it back."""
+        """Return the entries that identify the run, as read from JSON."""
         row = {"data": self.data, "model": self.model, "seed": self.seed, "recipe": self.recipe}
         return json.loads(json.dumps(row))
 
 
 def run(settings: Settings, output: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run what the record does not hold yet, write it after each run, and draw the picture.
+    """Do the runs that are not in the record, write it after each, and draw the picture.
 
     Args:
         settings: See :class:`Settings`.
-        output: The JSON file; the picture lies beside it.
-        say: Is told how it goes.
+        output: The JSON file; the picture is written beside it.
+        say: Called with lines of progress.
 
     Returns:
-        The figures: a row for each data set, model and seed that the file holds now.
+        The figures: a row for each data set, model and seed in the file.
 
     Raises:
         ImportError: A package of the extra ``series`` is not installed.
-        ValueError: The file at ``output`` is no record of this experiment, or holds these runs with
-            other settings.
+        ValueError: The file at ``output`` is not a record of this experiment, or holds these runs
+            with other settings.
     """
     require("numba", "sklearn", "sktime", "statsmodels", extra="series")
     for one in plan(settings):
         if not _is_among(one, recorded(output), output):
             row = one.row() | one.work()
-            say(_tell(row))
+            say(_in_words(row))
             add_row(output, NAME, asdict(settings), row, KINDS, _key)
     rows = recorded(output)
     write_figure(output.with_suffix(".png"), draw(rows))
@@ -102,10 +102,10 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
 
 
 def recorded(output: Path) -> list[dict[str, Any]]:
-    """The rows that a file holds.
+    """Read the rows of a file.
 
     Raises:
-        ValueError: The file is no record of this experiment.
+        ValueError: The file is not a record of this experiment.
     """
     rows = read_rows(output, NAME, KINDS)
     for row in rows:
@@ -130,7 +130,7 @@ def _is_among(run: Run, rows: list[dict[str, Any]], output: Path) -> bool:
 
 
 def plan(settings: Settings) -> Iterator[Run]:
-    """All runs, in the order of the record."""
+    """Iterate over all runs, in the order of the record."""
     for data in settings.data:
         for model, network in NETWORKS[data].items():
             recipe = network.recipe
@@ -153,10 +153,10 @@ def _baselines(data: str, settings: Settings) -> Iterator[Run]:
     yield Run(data, "1-NN DTW", 0, {}, partial(runs.neighbour, data))
 
 
-def _tell(row: dict[str, Any]) -> str:
+def _in_words(row: dict[str, Any]) -> str:
     figures = [
         f"{name} {row[name]:.1f}" if "by_horizon" in row else f"{name} {100 * row[name]:.1f} %"
         for name in ("validation", "test")
     ]
-    what = f"{row['data']:<14} {row['model']:<18} {row['seed']}"
-    return f"{what}  {', '.join(figures)}  {row['seconds']:.1f} s"
+    run = f"{row['data']:<14} {row['model']:<18} {row['seed']}"
+    return f"{run}  {', '.join(figures)}  {row['seconds']:.1f} s"

@@ -1,4 +1,4 @@
-"""The problems that real series pose: what to train with, what to test with, how to score."""
+"""Problems on real series: training part, test part and score."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ from lmu.models import SequenceClassifier
 from lmu.training.objective import Classification, Objective, Regression
 
 FOLDS = 5
-WINDOW = 66  # years that a network sees: six cycles
+WINDOW = 66  # years of a network's input: six cycles
 
 
 @dataclass(frozen=True)
 class Split:
-    """A training part, a part to score on, and how.
+    """A training part, a part to score on, and the score.
 
     Attributes:
-        train: What to train with.
-        test: What to answer.
-        score: Turns answers into figures for the record, ``"score"`` among them.
-        source: What baselines take: two :class:`Recordings`; or a series, and the indices of the
+        train: Training part.
+        test: Part to score on.
+        score: Computes figures for the record from answers, ``"score"`` among them.
+        source: Arguments of baselines: two :class:`Recordings`; or a series, and the indices of the
             first value to be forecast and after the last.
-        truth: What a baseline's answers are compared with.
+        truth: Right answers, for baselines.
     """
 
     train: Part
@@ -58,7 +58,7 @@ class Problem:
         outputs: Classes, or values to forecast.
         budget: Number of parameters.
         head: Builds the network of a layer, outputs and dropout.
-        objective: What is minimized.
+        objective: Loss of training.
         split: Divides the data: for validation with a seed, for the test with None.
     """
 
@@ -71,7 +71,7 @@ class Problem:
 
 
 def split_recordings(name: str, seed: int | None) -> Split:
-    """A fifth of the training series, another one for each seed; or the archive's test series."""
+    """Split off a fifth of the training series by seed; or take the archive's test series."""
     train, test = load_recordings(name, "train"), None
     if seed is None:
         test = load_recordings(name, "test")
@@ -91,15 +91,15 @@ def _part(data: Recordings) -> Part:
 
 
 def split_sunspots(seed: int | None) -> Split:
-    """Forecasts that lie within 1899 to 1953, or for the test within 1954 to 2008.
+    """Split off forecasts within 1899 to 1953, or for the test within 1954 to 2008.
 
-    The years to test with hold higher cycles than any before: what has learned how high a cycle
-    is at most falls short of them, and validation cannot tell.
+    The test years have higher cycles than any before: a model that has learned the height of
+    earlier cycles forecasts too little, which validation does not show.
     """
     years, counts = sunspots()
     bounds = [int((years < year).sum()) for year in YEARS]
     first, end = bounds if seed is not None else (bounds[1], len(counts))
-    # The number of sunspots varies the more the higher it is; its root varies evenly.
+    # The variance of the number of sunspots grows with it; that of its square root is stable.
     std, mean = torch.std_mean(counts[:first].sqrt())
     scaled = ((counts.sqrt() - mean) / std).float()
     train = windows(scaled, WINDOW, HORIZON, HORIZON, first)
@@ -110,12 +110,12 @@ def split_sunspots(seed: int | None) -> Split:
         forecasts = (answers.double() * std + mean).clamp_min(0).square()
         return score_forecasts(forecasts, truth.y)
 
-    known, coming = (Part(part.x, part.lengths, part.y) for part in (train, test))
-    return Split(known, coming, score, (counts, first, end), truth.y)
+    train, test = (Part(part.x, part.lengths, part.y) for part in (train, test))
+    return Split(train, test, score, (counts, first, end), truth.y)
 
 
 def score_forecasts(forecasts: Tensor, truth: Tensor) -> dict[str, Any]:
-    """Errors, by year ahead too, and the forecasts that follow each other (origins, horizon)."""
+    """Compute errors, also by year ahead, and keep consecutive forecasts (origins, horizon)."""
     errors = rmse(forecasts, truth)
     return {
         "score": errors.square().mean().sqrt().item(),

@@ -1,4 +1,4 @@
-"""The data and settings of a network's training."""
+"""Data and settings of a network's training."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """Samples to train or test with.
+    """Samples of training or test.
 
     Attributes:
         x: Series (samples, time, features).
-        lengths: Their steps (samples,).
-        y: Labels (samples,) or what comes next (samples, horizon).
+        lengths: Steps of the series (samples,).
+        y: Labels (samples,) or next values (samples, horizon).
     """
 
     x: Tensor
@@ -22,14 +22,14 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a network is trained; AdamW, cosine, gradients clipped to a norm of 1.
+    """Settings of training by AdamW with a cosine schedule, gradients clipped to a norm of 1.
 
     Attributes:
         epochs: Passes over the training part.
-        learning_rate: At the first step; falls to zero over the epochs.
-        dropout: Of the hidden units that are read out.
-        noise: Deviation of the noise that is added to normalized inputs.
-        weight_decay: Of matrices.
+        learning_rate: Learning rate of the first step; falls to zero over the epochs.
+        dropout: Dropout of the hidden units before the read-out.
+        noise: Standard deviation of noise added to normalized inputs.
+        weight_decay: Weight decay of matrices.
         batch_size: Series per step.
     """
 

@@ -1,4 +1,4 @@
-"""One run on a real series: its validation and test figures, and its time."""
+"""Runs on real series: validation and test figures, and times."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ REGRESSIONS: dict[str, tuple[Callable[..., Tensor], dict[str, list[Any]]]] = {
 
 
 def network(data: str, model: str, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """A network, trained without the validation part and scored on it, then with it and tested."""
+    """Train a network without the validation part and score it there, then with it and test it."""
     problem, chosen = PROBLEMS[data], NETWORKS[data][model]
 
     def build(units: int) -> nn.Module:
@@ -53,12 +53,12 @@ def network(data: str, model: str, recipe: Recipe, seed: int) -> dict[str, Any]:
 
 
 def rocket(data: str, seed: int) -> dict[str, Any]:
-    """MiniRocket, validated on the part that the seed holds out."""
+    """Run MiniRocket, validated on the part that the seed holds out."""
     return _classifier(data, [seed], partial(minirocket, seed=seed))
 
 
 def neighbour(data: str) -> dict[str, Any]:
-    """1-NN DTW, in which nothing is drawn, validated on all parts in turn."""
+    """Run 1-NN DTW, which is deterministic, validated on all parts in turn."""
     return _classifier(data, list(range(FOLDS)), nearest_neighbour)
 
 
@@ -75,7 +75,7 @@ def _classifier(
 
 
 def regression(data: str, method: str) -> dict[str, Any]:
-    """The regression, of all :data:`REGRESSIONS` of a kind, with the lowest validation error."""
+    """Run the regression with the lowest validation error among those of a method."""
     forecast, grid = REGRESSIONS[method]
     choices = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     source, truth = _years(data, 0)
@@ -90,7 +90,7 @@ def regression(data: str, method: str) -> dict[str, Any]:
 
 
 def repeated(data: str) -> dict[str, Any]:
-    """The last cycle once more."""
+    """Run the forecast that repeats the last cycle."""
     (validation, test) = (
         score_forecasts(repeat_cycle(*source), truth)
         for source, truth in (_years(data, seed) for seed in (0, None))

@@ -1,4 +1,4 @@
-"""Train a network on a part of real series."""
+"""Training of a network on a part of real series."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from lmu.training.objective import Objective
 
 @dataclass(frozen=True)
 class AdamW(Optimization):
-    """AdamW as it was when the results were recorded: one kernel rounds otherwise."""
+    """AdamW as in the recorded results: the fused kernel rounds differently."""
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """The optimizer, without decay of what is no matrix, and a cosine."""
+        """Build the optimizer, with decay of matrices only, and a cosine schedule."""
         groups = grouped(module, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
@@ -30,7 +30,7 @@ class AdamW(Optimization):
 def train(
     build: Callable[[], nn.Module], objective: Objective, part: Part, recipe: Recipe, seed: int
 ) -> tuple[nn.Module, float]:
-    """A network trained from fresh weights, and the seconds that it took."""
+    """Train a network from initial weights; return it and the seconds of training."""
     seed_everything(seed, verbose=False)
     optimization = AdamW(recipe.learning_rate, recipe.epochs, weight_decay=recipe.weight_decay)
     module = TrainingModule(build(), objective, optimization, seed=None, input_noise=recipe.noise)

@@ -1,1 +1,1 @@
-"""Training time of the parallel LMU against recurrences: Chilkuri & Eliasmith, ICML 2021."""
+"""Training times of the parallel LMU and of recurrences: Chilkuri & Eliasmith, ICML 2021."""

@@ -1,4 +1,4 @@
-"""The command of the comparison of training times."""
+"""Command of the comparison of training times."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -30,7 +30,7 @@ def main(
         bool, typer.Option("--quick", help="Short sequences, one round unless --rounds.")
     ] = False,
 ) -> None:
-    """How much faster the parallel LMU trains than recurrences, at the size of psMNIST."""
+    """Time training of the parallel LMU and of recurrences, at the size of psMNIST."""
     with training_errors(context):
         from experiments.speed_up.runs import Settings, run
 

@@ -1,4 +1,4 @@
-"""Time a step of training of each layer; its loop is written by hand, as it is what is timed."""
+"""Times of a training step of each layer, by a hand-written loop without Lightning's overhead."""
 
 import random
 import statistics
@@ -22,15 +22,15 @@ from lmu.training.lightning import flushed_denormals
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiment is run with.
+    """Settings of the experiment.
 
     Attributes:
         batch_size: Sequences in a step of training.
         length: Time steps of a sequence.
         samples: Sequences of an epoch, for the time of an epoch.
-        rounds: How often each model is timed, all of them in turns.
-        device: Where, ``"cpu"`` or ``"cuda"``.
-        seed: Of weights, data and the order in the rounds.
+        rounds: Measurements of each model, all models in turns.
+        device: Device, ``"cpu"`` or ``"cuda"``.
+        seed: Seed of weights, data and the order in the rounds.
     """
 
     batch_size: int = 100
@@ -42,7 +42,7 @@ class Settings:
 
 
 class StepByStep(nn.Module):
-    """An LMUFFT whose equations are computed one time step after the other.
+    """An LMUFFT that runs step by step.
 
     Args:
         layer: The layer.
@@ -53,7 +53,7 @@ class StepByStep(nn.Module):
         self.layer, self.hidden_size = layer, layer.hidden_size
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The last output (batch, hidden_size), twice, from inputs (batch, time, input_size)."""
+        """Return the last output (batch, hidden_size), twice, for (batch, time, input_size)."""
         output, state = self.layer.step(x[:, 0])
         for x_t in x[:, 1:].unbind(1):
             output, state = self.layer.step(x_t, state)
@@ -90,13 +90,13 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
     Args:
         settings: See :class:`Settings`.
         output: The JSON file.
-        say: Is told how it goes.
+        say: Called with lines of progress.
 
     Returns:
         The figures: a row for each model.
 
     Raises:
-        ValueError: The device is neither cpu nor cuda, or not there.
+        ValueError: The device is neither cpu nor cuda, or missing.
     """
     if settings.device not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {settings.device!r}")
@@ -104,8 +104,8 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
         raise ValueError("device is cuda, but PyTorch finds no CUDA device here: use cpu")
     with flushed_denormals():
         times, parameters = _times(settings, say)
-    ours = statistics.median(times[next(iter(times))])
-    rows = [_row(name, times[name], ours, parameters[name], settings) for name in times]
+    first = statistics.median(times[next(iter(times))])
+    rows = [_row(name, times[name], first, parameters[name], settings) for name in times]
     for row in rows:
         say(f"{row['model']:<40} {row['seconds']:.3g} s a step, x {row['ratio']:.3g}")
     device = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
@@ -116,12 +116,12 @@ def run(settings: Settings, output: Path, say: Callable[[str], None] = print) ->
 def _times(
     settings: Settings, say: Callable[[str], None]
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """The time of a step in each round, and the number of trained parameters, of each model."""
+    """Measure the time of a step in each round, and count the parameters, of each model."""
     torch.manual_seed(settings.seed)
     order = random.Random(settings.seed)
     built = {name: _training_step(build, settings) for name, build in LAYERS.items()}
     for step, _ in built.values():
-        step()  # warm
+        step()  # warm-up
     times: dict[str, list[float]] = {name: [] for name in built}
     for number in range(settings.rounds):
         for name in order.sample(list(built), len(built)):
@@ -133,7 +133,7 @@ def _times(
 def _training_step(
     build: Callable[[int], nn.Module], settings: Settings
 ) -> tuple[Callable[[], None], int]:
-    """One step of training on random sequences, and the number of trained parameters."""
+    """Build a training step on random sequences; return it and the number of parameters."""
     model = SequenceClassifier(build(settings.length), CLASSES).to(settings.device)
     optimizer = torch.optim.Adam(model.parameters())
     x = torch.rand(settings.batch_size, settings.length, 1, device=settings.device)
@@ -148,7 +148,7 @@ def _training_step(
 
 
 def _seconds(step: Callable[[], None], device: str) -> float:
-    """Mean time of a step; short ones are repeated for a tenth of a second."""
+    """Measure the mean time of a step, repeated for at least a tenth of a second."""
 
     def wait() -> None:
         if device == "cuda":
@@ -164,7 +164,7 @@ def _seconds(step: Callable[[], None], device: str) -> float:
 
 
 def _row(
-    name: str, times: list[float], ours: float, parameters: int, settings: Settings
+    name: str, times: list[float], first: float, parameters: int, settings: Settings
 ) -> dict[str, Any]:
     median = statistics.median(times)
     return {
@@ -173,6 +173,6 @@ def _row(
         "seconds": median,
         "fastest": min(times),
         "slowest": max(times),
-        "ratio": median / ours,
+        "ratio": median / first,
         "epoch_seconds": median * settings.samples / settings.batch_size,
     }

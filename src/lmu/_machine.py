@@ -1,10 +1,25 @@
-"""Names of the processor and the commit that results depend on."""
+"""Machine, date and commit that results depend on."""
 
+import os
 import platform
 import re
 import shutil
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores, PyTorch's threads and the date, for records of results."""
+    return {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
 
 
 def processor() -> str:

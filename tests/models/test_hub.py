@@ -16,7 +16,7 @@ from torch import nn
 
 from lmu import LMU, LMUFFT, Bidirectional, LegendreMemory, LMUCell, LMUStack
 from lmu.models import SequenceClassifier
-from lmu.models._config import THEIRS, build, describe
+from lmu.models._config import TORCH_MODULES, build, describe
 from tests import variants
 
 # What a config cannot name: matrices, functions of the tests'.
@@ -89,7 +89,7 @@ def test_description_fits_into_json_and_builds_the_layer(name):
     twin.load_state_dict(layer.state_dict())
 
 
-@pytest.mark.parametrize("kind", THEIRS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", TORCH_MODULES, ids=lambda kind: kind.__name__)
 def test_every_known_module_is_built_again(kind):
     arguments = {nn.RNNCell: (3, 4), nn.GRUCell: (3, 4), nn.LSTMCell: (3, 4), nn.Linear: (3, 4)}
     sized = {nn.LayerNorm: (4,), nn.RMSNorm: (4,), nn.BatchNorm1d: (4,)}

@@ -1,4 +1,4 @@
-"""Write the tables of README and docs from committed results."""
+"""Tables of README and docs from committed results."""
 
 import re
 
@@ -57,7 +57,7 @@ TABLES = {
 
 
 def render(text: str) -> str:
-    """A page with the tables between its marks replaced."""
+    """Replace the tables between the marks of a page."""
     for name, table in TABLES.items():
         mark = f"<!-- table: {name} -->"
         if mark not in text:

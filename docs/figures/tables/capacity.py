@@ -1,18 +1,18 @@
-"""How much of its window a memory can tell."""
+"""Table of the capacity experiment: errors of decoding a window."""
 
 from docs.figures.records import record
 
 
 def table() -> str:
     """A row per model: error over the window, and at its worst delay, for each window."""
-    found = record("capacity")["rows"]
-    windows = sorted({row["window"] for row in found})
+    results = record("capacity")["rows"]
+    windows = sorted({row["window"] for row in results})
     heads = " | ".join(f"{window:,} steps" for window in windows)
     rows = [f"| model | trained parameters | {heads} |", "|---|--:|" + "--:|" * len(windows)]
-    for model in dict.fromkeys(row["model"] for row in found):
-        mine = {row["window"]: row for row in found if row["model"] == model}
-        cells = [_error(mine.get(window)) for window in windows]
-        trained = next(iter(mine.values()))["trained_parameters"]
+    for model in dict.fromkeys(row["model"] for row in results):
+        by_window = {row["window"]: row for row in results if row["model"] == model}
+        cells = [_error(by_window.get(window)) for window in windows]
+        trained = next(iter(by_window.values()))["trained_parameters"]
         rows.append(f"| {model} | {trained:,} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

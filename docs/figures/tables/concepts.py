@@ -1,10 +1,10 @@
-"""Tables of what a memory holds."""
+"""Tables of the decoding errors of a memory."""
 
 from docs.figures.records import record
 
 
 def held() -> str:
-    """A row per order: cycles in a window up to which the error stays below a share."""
+    """A row per order: cycles in a window up to which the error stays below a bound."""
     orders = record("concepts")["frequency"]["orders"]
     rows = ["| order | error below 10 % | error below 1 % | polynomials per cycle, at 10 % |"]
     rows += ["|--:|--:|--:|--:|"]
@@ -16,7 +16,7 @@ def held() -> str:
 
 
 def noise() -> str:
-    """A row per order: what is kept of the power of white noise."""
+    """A row per order: the part of white noise's power that is kept."""
     results = record("concepts")["noise"]
     rows = ["| order / theta | `layer.decode` | best linear read-out | most that is possible |"]
     rows += ["|--:|--:|--:|--:|"]
@@ -48,7 +48,7 @@ def half_step() -> str:
 
 
 def weights() -> str:
-    """A row per order: how far weights are from polynomials, and what lies beyond the window."""
+    """A row per order: difference of weights and polynomials, and energy beyond the window."""
     results = record("concepts")["rows"]
     rows = ["| order | first coefficient | fifth | last | beyond the window |"]
     rows += ["|--:|--:|--:|--:|--:|"]

@@ -5,7 +5,7 @@ from docs.figures.records import record
 
 
 def _exported() -> dict:
-    """The committed results of exported models."""
+    """Read the committed results of exported models."""
     return record("export")
 
 

@@ -1,4 +1,4 @@
-"""The models on the Mackey-Glass series."""
+"""Table of the models on the Mackey-Glass series."""
 
 import statistics
 

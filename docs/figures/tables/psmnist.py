@@ -1,4 +1,4 @@
-"""The runs on permuted sequential MNIST."""
+"""Tables of the runs on permuted sequential MNIST."""
 
 import json
 import statistics
@@ -8,7 +8,7 @@ from lmu.tasks.psmnist.config import PRESETS
 
 
 def _committed() -> list[tuple[str, dict]]:
-    """The names and contents of the committed runs."""
+    """Read the names and contents of the committed runs."""
     folder = ROOT / "results" / "psmnist"
     return [(path.stem, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
 
@@ -42,7 +42,7 @@ def runs() -> str:
 
 
 def _model(config: dict) -> str:
-    """The options that build the model, and its sizes."""
+    """Format the options that build the model, and its sizes."""
     preset = PRESETS[config["model"]]
     options = f"--model {config['model']}"
     for name in ("hidden_size", "memory_size"):

@@ -4,23 +4,23 @@ from benchmarks.cost_model import Work, model
 from benchmarks.measure import duration
 from docs.figures.records import record
 
-WAYS = ("scan", "ring", "gather")
+ALGORITHMS = ("scan", "ring", "gather")
 
 
 def carry() -> str:
     """Time and bytes of carrying a state, for each size of it and number of processes."""
     results = record("sequence-parallel")["carry"]
-    rows = ["| state | processes | " + " | ".join(f"{way} | sent" for way in WAYS) + " |"]
-    rows += ["|---|--:|" + "--:|--:|" * len(WAYS)]
+    rows = ["| state | processes | " + " | ".join(f"{name} | sent" for name in ALGORITHMS) + " |"]
+    rows += ["|---|--:|" + "--:|--:|" * len(ALGORITHMS)]
     cases = {(row["batch"], row["order"], row["processes"]) for row in results}
     for batch, order, processes in sorted(cases):
         cells = []
-        for way in WAYS:
+        for algorithm in ALGORITHMS:
             (row,) = (
                 row
                 for row in results
                 if (row["batch"], row["order"], row["processes"], row["way"])
-                == (batch, order, processes, way)
+                == (batch, order, processes, algorithm)
             )
             cells.append(f"{duration(row['seconds'])} | {size(row['sent_bytes'])}")
         rows.append(f"| {batch} x {order} | {processes} | {' | '.join(cells)} |")
@@ -55,7 +55,7 @@ def errors() -> str:
 
 
 def powers() -> str:
-    """Error of a state that is advanced by half a window."""
+    """Errors of states advanced by half a window."""
     results = record("sequence-parallel")["powers"]
     orders = sorted({row["order"] for row in results})
     rows = ["| theta | " + " | ".join(f"order {order}" for order in orders) + " |"]
@@ -72,23 +72,23 @@ def powers() -> str:
 
 
 def extrapolated() -> str:
-    """A row per number of processes: the model of 10^9 steps."""
-    rows = ["| processes | steps of each | its outputs | arithmetic | " + " | ".join(WAYS)]
+    """A row per number of processes: the cost model of 10^9 steps."""
+    rows = ["| processes | steps of each | its outputs | arithmetic | " + " | ".join(ALGORITHMS)]
     rows[0] += " | efficiency of scan | sent by scan |"
-    rows += ["|--:|--:|--:|--:|" + "--:|" * (len(WAYS) + 2)]
+    rows += ["|--:|--:|--:|--:|" + "--:|" * (len(ALGORITHMS) + 2)]
     for processes in (8, 64, 1000):
         step = model(Work(1e9, 256, 256), processes)
-        ways = " | ".join(duration(step.carry[way]) for way in WAYS)
+        carry_times = " | ".join(duration(step.carry[name]) for name in ALGORITHMS)
         rows.append(
             f"| {processes:,} | {step.steps:,.0f} | {size(step.output_bytes)} "
-            f"| {duration(step.compute)} | {ways} | {step.efficiency('scan'):.0%} "
+            f"| {duration(step.compute)} | {carry_times} | {step.efficiency('scan'):.0%} "
             f"| {size(step.sent['scan'])} |"
         )
     return "\n".join(rows)
 
 
 def size(count: float) -> str:
-    """A number of bytes in words."""
+    """Format a number of bytes."""
     for unit in ("bytes", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""The models on real series."""
+"""Tables of the models on real series."""
 
 import statistics
 
@@ -6,7 +6,7 @@ from docs.figures.records import record
 
 
 def _models(*data: str) -> dict[str, dict[str, list[dict]]]:
-    """The rows of each model, and in them those of each data set."""
+    """Group the rows by model and data set."""
     models: dict[str, dict[str, list[dict]]] = {}
     for row in record("series")["rows"]:
         if row["data"] in data:
@@ -40,7 +40,7 @@ def classification() -> str:
 
 
 def forecast() -> str:
-    """A row per model: errors over all years ahead, and those of a few."""
+    """A row per model: errors over all years ahead, and of some."""
     ahead = (1, 2, 4, 8, 11)
     heads = " | ".join(f"{year} year{'s' * (year > 1)} ahead" for year in ahead)
     rows = [f"| model | parameters | validation | test | {heads} |"]

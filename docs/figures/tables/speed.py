@@ -8,12 +8,12 @@ from docs.figures.records import ROOT, record
 
 
 def where(machine: dict) -> str:
-    """The machine, in words."""
+    """Describe the machine."""
     return f"{machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}"
 
 
 def results(pattern: str) -> list[list[dict]]:
-    """The committed results of each machine whose names match."""
+    """Read the committed results of each machine whose names match."""
     folder = ROOT / "benchmarks" / "results"
     machines: dict[Path, list[dict]] = {}
     for path in sorted(folder.glob(f"*/{pattern}")):
@@ -33,16 +33,17 @@ def speed() -> str:
         for case in cases:
             rows.append(f"| **{case['title']}** | | | | |")
             contenders = case["contenders"]
-            ours = next(iter(contenders.values()))["seconds"]
+            first = next(iter(contenders.values()))["seconds"]
             for name, figures in contenders.items():
                 error = "" if figures["error"] is None else f"{figures['error']:.0e}"
                 spread = f"{duration(figures['fastest'])} to {duration(figures['slowest'])}"
                 rows.append(
                     f"| {name} | {duration(figures['seconds'])} ({spread}) "
-                    f"| {figures['seconds'] / ours:.3g} | {figures['peak_mib']:.0f} MiB | {error} |"
+                    f"| {figures['seconds'] / first:.3g} "
+                    f"| {figures['peak_mib']:.0f} MiB | {error} |"
                 )
             if case["flops"] is not None:
-                rate, most = case["flops"] / ours / 1e9, case["gemm_rate"] / 1e9
+                rate, most = case["flops"] / first / 1e9, case["gemm_rate"] / 1e9
                 rows.append(
                     f"| | {rate:.0f} of the machine's {most:.0f} GFLOP/s | {rate / most:.0%} | | |"
                 )

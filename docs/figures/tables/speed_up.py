@@ -1,4 +1,4 @@
-"""Training time against recurrences."""
+"""Table of training times of the parallel LMU and of recurrences."""
 
 from benchmarks.measure import duration
 from docs.figures.records import record

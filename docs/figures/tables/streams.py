@@ -1,10 +1,10 @@
-"""Tables of streams that are served."""
+"""Tables of the stream server."""
 
 from docs.figures.records import record
 
 
 def rates() -> str:
-    """Millions of steps a second, for each layer and number of streams."""
+    """A row per layer and number of streams: millions of steps a second."""
     layers = record("streams")["layers"]
     names = list(next(iter(layers["LMU"]["rates"].values()))["contenders"])
     rows = [f"| layer | streams | {' | '.join(names)} | Stream's share of the arithmetic's rate |"]
@@ -47,5 +47,5 @@ def errors() -> str:
 
 
 def _millions(rate: float) -> str:
-    """Two digits, in millions."""
+    """Format a rate in millions, with two digits."""
     return f"{rate / 1e6:.1f} M" if rate >= 1e6 else f"{rate / 1e6:.2g} M"

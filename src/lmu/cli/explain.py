@@ -25,7 +25,7 @@ def explain(
     channels: Annotated[int, typer.Option(help="Memories.")] = 1,
     state: Annotated[bool, typer.Option(help="Start from an initial state.")] = False,
 ) -> None:
-    """Say how a memory of this size is evaluated, why, and what it costs."""
+    """Show how a memory of this size is evaluated, the reason and the cost."""
     from lmu.ops import Problem, explain_lmu, explain_memory, explain_readout
 
     sizes = {"length": length, "order": order, "--hidden-size": hidden_size,

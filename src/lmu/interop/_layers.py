@@ -111,17 +111,16 @@ _NOT_READ = (
 )
 
 
-def _lmu(layer: Any) -> Parts:
+def _lmu(layer: LMU) -> Parts:
     cell, recurrent = layer.hidden_cell, False
     if isinstance(cell, nn.Module):
         cell, recurrent = _exportable(cell)
     names = ("e_x", "e_h", "e_m", "W_x", "W_h", "W_m")
-    weights = {name: p.mT for name in names if (p := getattr(layer, name, None)) is not None}
-    for name in ("b_u", "b_h"):
-        if (bias := getattr(layer, name, None)) is not None:
-            weights[name] = bias
+    weights = {name: p.mT for name in names if (p := getattr(layer, name)) is not None}
+    weights |= {n: p for n in ("b_u", "b_h") if (p := getattr(layer, n)) is not None}
     dense = isinstance(cell, str)
     if dense and "W_x" not in weights:
+        assert layer.W_h is not None
         weights["W_x"] = layer.W_h.new_zeros(layer.input_size, layer.hidden_size)
     return Parts(
         layer,

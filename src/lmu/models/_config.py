@@ -13,13 +13,15 @@ from lmu.layers._hidden import RNN
 from lmu.models._arguments import check_arguments
 from lmu.models.noise import GaussianNoise
 
-OURS = (LMU, LMUCell, LMUFFT, LMUStack, LegendreMemory, Bidirectional, GaussianNoise)
-THEIRS = (
+LMU_MODULES = (LMU, LMUCell, LMUFFT, LMUStack, LegendreMemory, Bidirectional, GaussianNoise)
+TORCH_MODULES = (
     nn.Linear, nn.RNNCell, nn.GRUCell, nn.LSTMCell, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d,
     nn.Dropout, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU,
     nn.PReLU, nn.Softplus,
 )  # fmt: skip
-MODULES = {kind.__name__: kind for kind in OURS} | {f"nn.{kind.__name__}": kind for kind in THEIRS}
+MODULES = {kind.__name__: kind for kind in LMU_MODULES} | {
+    f"nn.{kind.__name__}": kind for kind in TORCH_MODULES
+}
 FUNCTIONS = {
     "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "sin": torch.sin,
     "gelu": F.gelu, "silu": F.silu, "elu": F.elu, "softplus": F.softplus, "F.relu": F.relu,

@@ -23,7 +23,7 @@ def power_dtype(device: torch.device) -> torch.dtype:
 
 
 def memory_dtype(m: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Dtype in which a memory ``m`` goes on in a computation of ``dtype``: its own, if wider."""
+    """Dtype of a memory ``m`` in a computation of ``dtype``: its own, if wider."""
     return m.dtype if m.dtype.itemsize > dtype.itemsize else dtype
 
 

@@ -67,7 +67,7 @@ class PsMNISTConfig(RunConfig):
 
     model: str = setting(
         "lmufft",
-        "lmufft, lmu: published. deep: ours. lstm, gru: for comparison.",
+        "lmufft, lmu: published. deep: not published. lstm, gru: for comparison.",
         choices=tuple(PRESETS),
         section="model",
     )
