@@ -80,8 +80,8 @@ def system_of(conf: dict[str, Any]) -> Any:
 def matrices(conf: dict[str, Any], thetas: Tensor) -> tuple[Tensor, Tensor]:
     """``Ad`` (order, order) and ``Bd`` (order,), or of each channel."""
     if conf.get("system") is not None:
-        system, method = system_of(conf)[:2], conf["discretizer"]
-        return system if method is None else step_of(*system, method)
+        A, B, *_ = system_of(conf)
+        return (A, B) if conf["discretizer"] is None else step_of(A, B, conf["discretizer"])
     systems = [discrete(conf["memory_size"], theta, conf["discretizer"]) for theta in thetas]
     Ad, Bd = (torch.stack(parts) for parts in zip(*systems, strict=True))
     return (Ad, Bd) if len(thetas) > 1 else (Ad[0], Bd[0])

@@ -73,7 +73,7 @@ def build(kind: str, name: str, **kwargs: Any) -> Any:
 
 def signal(length: int = 33, batch: int = 3, **kwargs: Any) -> Tensor:
     g = torch.Generator().manual_seed(1)
-    return torch.randn(batch, length, 3, dtype=F64, generator=g).to(**{"dtype": F64} | kwargs)
+    return torch.randn(batch, length, 3, dtype=F64, generator=g).to(kwargs.get("dtype", F64))
 
 
 def equation(layer: Any, name: str, x: Tensor) -> Tensor:

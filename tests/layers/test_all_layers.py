@@ -388,7 +388,7 @@ def test_repr_names_the_arguments(name, build):
     for key in ("hidden_activation", "method"):
         value = given.get(key)
         if isinstance(getattr(plain, key, None), nn.Module):
-            parts.append(f"{key}): {names[value]}")
+            parts.append(f"{key}): {names[str(value)]}")
         elif value is not None:
             parts.append(f"{key}={value!r}" if key == "method" else f"{key}=")
     for part in parts + (["seq_len=9"] if given.get("seq_len") else []):

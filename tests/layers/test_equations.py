@@ -268,7 +268,7 @@ def test_lmu_fft_encoder_is_never_dead_for_non_negative_input(seed):
 
 def test_initial_values():
     torch.manual_seed(0)
-    layer = LMU(4, 300, 200, 50.0)
+    layer: Any = LMU(4, 300, 200, 50.0)
     assert layer.e_h is not None
     assert layer.e_m is not None
     for encoder, fan_in in ((layer.e_x, 4), (layer.e_h, 300)):

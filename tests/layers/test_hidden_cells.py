@@ -382,7 +382,7 @@ def test_recurrent_dropout_is_the_same_at_all_steps_of_a_ragged_batch(cell):
 
 
 def test_initializers_come_last_and_must_name_parameters():
-    layer = LMU(2, 4, 3, 9.0, initializers={"e_x": nn.init.ones_, "W_m": nn.init.zeros_})
+    layer: Any = LMU(2, 4, 3, 9.0, initializers={"e_x": nn.init.ones_, "W_m": nn.init.zeros_})
     for _ in range(2):
         assert (layer.e_x == 1).all()
         assert not layer.W_m.any()

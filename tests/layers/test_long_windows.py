@@ -58,7 +58,7 @@ def pieces(layer: Any, x: Tensor) -> Tensor:
 def steps(layer: Any, x: Tensor) -> Tensor:
     state: Any = (torch.zeros(1, 2), torch.zeros(1, ORDER, dtype=torch.float64))
     for x_t in x.unbind(1):
-        state = layer(x_t, state) if type(layer) is LMUCell else layer.step(x_t, state)[1]
+        state = variants.step(layer, x_t, state)[1]
     assert state[1].dtype == torch.float64
     return state[1]
 

@@ -21,12 +21,13 @@ READOUTS = [name for name in READOUT_METHODS if name != "triton"]
 
 
 def build(theta: Any = THETAS, **kwargs: Any) -> LegendreMemory:
-    return LegendreMemory(6, theta, 3, **{"dtype": F64} | kwargs)
+    options: dict[str, Any] = {"dtype": F64} | kwargs
+    return LegendreMemory(6, theta, 3, **options)
 
 
 def signal(length: int = 40, batch: int = 4, **kwargs: Any) -> Tensor:
     g = torch.Generator().manual_seed(2)
-    return torch.randn(batch, length, 3, dtype=F64, generator=g).to(**{"dtype": F64} | kwargs)
+    return torch.randn(batch, length, 3, dtype=F64, generator=g).to(kwargs.get("dtype", F64))
 
 
 def equation(u: Tensor, m: Tensor | None = None, discretizer: str = "zoh") -> Tensor:

@@ -41,6 +41,7 @@ def test_memory_states_and_inputs_on_request(kind, lengths):
     assert got.u.shape == (3, 15, c)
     assert got.m.shape == (3, 15, 6 * c)
     got.m.sum().backward()
+    assert layer.e_x is not None
     assert layer.e_x.grad is not None
 
 

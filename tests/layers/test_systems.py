@@ -18,7 +18,7 @@ kinds = pytest.mark.parametrize("name", KINDS)
 
 
 def build(name: str, **kwargs: Any) -> Any:
-    return variants.fill(variants.build(name, **{"dtype": F64} | kwargs))
+    return variants.fill(variants.build(name, dtype=F64, **kwargs))
 
 
 def same(name: str, one: Any, other: Any) -> None:
@@ -149,7 +149,8 @@ def test_what_was_passed_may_change_later():
     layer = LegendreMemory(4, 9.0, system=(A, B))
     u = torch.randn(1, 9, 1)
     before = layer(u)[0]
-    A.zero_(), B.zero_()
+    A.zero_()
+    B.zero_()
     torch.testing.assert_close(layer(u)[0], before, rtol=0, atol=0)
     layer.double().float()
     torch.testing.assert_close(layer(u)[0], before, rtol=0, atol=0)

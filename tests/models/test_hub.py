@@ -24,10 +24,10 @@ UNKNOWN = ("shifted", "fourier", "discrete")
 LAYERS: dict[str, Callable[[], Any]] = {
     name: partial(variants.build, name)
     for name, row in variants.VARIANTS.items()
-    if row.kind not in {LegendreMemory, LMUCell} and not any(
-        part in " ".join([name, *row.parts]) for part in UNKNOWN
-    )
-} | {
+    if row.kind not in {LegendreMemory, LMUCell}
+    and not any(part in " ".join([name, *row.parts]) for part in UNKNOWN)
+}
+LAYERS |= {
     "LMU-options": lambda: LMU(
         3, 7, 6, 12.5, learn_theta=True, memory_bias=True, discretizer="bilinear"
     ),
