@@ -7,7 +7,6 @@ from typing import Any
 
 from lmu._files import WriteError, read_json, write_json
 from lmu._machine import git_commit, hardware
-from lmu.training.report import versions
 
 Row = dict[str, Any]
 Kinds = dict[str, type | tuple[type, ...]]
@@ -24,6 +23,8 @@ def write_record(path: Path, experiment: str, settings: Row, **results: Any) -> 
         settings: Settings of the experiment.
         results: Figures, as plain data.
     """
+    from lmu.training.report import versions  # brings Lightning, which --help does without
+
     content = {"experiment": experiment, "settings": settings, **results}
     content |= {"versions": versions(), "git_commit": git_commit(), "machine": hardware()}
     write_json(path, content)

@@ -62,8 +62,10 @@ def test_slope_from_the_output(name):
 
 
 def test_a_function_is_a_row_of_its_own():
-    row = activation_of(torch.sin)
-    assert row.function is row.in_place is torch.sin
+    row, z = activation_of(torch.sin), torch.randn(2, 3)
+    assert torch.equal(row.function(z), torch.sin(z))
+    assert torch.equal(row.in_place(z), torch.sin(z))
+    assert not is_fused(torch.sin)
     assert check_activation(torch.sin) is torch.sin
     assert check_activation("gelu") == "gelu"
 

@@ -41,7 +41,9 @@ def explain(
         "LMU": explain_lmu(problem),
         "LMU without feedback": explain_lmu(problem, feedback=False),
     }
-    table = Table("work", "method", "why", "GFLOP", "MiB")
+    title = f"{length} steps, order {order}, {hidden_size} hidden units, batch {batch_size}"
+    title += f", {channels} channels" if channels > 1 else ""
+    table = Table("work", "method", "why", "GFLOP", "MiB", title=title)
     for name, choice in choices.items():
         assert choice.cost is not None
         figures = (f"{choice.cost.flops / 1e9:.3g}", f"{choice.cost.bytes / 2**20:.3g}")

@@ -22,7 +22,21 @@ def _of_memory(name: str) -> Any:
 
 
 class MemoryLayer(nn.Module):
-    """A layer around ``memory``, a :class:`LegendreMemory`, whose arguments it repeats."""
+    """A layer around ``memory``, a :class:`LegendreMemory`, whose arguments it repeats.
+
+    A subclass
+
+    - calls ``_hold(memory)`` before it makes other parameters, so that optimizers find those of the
+      memory first, ``_set_kind()`` after them, and passes ``device`` and ``dtype`` on to both;
+    - has ``input_size``, ``hidden_size``, ``return_sequences``, ``reset_parameters()``, and
+      ``_like()``, a tensor with its device and dtype, ``memory._anchor`` if it has no parameters;
+    - begins ``forward`` and ``step`` with ``_prepare(x)`` and the checks of ``_checks.py``;
+    - takes ``forward(x, state, *, lengths, resets, return_sequences)``, which ``in_pieces`` of
+      ``_sequences.py`` cuts at resets, and gives outputs, zero in padding, and the state
+      ``(h, m)``;
+    - keeps ``m`` in float32 or better, as ``memory._states``, ``_last``, ``_readout`` and ``_step``
+      give it; ``narrow`` makes it fit a narrower weight.
+    """
 
     _version = 3  # of the state_dict; until 2 the entries of the memory were the layer's
 

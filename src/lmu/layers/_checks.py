@@ -121,7 +121,7 @@ def check_thetas(theta: Any, channels: int) -> Any:
         return theta  # a number, or refused where it is used
     if len(theta) != channels:
         raise ValueError(
-            f"theta must be one number or one for each of the {channels} memory channels, "
+            f"theta must be one number or one for each of the {channels} channels, "
             f"got {len(theta)} numbers"
         )
     return tuple(theta)

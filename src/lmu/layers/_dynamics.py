@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lmu.layers._checks import check_device, check_dtype, check_flag, check_size, check_thetas
 from lmu.layers._foreign import compare_dynamics, translate
-from lmu.layers._systems import StateSpace, check_system
+from lmu.layers._systems import check_system
 from lmu.ops import System
 from lmu.ops._modes import compute_dtype, is_plain, is_transformed, power_dtype
 from lmu.theory import discretize, discretize_theta, least_theta, legt
@@ -48,13 +48,13 @@ class Dynamics(nn.Module):
         learn_b: bool,
         learn_theta: bool,
         discretizer: str | None,
-        system: StateSpace | None,
+        system: Any,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
         self.memory_size = check_size("memory_size", memory_size)
-        self.channels = check_size("memory_channels", channels)
+        self.channels = check_size("channels", channels)
         self.learn_a = check_flag("learn_a", learn_a)
         self.learn_b = check_flag("learn_b", learn_b)
         self.learn_theta = check_flag("learn_theta", learn_theta)
@@ -64,8 +64,10 @@ class Dynamics(nn.Module):
                 "freely: choose one of the two"
             )
         self.discretizer = discretizer
-        self.system = check_system(system, memory_size, channels, learn_theta, discretizer)
         checked: Any = check_thetas(theta, channels)
+        space = check_system(system, memory_size, channels, checked, learn_theta, discretizer)
+        self._space = space
+        self.system = system if isinstance(system, str) else space
         self._theta: float | tuple[float, ...] = checked
         exact = self._initial()  # which refuses a theta that is no positive number
         self._theta = tuple(map(float, checked)) if isinstance(checked, tuple) else float(checked)
@@ -91,7 +93,7 @@ class Dynamics(nn.Module):
         for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b)):
             if learned:
                 empty = torch.empty(self._matrices()[name].shape, **factory)
-                # Not by register_parameter, to which the property is another attribute.
+                # register_parameter refuses the name, which is that of a property.
                 self._parameters[name] = nn.Parameter(empty)
         self.reset_parameters()
 
@@ -147,10 +149,10 @@ class Dynamics(nn.Module):
         """``Ad`` and ``Bd`` that the memory was built with, in float64 on the CPU."""
         with torch.inference_mode(False), torch.no_grad():
             thetas = self._theta if isinstance(self._theta, tuple) else (self._theta,)
-            if self.system is not None:
+            if self._space is not None:
                 for theta in thetas:
                     legt(1, theta)  # refuses what is no positive number
-                return self.system.discretize(self.discretizer)
+                return self._space.discretize(self.discretizer)
             method: Any = self.discretizer
             systems = [discretize(*legt(self.memory_size, v), method) for v in thetas]
             Ad, Bd = (torch.stack(matrices) for matrices in zip(*systems, strict=True))
@@ -170,10 +172,10 @@ class Dynamics(nn.Module):
                 "the discrete matrices of this memory were passed as such, and follow from no "
                 "continuous system: build it with system=(A, B) and a discretizer"
             )
-        if self.system is None:
+        if self._space is None:
             thetas = self.theta if isinstance(self.theta, tuple) else (self.theta,) * self.channels
             return [legt(self.memory_size, theta) for theta in thetas]
-        A, B, _ = self.system
+        A, B, _ = self._space
         return [(A, B)] * self.channels if A.ndim == 2 else list(zip(A, B, strict=True))
 
     def _forget(self) -> None:
@@ -329,13 +331,13 @@ class Dynamics(nn.Module):
         learned = self.learn_theta or (self.learn_a and self.learn_b)
         theta = list(self._theta) if isinstance(self._theta, tuple) else self._theta
         own = {"theta": None if learned else theta, "discretizer": self.discretizer}
-        return own | {"replaced": self._assigned or self.system is not None}
+        return own | {"replaced": self._assigned or self._space is not None}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         theirs: Mapping[str, Any] = args[0] or {}
-        name = prefix[:-1].removesuffix("memory").rstrip(".") or type(self).__name__
+        name = prefix[:-1].removesuffix(".memory") or type(self).__name__
         compare_dynamics(self._facts(), theirs.get("dynamics"), name, args[-1])
         own = f"theta={self._name_theta()} and discretizer={self.discretizer!r}"
         translate(state_dict, prefix, self._matrices(), self._parameters, args[-1], own)
@@ -348,7 +350,10 @@ class Dynamics(nn.Module):
         text = f"memory_size={self.memory_size}, theta={self._name_theta()}"
         for name in ("learn_a", "learn_b", "learn_theta"):
             text += f", {name}=True" if getattr(self, name) else ""
-        text += "" if self.system is None else ", system=(...)"
+        if self._space is not None:
+            text += (
+                f", system={self.system!r}" if isinstance(self.system, str) else ", system=(...)"
+            )
         return text + (f", discretizer={self.discretizer!r}" if self.discretizer != "zoh" else "")
 
     def _name_theta(self) -> str:

@@ -73,8 +73,8 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
         what, here = (here, what) if name == "replaced" and own[name] else (what, here)
         errors.append(
             f"layer {layer!r} was saved with {what}, and is built with {here} here: build it "
-            "alike; or, if its weights are to go on with other dynamics, load dict(state_dict), "
-            "which does not tell"
+            "alike; or, to use its weights with other dynamics, load dict(state_dict), which "
+            "carries no metadata and is not compared"
         )
 
 

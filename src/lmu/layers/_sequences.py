@@ -151,11 +151,11 @@ def in_pieces(run: Run, x: Any, state: State, lengths: Any, resets: Any) -> tupl
     if resets is None:
         return run(x, state, lengths)
     resets = _checked(resets, x)
-    if resets.is_meta:  # nothing tells where
+    if resets.is_meta:  # without values
         return run(x, state, lengths)
     if lengths is not None:
         _, ragged = unpack(x, lengths)
-        if ragged is None:  # the input is none, which the layer tells
+        if ragged is None:  # the layer refuses this input
             return run(x, state, lengths)
         # Padding starts nothing.
         lengths, resets = ragged.lengths, resets & ragged.inside.squeeze(2)

@@ -56,7 +56,7 @@ def _differs(function: Any, x: Tensor, training: bool) -> bool:
     return not all(torch.equal(answers[0], answer) for answer in answers[1:])
 
 
-class Asked:
+class StatefulCheck:
     """Caches the answer of :func:`has_state` for a function until the function changes."""
 
     def __init__(self, size: int = 1) -> None:
@@ -71,4 +71,4 @@ class Asked:
         return self.answer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Asked, (self.size,)  # copies have a copy of the function
+        return StatefulCheck, (self.size,)  # copies have a copy of the function

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lmu._arguments import shown
 from lmu.ops._modes import is_plain
-from lmu.theory import discretize
+from lmu.theory import discretize, fourier, fourier_basis
 from lmu.theory.discretize import DISCRETIZERS
 
 Decoder = Callable[[int, Tensor], Tensor]
@@ -41,8 +41,25 @@ class StateSpace(NamedTuple):
         return {"Ad": Ad, "Bd": Bd}
 
 
+# By name: matrices of (order, theta), and the decoder.
+SYSTEMS = {"fourier": (fourier, fourier_basis)}
+
+
+def named_system(name: str, order: int, theta: Any) -> StateSpace:
+    """The system of a name, of the window ``theta`` or, if it is a tuple, of each channel's."""
+    if name not in SYSTEMS:
+        raise ValueError(
+            f"system must be one of {list(SYSTEMS)}, (A, B) or (A, B, decoder), got {name!r}"
+        )
+    matrices, decoder = SYSTEMS[name]
+    if not isinstance(theta, tuple):
+        return StateSpace(*matrices(order, theta), decoder)
+    A, B = zip(*(matrices(order, value) for value in theta), strict=True)
+    return StateSpace(torch.stack(A), torch.stack(B), decoder)
+
+
 def check_system(
-    system: Any, order: int, channels: int, learn_theta: bool, discretizer: str | None
+    system: Any, order: int, channels: int, theta: Any, learn_theta: bool, discretizer: str | None
 ) -> StateSpace | None:
     """Return the system that was passed, in float64 on the CPU; None is Legendre's.
 
@@ -57,8 +74,14 @@ def check_system(
                 f"system: choose one of {sorted(DISCRETIZERS)}, or pass system=(Ad, Bd)"
             )
         return None
+    if isinstance(system, str):
+        system = named_system(system, order, theta)
+        if discretizer is None:
+            raise ValueError("discretizer=None is for discrete matrices, and system has a name")
     if not isinstance(system, (tuple, list)) or len(system) not in {2, 3}:
-        raise TypeError(f"system must be (A, B) or (A, B, decoder), got {shown(system)}")
+        raise TypeError(
+            f"system must be one of {list(SYSTEMS)}, (A, B) or (A, B, decoder), got {shown(system)}"
+        )
     if learn_theta:
         raise ValueError(
             "learn_theta trains the window of the Legendre system, and system is another: train "

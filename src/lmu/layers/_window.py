@@ -24,7 +24,7 @@ def read_window(
     if m.shape[-1:] != (channels * order,):
         raise ValueError(
             f"m must have the shape (..., {channels * order}), "
-            f"memory_channels * memory_size, got {tuple(m.shape)}"
+            f"channels * memory_size, got {tuple(m.shape)}"
         )
     windows = theta if isinstance(theta, tuple) else (theta,) * channels
     if delays is None:

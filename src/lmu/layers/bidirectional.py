@@ -74,7 +74,7 @@ class Bidirectional(nn.Module):
 
         Raises:
             TypeError: A dtype is not the layers'.
-            ValueError: A shape or device does not fit, or a length is not within 1 and time.
+            ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
         signal, ragged = unpack(x, lengths)
         check_input(signal, ("batch", "time"), self.input_size, self._like())

@@ -23,7 +23,7 @@ from lmu.layers._checks import (
 )
 from lmu.layers._hidden import RNN, CellAdapter, is_recurrent
 from lmu.layers._modules import name_of_function, reset_modules
-from lmu.layers._stateful import Asked
+from lmu.layers._stateful import StatefulCheck
 from lmu.layers.memory import LegendreMemory
 from lmu.layers.state import State
 from lmu.ops import LMUWeights
@@ -50,7 +50,7 @@ class LMUCell(MemoryLayer):
         input_size: Number of input features.
         hidden_size: Number of hidden units; None asks the hidden cell.
         memory_size: Order d of the Legendre memory.
-        theta: Length of the memory's window in time steps; or a sequence with that of each channel.
+        theta: Length of the memory's window in time steps; or a sequence, one length per channel.
         learn_a: Train the memory's ``Ad``.
         learn_b: Train the memory's ``Bd``.
         learn_theta: Train the length of the window.
@@ -58,9 +58,10 @@ class LMUCell(MemoryLayer):
         hidden_cell: What reads the memory: ``"rnn"``, the equation above; None, which gives
             ``[m_t; x_t]`` itself as output; or a module, called with ``[m_t; x_t]`` alone
             (``nn.Linear``, ``nn.Sequential``) or, if its ``forward`` takes a state too, as
-            ``nn.LSTMCell`` is. Its output is its state, or the state's first tensor.
+            ``nn.LSTMCell`` is. The output of one with a state is that state, or its first tensor.
         hidden_activation: In place of the equation's tanh: ``"tanh"``, ``"relu"``, ``"sigmoid"``,
-            ``"identity"``, ``"gelu"``, or a function, which is called at each step.
+            ``"identity"``, ``"gelu"``, or a function, which is called at each step. One without a
+            bound, such as relu, may let the recurrence grow.
         hidden_to_memory: Feed the hidden state back into the memory. Without ``e_h`` the memory is
             linear in the input, and a sequence of it is evaluated at once.
         memory_to_memory: Feed the memory back into its input by ``e_m``.
@@ -71,13 +72,14 @@ class LMUCell(MemoryLayer):
             ``hidden_activation``; linear if None.
         memory_bias: Add ``b_u`` to u.
         hidden_bias: Add ``b_h`` in the default hidden cell.
-        dropout: Probability with which each number of the input is dropped in training, for all
-            that reads it, again at each step.
+        dropout: Probability with which each number of the input is dropped in training, for the
+            memory and the hidden units alike, independently at each step.
         recurrent_dropout: Probability with which a state is dropped where ``e_h`` and ``e_m`` feed
             it back, in training, the same states at all steps of a call.
         initializers: By names of parameters, functions that fill them in place, such as ``{"e_x":
             nn.init.ones_}``; what they do not name is drawn as usual.
-        discretizer: The memory's: ``"zoh"``, ``"euler"``, ``"bilinear"``, ...
+        discretizer: Of the memory: ``"zoh"``, ``"euler"``, ``"bilinear"``, ``"euler-unchecked"`` or
+            None.
         system: Another system than Legendre's, see :class:`LegendreMemory`.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -85,7 +87,7 @@ class LMUCell(MemoryLayer):
     Parameters are, with c memory channels, ``e_x`` (c, input_size), ``e_h`` (c, hidden_size),
     ``e_m`` (c, c * memory_size), ``W_x`` (hidden_size, input_size), ``W_h`` (hidden_size,
     hidden_size) and ``W_m`` (hidden_size, c * memory_size), channel after channel; ``b_u`` (c,) and
-    ``b_h`` (hidden_size,) if asked for. Of these, None is what an argument leaves out.
+    ``b_h`` (hidden_size,) if asked for. A parameter that an argument leaves out is None.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -134,6 +136,7 @@ class LMUCell(MemoryLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        memory_channels = check_size("memory_channels", memory_channels)
         self._hold(
             LegendreMemory(
                 memory_size,
@@ -163,7 +166,7 @@ class LMUCell(MemoryLayer):
         self.hidden_cell = hidden_cell
         self.hidden_activation = check_activation(hidden_activation, "hidden_activation")
         self._recurrent = isinstance(hidden_cell, nn.Module) and is_recurrent(hidden_cell)
-        self._asked = Asked(memory_channels), Asked(read)
+        self._stateful_checks = StatefulCheck(memory_channels), StatefulCheck(read)
         self.initializers = initializers
         self._check_connections()
         self._add_parameters({"device": device, "dtype": dtype})
@@ -256,8 +259,8 @@ class LMUCell(MemoryLayer):
             x: Input (batch, input_size).
             state: ``(h, m)`` of the step before, (batch, hidden_size) and (batch, memory_channels *
                 memory_size); zeros if None. With a recurrent ``hidden_cell``, ``h`` is its state.
-                ``m`` may be float64, as windows beyond some thousand steps want it: the new one
-                is then too.
+                ``m`` may be float64, recommended for theta above a few thousand: the new one is
+                then too.
 
         Returns:
             ``h`` (batch, hidden_size) in the layer's dtype, and ``m`` in that dtype but at
@@ -285,7 +288,7 @@ class LMUCell(MemoryLayer):
         return self.memory._anchor
 
     @property
-    def _fast(self) -> bool:
+    def _is_published(self) -> bool:
         """True if the recurrence is the published one, up to its activation."""
         own = isinstance(self.hidden_cell, str)  # PyTorch 2.6 cannot trace "module == text"
         return own and self._linear_encoder and not self._drops
@@ -295,7 +298,7 @@ class LMUCell(MemoryLayer):
         return self.encoder_activation is None
 
     @property
-    def _coupled(self) -> bool:
+    def _is_coupled(self) -> bool:
         """True if the memory's input depends on states so that it must go step by step."""
         if self._stateful:
             return True
@@ -306,7 +309,7 @@ class LMUCell(MemoryLayer):
     def _stateful(self) -> bool:
         """True if an activation or a hidden cell has a state of its own."""
         cell = None if self._recurrent or isinstance(self.hidden_cell, str) else self.hidden_cell
-        return self._asked[0](self.encoder_activation) or self._asked[1](cell)
+        return self._stateful_checks[0](self.encoder_activation) or self._stateful_checks[1](cell)
 
     @property
     def _drops(self) -> bool:
@@ -376,7 +379,7 @@ class LMUCell(MemoryLayer):
         h, m = self._checked_state(x.shape[0], state, like)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         x = x.to(compute_dtype(like.dtype))
-        if not self._fast:
+        if not self._is_published:
             y, h, m = self._loop(x.unsqueeze(1), h, m)
             y = y.squeeze(1)
         else:

@@ -25,6 +25,13 @@ from lmu.ops.lmu.dispatch import check_lmu_method, explain_lmu, run_lmu
 from lmu.ops.lmu.parallel import run_parallel
 
 Sequences = Tensor | PackedSequence
+_OF_LSTM = {  # arguments of nn.LSTM that LMU lacks
+    "batch_first": "input is (batch, time, input) always",
+    "num_layers": "put layers into an LMUStack",
+    "bidirectional": "put two layers into a Bidirectional",
+    "bias": "pass memory_bias and hidden_bias",
+    "proj_size": "pass a module as hidden_cell",
+}
 
 
 class Record(NamedTuple):
@@ -63,21 +70,28 @@ class LMU(LMUCell):
     def __init__(
         self, *cell: Any, return_sequences: bool = True, method: str = "auto", **options: Any
     ) -> None:
-        super().__init__(*cell, **options)
+        try:
+            super().__init__(*cell, **options)
+        except TypeError as error:
+            if "LMUCell.__init__()" not in str(error):
+                raise
+            message = str(error).replace("LMUCell.__init__()", "LMU")
+            hints = [hint for name, hint in _OF_LSTM.items() if f"'{name}'" in message]
+            raise TypeError(": ".join([message, *hints])) from None
         self.return_sequences = check_flag("return_sequences", return_sequences)
         self.method = self._checked_method(method)
 
     def _checked_method(self, method: str) -> str:
         if not isinstance(method, str) or method not in {"auto", *LMU_METHODS}:
             raise ValueError(f"method must be 'auto' or one of {list(LMU_METHODS)}, got {method!r}")
-        if method == "parallel" and (self._coupled or self.recurrent_dropout):
+        if method == "parallel" and (self._is_coupled or self.recurrent_dropout):
             raise ValueError(
                 "method 'parallel' needs hidden_to_memory=False, and with several memory channels, "
                 "an encoder_activation or recurrent_dropout also memory_to_memory=False: what is "
                 "fed back goes step by step"
             )
         if method in {"blocks", "triton"}:
-            if not self._fast or self.recurrent_dropout:
+            if not self._is_published or self.recurrent_dropout:
                 raise ValueError(
                     f"method {method!r} runs the default hidden cell without encoder_activation "
                     "and recurrent_dropout: choose 'auto', 'loop' or 'parallel'"
@@ -105,8 +119,8 @@ class LMU(LMUCell):
                 is.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything; without a step the state stays as it is.
-            resets: True (batch, time) at steps from which on a sequence knows nothing of those
-                before, such as the first of an episode.
+            resets: True (batch, time) at steps before which the state is set to zero, such as the
+                first of an episode.
             return_sequences: Give the hidden states of all steps, or of the last alone; as the
                 layer was built if None.
 
@@ -153,7 +167,7 @@ class LMU(LMUCell):
     def _run_ragged(self, ragged: Ragged, state: State) -> tuple[Tensor, tuple[State, Tensor]]:
         """Outputs, zero in padding, and the state of each sequence at its end."""
         x, steps, mask = ragged.x, ragged.lengths, ragged.inside
-        if state is None and self._fast and self.hidden_activation in ZERO_AT_ZERO:
+        if state is None and self._is_published and self.hidden_activation in ZERO_AT_ZERO:
             # Without input the state stays at zero: sequences may as well all end together.
             ones = align_right(mask.to(x.dtype), steps)
             y, after = self._run_whole(align_right(x, steps), None, ones)
@@ -175,7 +189,7 @@ class LMU(LMUCell):
         h, m = self._checked_state(x.shape[0], state)
         dtype = self._like().dtype
         x = x.to(compute_dtype(dtype))
-        if not self._fast:
+        if not self._is_published:
             y, h, m = self._run_general(x, h, m, state is None, every=every)
             return y, (h, m)
         weights = self._weights(ones=self._biased)
@@ -188,8 +202,8 @@ class LMU(LMUCell):
                 m,
                 weights,
                 method=self.method,
-                feedback=self._coupled,
-                dynamics=self._block_dynamics() if self._coupled else None,
+                feedback=self._is_coupled,
+                dynamics=self._block_dynamics() if self._is_coupled else None,
                 activation=self.hidden_activation,
             )
         return output.to(dtype), (h.to(dtype), m)
@@ -208,7 +222,7 @@ class LMU(LMUCell):
 
         Steps that are padding are False in ``mask`` (batch, time, 1).
         """
-        if self._coupled or self.method == "loop":
+        if self._is_coupled or self.method == "loop":
             return self._loop(x, h, m, mask)
         cell, system = self._cell(), self._system()
         with no_autocast(x.device):
@@ -227,9 +241,9 @@ class LMU(LMUCell):
     def record(
         self, x: Sequences, state: State = None, *, lengths: Lengths = None
     ) -> tuple[Record, tuple[State, Tensor]]:
-        """Run step by step and give all that happens: outputs, memory states and its inputs.
+        """Run step by step and give outputs, memory states and inputs of the memory at all steps.
 
-        Arguments and errors are those of :meth:`forward`; ``dropout`` is as in training or not.
+        Arguments and errors are those of :meth:`forward`; dropout is active in training mode.
 
         Returns:
             Outputs (batch, time, hidden_size), states m (batch, time, memory_channels *
@@ -284,16 +298,16 @@ class LMU(LMUCell):
             self._like().device.type,
         )
         if self.method != "auto":
-            cost = LMU_METHODS[self.method].cost(problem) if self._fast else None
+            cost = LMU_METHODS[self.method].cost(problem) if self._is_published else None
             return MethodChoice(self.method, "asked for by name", cost)
-        if not self._fast:
-            if self._coupled:
+        if not self._is_published:
+            if self._is_coupled:
                 return MethodChoice("loop", "the cell, or what is fed back, goes step by step")
             reason = "the memory is linear: all its states at once, then the cell"
             return MethodChoice("parallel", reason)
         return explain_lmu(
             problem,
-            feedback=self._coupled,
+            feedback=self._is_coupled,
             transformed=is_transformed(),
             activation=self.hidden_activation,
         )
@@ -323,10 +337,23 @@ class LMU(LMUCell):
 
 
 def _signature() -> inspect.Signature:
-    """The arguments of the cell and of the layer, for help() and whoever else asks."""
+    """The arguments of the cell and of the layer."""
     own, cell = inspect.signature(LMU.__init__), inspect.signature(LMUCell)
     added = [own.parameters[name] for name in ("return_sequences", "method")]
     return cell.replace(parameters=[*cell.parameters.values(), *added], return_annotation=None)
 
 
+def _documentation() -> str | None:
+    """The layer's docstring with the cell's arguments in the place of ``*cell``; None with -OO."""
+    if LMU.__doc__ is None or LMUCell.__doc__ is None:
+        return None
+    cell = LMUCell.__doc__.split("    Args:\n")[1].split("\n\n")[0]
+    before, rest = LMU.__doc__.split("        *cell:")
+    return f"{before}{cell}\n        {rest[rest.index('return_sequences:') :]}".replace(
+        "        **options: All other arguments of :class:`LMUCell`, by name.\n", ""
+    )
+
+
+# For help(), which would show *cell and **options.
 LMU.__signature__ = _signature()  # pyright: ignore[reportAttributeAccessIssue]
+LMU.__doc__ = _documentation()

@@ -24,7 +24,7 @@ from lmu.layers._checks import (
 )
 from lmu.layers._modules import is_hooked, is_simple, name_of, name_of_function, reset_modules
 from lmu.layers._sequences import Ragged, in_pieces, last_step, unpack
-from lmu.layers._stateful import Asked
+from lmu.layers._stateful import StatefulCheck
 from lmu.layers.memory import LegendreMemory, Lengths
 from lmu.ops import READOUT_METHODS, MethodChoice, Problem, explain_memory, explain_readout
 from lmu.ops._activations import apply_rows, check_activation
@@ -49,9 +49,9 @@ class LMUFFT(MemoryLayer):
         input_size: Number of input features.
         hidden_size: Number of hidden units.
         memory_size: Order d of the Legendre memory.
-        seq_len: Length of the sequences that are expected, of which the impulse response is kept.
-            A hint, which may be left out: any length runs and gives the right answer.
-        theta: Length of the memory's window in time steps; or a sequence with that of each channel.
+        seq_len: Expected length of sequences, of which the impulse response is computed once. A
+            hint: any length runs and gives the right answer.
+        theta: Length of the memory's window in time steps; or a sequence, one length per channel.
         memory_channels: Number of memories, each with an input ``u`` of its own.
         learn_a: Train the memory's ``Ad``.
         learn_b: Train the memory's ``Bd``.
@@ -64,19 +64,20 @@ class LMUFFT(MemoryLayer):
             ``encode_input=False``.
         hidden_activation: What is applied to the hidden units: ``"relu"``, ``"tanh"``,
             ``"sigmoid"``, ``"identity"``, ``"gelu"``, or a function.
-        dropout: Probability with which each number of the input is dropped in training, for all
-            that reads it, again at each step.
+        dropout: Probability with which each number of the input is dropped in training, for the
+            memory and the hidden units alike, independently at each step.
         initializers: By names of parameters, functions that fill them in place, such as
             ``{"W_u.weight": nn.init.ones_}``.
         return_sequences: Give the hidden states of all steps. False gives the last one, by a single
-            matrix product: far quicker, and what sequence classification wants.
+            matrix product, as sequence classification needs it.
         method: How all steps are computed, ``"fft"``, ``"chunked"`` or ``"states"``, or by kernels
-            for CUDA, ``"triton"``; ``"auto"`` chooses one of the former, see
+            for CUDA, ``"triton"``; ``"auto"`` chooses one of the first three, see
             :func:`lmu.ops.choose_readout`.
         causal: Let no input touch an output before it. By FFT one that is NaN or huge spoils all
             earlier outputs of its sequence, and NaN those of its chunk by chunks: True computes in
             chunks, and gives NaN from the first input on that is not finite.
-        discretizer: The memory's: ``"zoh"``, ``"euler"``, ``"bilinear"``, ...
+        discretizer: Of the memory: ``"zoh"``, ``"euler"``, ``"bilinear"``, ``"euler-unchecked"`` or
+            None.
         system: Another system than Legendre's, see :class:`LegendreMemory`.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -127,6 +128,7 @@ class LMUFFT(MemoryLayer):
                 "LMUFFT(input_size, hidden_size, memory_size, theta=...)"
             )
         super().__init__()
+        memory_channels = check_size("memory_channels", memory_channels)
         self.method, self.causal = self._checked_method(method, causal), causal
         self._hold(
             LegendreMemory(
@@ -159,12 +161,12 @@ class LMUFFT(MemoryLayer):
             encoder_activation = torch.relu if encode_input else None
         self.encoder_activation = check_encoder_activation(encoder_activation)
         self.hidden_activation = check_activation(hidden_activation, "hidden_activation")
-        self._asked = Asked(memory_channels), Asked(hidden_size)
-        self._refuse_state()
+        self._stateful_checks = StatefulCheck(memory_channels), StatefulCheck(hidden_size)
+        self._refuse_stateful()
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
         factory = {"device": device, "dtype": dtype}
-        self.W_u: nn.Linear  # None without encode_input; not so in the types, for all the others
+        self.W_u: nn.Linear  # None without encode_input
         self.register_module("W_u", None)
         if encode_input:
             self.W_u = nn.Linear(input_size, memory_channels, **factory)
@@ -259,8 +261,8 @@ class LMUFFT(MemoryLayer):
                 all; zeros if None. Only ``m_0`` matters: nothing is fed back from the hidden units.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything; without a step the state stays as it is.
-            resets: True (batch, time) at steps from which on a sequence knows nothing of those
-                before, such as the first of an episode.
+            resets: True (batch, time) at steps before which the state is set to zero, such as the
+                first of an episode.
             return_state: Give the whole state in the second place, to go on with the sequence.
             return_sequences: Give the hidden states of all steps, or of the last alone; as the
                 layer was built if None.
@@ -292,12 +294,12 @@ class LMUFFT(MemoryLayer):
         signal, ragged = unpack(x, lengths)
         like = self._prepare(signal)
         check_sequence(signal, self.input_size, like)
-        self._refuse_state()
+        self._refuse_stateful()
         h_0, m_0 = self._checked_state(signal.shape[0], state, like)
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         u = self._encode(signal)
-        last = self.memory._ends
+        last = self.memory._of_last_step
         if every:
             output, m_n = self._all_outputs(u, signal, m_0)
             if ragged is None:
@@ -325,10 +327,10 @@ class LMUFFT(MemoryLayer):
             return u
         return apply_rows(self.encoder_activation, u.clone() if u is x else u)
 
-    def _refuse_state(self) -> None:
+    def _refuse_stateful(self) -> None:
         for i, name in enumerate(("encoder_activation", "hidden_activation")):
             function = getattr(self, name)
-            if not isinstance(function, str) and self._asked[i](function):
+            if not isinstance(function, str) and self._stateful_checks[i](function):
                 raise ValueError(
                     f"{name} has a state, which must see one step after another: use "
                     f"LMU(hidden_to_memory=False, {name}=...)"
@@ -389,8 +391,8 @@ class LMUFFT(MemoryLayer):
         return self._outputs(u, x, m_0)
 
     def _outputs(self, u: Tensor, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Tensor]:
-        if called := self._called():
-            self._check_called(called)
+        if called := self._part_that_is_called():
+            self._check_method_of_part_that_is_called(called)
             hooked = self.memory._own_hooks
             m, m_n = self._call_memory(u, m_0) if hooked else self.memory._states(u, m_0)
             return self._read_out(m, x), m_n
@@ -426,8 +428,8 @@ class LMUFFT(MemoryLayer):
         """The method for the outputs of all steps, with its reason."""
         problem = self._problem(length, batch_size)
         method, reason = self.method, "asked for by name"
-        if called := self._called():
-            self._check_called(called)
+        if called := self._part_that_is_called():
+            self._check_method_of_part_that_is_called(called)
             method, reason = "states", f"{called}: it is called, which takes all states"
         elif method == "auto" and self.causal:
             method, reason = "chunked", "causal=True: no input touches an output before it"
@@ -436,13 +438,13 @@ class LMUFFT(MemoryLayer):
             return explain_readout(problem, initial_state=initial_state, transformed=transformed)
         return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem))
 
-    def _called(self) -> str | None:
+    def _part_that_is_called(self) -> str | None:
         """A part that must be called, so that all states are formed; None if there is none."""
         if self.memory._own_hooks:
             return f"memory is a {name_of(self.memory)}"
         return None if is_simple(self.W_h) else f"W_h is a {name_of(self.W_h)}"
 
-    def _check_called(self, called: str) -> None:
+    def _check_method_of_part_that_is_called(self, called: str) -> None:
         if self.method not in {"auto", "states"}:
             others = "'auto'" if self.causal else "'auto' or 'states'"
             raise ValueError(
@@ -482,6 +484,6 @@ class LMUFFT(MemoryLayer):
         # An adapter or a quantized module may have something else of this name.
         weight: Any = getattr(self.W_h, "weight", None)
         fits = isinstance(weight, Tensor) and weight.is_floating_point()
-        # One that is loaded in a call only tells nothing before.
+        # A weight that hooks load during a call is on meta before it.
         away = fits and weight.is_meta and is_hooked(self.W_h)
         return weight if fits and not away else self.memory._anchor

@@ -42,7 +42,7 @@ class LegendreMemory(Dynamics):
 
     Args:
         memory_size: Order d: number of Legendre polynomials that span the window.
-        theta: Length of the window in time steps; or a sequence with that of each channel.
+        theta: Length of the window in time steps; or a sequence of lengths, one per channel.
         channels: Number of signals, each of which has a memory.
         learn_a: Train ``Ad``, the discrete state matrix.
         learn_b: Train ``Bd``, the discrete input vector.
@@ -50,11 +50,12 @@ class LegendreMemory(Dynamics):
             the parameter ``log_theta``: it stays positive and, with Euler's method, stable.
         discretizer: ``"zoh"``, ``"euler"`` or ``"bilinear"``; ``"euler-unchecked"`` is Euler's also
             where it amplifies noise, as imported models may. None: ``system`` is discrete already.
-        system: Another system than Legendre's, ``(A, B)`` or ``(A, B, decoder)`` with A (order,
-            order) and B (order,) per time step, or with a first axis for the channels;
+        system: Another system than Legendre's: ``"fourier"``, the series of the window, whose order
+            is odd; or matrices of your own, ``(A, B)`` or ``(A, B, decoder)`` with A (order, order)
+            and B (order,) per time step, or with a first axis for the channels. Matrices are used
+            as they are: ``theta`` must be the length of their window, which ``decode`` reads.
             ``decoder(order, r)`` gives the weights (*r.shape, order) that read a state at the
-            fractions r of ``theta``. Such as ``(*fourier(17, 100), fourier_basis)``, both of
-            :mod:`lmu.theory`.
+            fractions r of ``theta``.
         method: How the states of all steps are computed, a key of
             :data:`lmu.ops.MEMORY_METHODS` that gives them all; ``"auto"`` chooses the fastest, see
             :meth:`explain`.
@@ -137,7 +138,7 @@ class LegendreMemory(Dynamics):
         signal, m_0, ragged = self._checked(u, m_0, lengths)
         if ragged is None:
             m, m_n = self._states(signal, m_0)
-            return m.flatten(2), self._ends(m_n)[0].flatten(1)
+            return m.flatten(2), self._of_last_step(m_n)[0].flatten(1)
         m = self._states(signal, m_0)[0].flatten(2)
         m = torch.where(ragged.inside, m, m.new_zeros(()))
         return ragged.pack(m), self._last(signal, m_0, ragged).flatten(1)
@@ -154,7 +155,7 @@ class LegendreMemory(Dynamics):
         """
         signal, m_0, ragged = self._checked(u, m_0, lengths)
         m_n = self._last(signal, m_0, ragged)
-        return (self._ends(m_n)[0] if ragged is None else m_n).flatten(1)
+        return (self._of_last_step(m_n)[0] if ragged is None else m_n).flatten(1)
 
     @explained(W=tensor("rows", "states", floating=True), bias=optional(tensor(floating=True)))
     def readout(
@@ -194,7 +195,7 @@ class LegendreMemory(Dynamics):
         bias = W.new_zeros(len(W)) if bias is None else bias
         check_weight("bias", bias, (len(W),), self._anchor)
         y, m_n = self._readout(signal, signal[..., :0], W, W[:, :0], bias, m_0, method, activation)
-        return y, self._ends(m_n)[0].flatten(1)
+        return y, self._of_last_step(m_n)[0].flatten(1)
 
     @explained(u=tensor(floating=True))
     def step(self, u: Tensor, m: Tensor | None = None) -> Tensor:
@@ -203,7 +204,7 @@ class LegendreMemory(Dynamics):
         Args:
             u: Signals (batch, channels).
             m: What the call before returned (batch, channels * memory_size); zeros if None. It may
-                be float64, as windows beyond some thousand steps want it.
+                be float64, recommended for theta above a few thousand.
 
         Returns:
             The memory (batch, channels * memory_size), at least float32.
@@ -242,8 +243,8 @@ class LegendreMemory(Dynamics):
         Source: Voelker et al., NeurIPS 2019, equation 3.
         """
         decoder = None
-        if self.system is not None:
-            decoder = self.system.decoder
+        if self._space is not None:
+            decoder = self._space.decoder
             if decoder is None:
                 raise ValueError("this memory has no decoder: pass system=(A, B, decoder)")
         return read_window(m, delays, self.theta, self.channels, self.memory_size, decoder)
@@ -321,7 +322,7 @@ class LegendreMemory(Dynamics):
             u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation=activation
         )
 
-    def _ends(self, *values: Tensor) -> tuple[Tensor, ...]:
+    def _of_last_step(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Values of the sequence's last step, from those of the last step here."""
         return values if self._shard is None else self._shard.last(*values)
 

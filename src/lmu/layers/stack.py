@@ -143,8 +143,8 @@ class LMUStack(nn.Module):
         Args:
             x: Input (batch, time, input_size), of any length; or a ``PackedSequence``.
             state: What a call returned, to go on with the sequence: ``(output, (state of the first
-                layer, state of the second, ...))``, of which the output is that of a sequence
-                without a step, and None is zeros; zeros if None.
+                layer, state of the second, ...))``; zeros if None. The output is given again for a
+                sequence of length 0; it may be None.
             lengths: Number of steps of each sequence (batch,); all if None. What lies beyond is
                 padding, and has no influence on anything.
             return_sequences: Give the outputs of all steps, or of the last alone; as the last layer
@@ -157,7 +157,7 @@ class LMUStack(nn.Module):
 
         Raises:
             TypeError: A dtype is not the layers'.
-            ValueError: A shape or device does not fit, or a length is not within 1 and time.
+            ValueError: A shape or device does not fit, or a length is not within 0 and time.
         """
         y, ragged = unpack(x, lengths)
         like = self._like()

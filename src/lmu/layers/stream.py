@@ -26,10 +26,10 @@ class Stream:
     """Run a trained layer step by step on one or many streams, for inference.
 
     ``h = stream(x_t)`` gives the same numbers as the layer over the whole sequence, but checks
-    little, allocates nothing that stays, and reads the weights of an :class:`lmu.LMU` or
-    :class:`lmu.LMUFFT` once, here: call :meth:`refresh` after changing them. Where a weight is not
-    simply there to be read (stacks, other hidden cells, hooks, adapters) the modules are called, in
-    evaluation mode, while yours stay in theirs. An :class:`lmu.LMU` advances its memory once in a
+    little, and reads the weights of an :class:`lmu.LMU` or :class:`lmu.LMUFFT` once, here: call
+    :meth:`refresh` after changing them. Stacks, other hidden cells, activations with parameters,
+    and modules with hooks or adapters are called, in evaluation mode; the modules that were passed
+    keep their mode. An :class:`lmu.LMU` advances its memory once in a
     block of some ten steps (see :mod:`lmu.ops.lmu.blocks`). Dropout is off.
 
     Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
@@ -38,9 +38,9 @@ class Stream:
     a stream, until all streams have stepped together for the length of a block.
 
     Args:
-        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT`, :class:`lmu.LMUStack` or
-            :class:`lmu.LegendreMemory`, whose output and state are the memory; also compiled, or
-            wrapped for checkpointing or data parallel.
+        layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`; or a
+            :class:`lmu.LegendreMemory`, for which output and state are its memory. Also compiled,
+            or wrapped for checkpointing or data parallel.
         batch_size: Number of streams that step together.
 
     Raises:
@@ -136,8 +136,8 @@ class Stream:
     def state(self) -> State:
         """Copies of ``(h, m)``, (batch_size, hidden_size) and (batch_size, order).
 
-        Of a stack or a recurrent hidden cell, of what their state is. Streams without a past are
-        zero there, and are told from others by the state itself (not by its parts), so that
+        A stack or a recurrent hidden cell has a state of its own form. Streams without a past are
+        zero, and the state object marks them (its parts do not), so that
         ``stream.state = stream.state`` changes nothing but the last digit of the memory, which is
         summed up in float64.
         """

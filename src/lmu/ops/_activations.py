@@ -76,6 +76,8 @@ def check_activation(value: Any, name: str = "activation") -> Any:
     known = f"{name} must be one of {list(ACTIVATIONS)}, or a function such as torch.tanh"
     if isinstance(value, str):
         raise ValueError(f"{known}, got {value!r}")
+    if isinstance(value, type):
+        raise TypeError(f"{known}, got the class {value.__name__}: pass an instance of it")
     if not callable(value):
         raise TypeError(f"{known}, got {shown(value)}")
     return value

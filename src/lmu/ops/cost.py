@@ -50,11 +50,11 @@ class Problem:
 
     Attributes:
         length: Time steps.
-        order: Of the memory.
+        order: Order of the memory.
         rows: Hidden units; 0 if only states are needed.
-        batch: Sequences.
-        channels: Memories.
-        device: Its type, such as ``"cpu"``.
+        batch: Number of sequences.
+        channels: Number of memories.
+        device: Type of the device, such as ``"cpu"``.
     """
 
     length: int
@@ -106,8 +106,8 @@ def compare(problem: Problem, estimates: Mapping[str, Seconds]) -> dict[str, flo
 def explain_comparison(seconds: Mapping[str, float]) -> str:
     """Return the reason for the first of some methods, in words."""
     (_, best), (name, second), *_ = seconds.items()
-    if not best:  # of an empty batch
-        return f"as fast as by method {name!r}"
+    if not best or second / best < 1.05:  # the estimates tell no more; an empty batch costs nothing
+        return f"about as fast as by method {name!r}"
     return f"about {second / best:.1f} times as fast as by method {name!r}"
 
 

@@ -70,7 +70,7 @@ def discretize_theta(order: int, theta: Tensor, method: str = "zoh") -> tuple[Te
 
 @checked(order=whole(1, 2**20), method=one_of(sorted(DISCRETIZERS)))
 def least_theta(order: int, method: str) -> float:
-    """The shortest window, in time steps, that a discretization accepts; 0 if any is.
+    """The shortest window, in time steps, that a discretization accepts; 0 if it accepts any.
 
     For ``"euler"`` the one at which noise grows tenfold, :func:`lmu.theory.noise_gain`.
     """

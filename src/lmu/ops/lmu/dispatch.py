@@ -45,8 +45,8 @@ def choose_lmu(
 
     Args:
         problem: Its sizes; ``rows`` are the hidden units.
-        feedback: Whether the hidden state is fed back into the memory, or several channels of it
-            are into each other.
+        feedback: Whether the hidden state is fed back into the memory, or several channels are fed
+            back into each other.
         transformed: True under a transform of ``torch.func``.
         activation: Of the hidden units.
     """
