@@ -12,8 +12,8 @@ from tests import variants
 from tests.variants import LEGENDRE, each, fill, memory_of
 
 F64 = torch.float64
-LEARNS = each(LEGENDRE, expensive=True)
-layers = each(LEGENDRE)
+QUICK = {"memory", "LMUCell", "LMU", "LMU-open", "LMU-channels", "LMUFFT", "LMUFFT-last"}
+layers = each(LEGENDRE, expensive=True, quick=QUICK)
 
 
 def built(name: str, theta, **kwargs) -> Any:
@@ -29,7 +29,7 @@ def loss(layer, x):
     return torch.stack([t.square().sum() for t in tree_leaves(layer(x))]).sum()
 
 
-@LEARNS
+@layers
 @pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
 def test_gradient_of_theta_is_the_slope_of_the_loss(name, discretizer):
     theta, step = 22.0, 1e-4
