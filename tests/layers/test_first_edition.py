@@ -229,7 +229,7 @@ def test_log_theta_of_version_1_under_eulers_method_is_refused() -> None:
         ("LMUFFT, matrices", "", {"discretizer": "bilinear"}, "discretizer='bilinear', and is"),
         ("stack", "layers.0", {"theta": 20.0}, "layer 'layers.0' was saved with theta=20.0"),
         ("model", "layer.forward_layer", {"discretizer": "euler"}, "'layer.forward_layer' was"),
-        ("LMUCell, input", "", {"replaced": True}, "saved with matrices that were assigned to it"),
+        ("LMUCell, input", "", {"replaced": True}, "saved with matrices that were assigned"),
     ],
 )
 def test_other_dynamics_are_told(
