@@ -368,10 +368,12 @@ def test_compiles_as_one_graph(name, build, make_input, dynamic, learned):
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 def test_compiles_with_the_default_backend(name, build, make_input):
     torch._dynamo.reset()
-    layer, x = build(), make_input()
+    # Rounding grows in a loop of float32 more than is allowed.
+    dtype = torch.float64 if name == "LMU-gelu" else torch.float32
+    layer, x = build(dtype=dtype), make_input(dtype=dtype)
     compiled = torch.compile(layer, fullgraph=True)
     assert_same(compiled(x), layer(x))
-    assert_same(backward(compiled, x), backward(build(), x))
+    assert_same(backward(compiled, x), backward(build(dtype=dtype), x))
 
 
 @each(CONSTANT)

@@ -330,7 +330,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"theta": -1.0}, ValueError, "theta must be a positive, finite number .* got -1"),
     ({"theta": math.nan}, ValueError, "got nan"),
     ({"theta": None}, TypeError, "theta must be a number of time steps, got None"),
-    ({"theta": (1.0, 2.0)}, ValueError, "one for each of the 3 memory channels, got 2 numbers"),
+    ({"theta": (1.0, 2.0)}, ValueError, "one for each of the 3 channels, got 2 numbers"),
     ({"learn_a": 1}, TypeError, "learn_a must be True or False, got 1"),
     ({"learn_theta": True, "learn_b": True}, ValueError, "choose one of the two"),
     ({"discretizer": "tustin"}, ValueError, "discretizer must be one of .* got 'tustin'"),

@@ -17,8 +17,11 @@ from tests.variants import LAYERS, STREAMED, each, fill
 F64 = torch.float64
 # Those that a fast backend runs or, as the last ones, the layer's own steps; each with all tests.
 PLAIN = [name for name in STREAMED if name in {*LAYERS}]
-layers = each(PLAIN, expensive=True)
-anything = each(STREAMED, expensive=True)
+QUICK = {"LMU", "LMU-theta", "LMU-open", "LMU-channels", "LMU-tanh", "LMU-sigmoid", "LMU-prelu",
+         "LMU-gru", "LMUFFT", "LMUFFT-channels", "LMUFFT-gelu", "LMUFFT-theta",
+         "stack"}  # fmt: skip
+layers = each(PLAIN, expensive=True, quick=QUICK)
+anything = each(STREAMED, expensive=True, quick=QUICK)
 
 
 def build(name: str, **kwargs: Any) -> Any:

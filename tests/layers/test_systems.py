@@ -184,9 +184,10 @@ def test_stacks_and_streams_take_other_systems(system):
 
 FINE = legt(4, 9.0)
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"system": "fourier"}, TypeError, r"system must be \(A, B\) or \(A, B, decoder\), got 'four"),
-    ({"system": (FINE[0],)}, TypeError, r"system must be \(A, B\) or"),
-    ({"system": (*FINE, None, None)}, TypeError, r"system must be \(A, B\) or"),
+    ({"system": "legs"}, ValueError, "system must be one of .* got 'legs'"),
+    ({"system": "fourier", "discretizer": None}, ValueError, "for discrete matrices"),
+    ({"system": (FINE[0],)}, TypeError, r"system must be one of .* \(A, B\) or"),
+    ({"system": (*FINE, None, None)}, TypeError, r"system must be one of .* \(A, B\) or"),
     ({"system": (FINE[0].numpy(), FINE[1])}, TypeError, "A of system must be a real .* ndarray"),
     ({"system": (FINE[0], FINE[1].int())}, TypeError, "B of system must be .* got torch.int32"),
     ({"system": (FINE[0].to(torch.complex64), FINE[1])}, TypeError, "A of system must.*complex64"),

@@ -12,8 +12,8 @@ from tests import variants
 from tests.variants import LEGENDRE, each, fill, memory_of
 
 F64 = torch.float64
-LEARNS = each(LEGENDRE, expensive=True)
-layers = each(LEGENDRE)
+QUICK = {"memory", "LMUCell", "LMU", "LMU-open", "LMU-channels", "LMUFFT", "LMUFFT-last"}
+layers = each(LEGENDRE, expensive=True, quick=QUICK)
 
 
 def built(name: str, theta, **kwargs) -> Any:
@@ -29,7 +29,7 @@ def loss(layer, x):
     return torch.stack([t.square().sum() for t in tree_leaves(layer(x))]).sum()
 
 
-@LEARNS
+@layers
 @pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler"])
 def test_gradient_of_theta_is_the_slope_of_the_loss(name, discretizer):
     theta, step = 22.0, 1e-4
@@ -148,7 +148,7 @@ def test_learned_theta_compiles_as_one_graph(name):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="choose one of the two"):
         built("LMU", 14.0, learn_theta=True, learn_a=True)
-    with pytest.raises(ValueError, match=r"one for each of the 2 memory channels, got 3 numbers"):
+    with pytest.raises(ValueError, match=r"one for each of the 2 channels, got 3 numbers"):
         built("LMUFFT", (1.0, 2.0, 3.0), memory_channels=2)
     with pytest.raises(ValueError, match=r"theta must be a positive, finite .* got -1"):
         built("LMUFFT", (1.0, -1.0), memory_channels=2)

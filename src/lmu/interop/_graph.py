@@ -36,6 +36,8 @@ class Graph(nn.Module):
             self.cell = parts.cell.to(parts.dtype)
         if isinstance(parts.encoder, nn.Module):
             self.encoder = parts.encoder.to(parts.dtype)
+        if isinstance(parts.hidden, nn.Module):
+            self.hidden = parts.hidden.to(parts.dtype)
         for name, value in parts.weights.items():
             self._keep(name, value)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmu.layers._foreign import adopt
+from lmu.layers._foreign import adopt, present_name
 from lmu.layers.memory import LegendreMemory
 from lmu.ops import System
 from lmu.ops._modes import is_batched, is_differentiated
@@ -16,7 +16,8 @@ def _of_memory(name: str) -> Any:
     """Read an attribute of the memory, and refuse to replace it anywhere else."""
 
     def refuse(self: "MemoryLayer", value: Any) -> None:
-        raise AttributeError(f"{name} belongs to the memory: assign to layer.memory.{name}")
+        fix = "build another layer" if name == "theta" else f"assign to layer.memory.{name}"
+        raise AttributeError(f"{name} belongs to the memory: {fix}")
 
     return property(lambda self: getattr(self.memory, name), refuse)
 
@@ -112,6 +113,7 @@ def initialize(
     if initializers is not None and not isinstance(initializers, Mapping):
         raise TypeError(f"initializers must map names of parameters to functions: {initializers!r}")
     for name, function in (initializers or {}).items():
+        name = present_name(name, parameters)
         if name not in parameters:
             raise ValueError(
                 f"initializers name {name!r}, which is no parameter of this layer: it has "

@@ -207,6 +207,8 @@ def check_state(name: str, state: Tensor, shape: tuple[int, ...], like: Tensor) 
 def check_weight(name: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
     """Check shape, device and dtype of weights that are handed to a call."""
     _check_dense(name, weight)
+    if not weight.numel():
+        raise ValueError(f"{name} must not be empty, got {tuple(weight.shape)}")
     if weight.shape != shape:
         raise ValueError(f"{name} must have the shape {shape}, got {tuple(weight.shape)}")
     _check_device(name, weight, like)

@@ -135,6 +135,18 @@ class Dynamics(nn.Module):
         """True if a call of this module does more than its ``forward``."""
         return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
 
+    def _prune(self) -> bool:
+        """Make pruned matrices, as a call would; True if all hooks are those of pruning."""
+        from torch.nn.utils.prune import BasePruningMethod
+
+        hooks = list(self._forward_pre_hooks.values())
+        others = self._forward_hooks or self._backward_hooks
+        if others or not all(isinstance(hook, BasePruningMethod) for hook in hooks):
+            return False
+        for hook in hooks:
+            hook(self, ())
+        return True
+
     @property
     def _sharded(self) -> bool:
         """True if a process holds only its part of ``log_theta``."""
@@ -191,7 +203,11 @@ class Dynamics(nn.Module):
             device = self._anchor.device
             return getattr(self._system() if self.learn_theta else self._constant(device), name)
         parameter = self._parameters.get(name)
-        return self.__dict__[name] if parameter is None else parameter
+        if parameter is not None:
+            return parameter
+        if name not in self.__dict__:  # while a parametrization takes its place
+            raise AttributeError(f"{type(self).__name__} has no {name} at present")
+        return self.__dict__[name]
 
     def _replace(self, name: str, value: Any) -> None:
         """Compute with another constant matrix; theta then no longer tells what is remembered."""
@@ -331,7 +347,19 @@ class Dynamics(nn.Module):
         learned = self.learn_theta or (self.learn_a and self.learn_b)
         theta = list(self._theta) if isinstance(self._theta, tuple) else self._theta
         own = {"theta": None if learned else theta, "discretizer": self.discretizer}
-        return own | {"replaced": self._assigned or self._space is not None}
+        other = self._assigned or self._space is not None
+        return own | {"replaced": self._fingerprint() if other else False}
+
+    def _fingerprint(self) -> list[float] | None:
+        """Numbers that tell systems apart, of matrices that are not learned."""
+        matrices = self._matrices()
+        probe = torch.linspace(0.5, 1.5, self.memory_size, dtype=torch.float64, device="cpu")
+        sums = [
+            float((matrices[name].to(probe) * probe).sum())
+            for name, learned in (("Ad", self.learn_a), ("Bd", self.learn_b))
+            if not learned and is_plain(matrices[name])
+        ]
+        return sums or None
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -56,7 +56,7 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
     """Say so if weights were saved by a layer with other constant dynamics.
 
     Args:
-        own: What a layer's ``_dynamics`` gives; None is what is learned, and so in the checkpoint.
+        own: ``_facts()`` of a memory; None is learned, and so in the checkpoint.
         theirs: The same of the checkpoint; None if it does not tell.
         layer: Its name.
         errors: Appended to.
@@ -70,7 +70,8 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
             else f"{name}={value!r}"
         )
         here = "Legendre's" if name == "replaced" else f"{name}={own[name]!r}"
-        what, here = (here, what) if name == "replaced" and own[name] else (what, here)
+        if name == "replaced" and own[name]:
+            what, here = "other matrices" if value else here, "matrices of its own"
         errors.append(
             f"layer {layer!r} was saved with {what}, and is built with {here} here: build it "
             "alike; or, to use its weights with other dynamics, load dict(state_dict), which "
@@ -80,6 +81,8 @@ def compare_dynamics(own: dict[str, Any], theirs: Any, layer: str, errors: list[
 
 def _alike(one: Any, other: Any) -> bool:
     """True if thetas or discretizers lead to the same matrices, up to rounding."""
+    if isinstance(one, bool) or isinstance(other, bool):  # of the first edition
+        return bool(one) == bool(other)
     if isinstance(one, str) and isinstance(other, str):
         return one.removesuffix("-unchecked") == other.removesuffix("-unchecked")
     ones: list[Any] = list(one) if isinstance(one, (list, tuple)) else [one]

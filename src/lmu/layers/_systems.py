@@ -75,9 +75,9 @@ def check_system(
             )
         return None
     if isinstance(system, str):
-        system = named_system(system, order, theta)
         if discretizer is None:
             raise ValueError("discretizer=None is for discrete matrices, and system has a name")
+        system = named_system(system, order, theta)
     if not isinstance(system, (tuple, list)) or len(system) not in {2, 3}:
         raise TypeError(
             f"system must be one of {list(SYSTEMS)}, (A, B) or (A, B, decoder), got {shown(system)}"

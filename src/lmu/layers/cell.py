@@ -273,11 +273,10 @@ class LMUCell(MemoryLayer):
         return self._step(x, state)[1]
 
     def _prepare(self, x: Any) -> Tensor:
-        if self.memory._own_hooks:
+        if self.memory._own_hooks and not self.memory._prune():
             raise ValueError(
                 "a hook of the memory is never called: this layer advances the memory together "
-                "with its hidden units. Register it with the layer, or use "
-                "torch.nn.utils.parametrize for weights that are computed"
+                "with its hidden units. Register it with the layer"
             )
         return super()._prepare(x)
 

@@ -192,6 +192,10 @@ class LMU(LMUCell):
         if not self._is_published:
             y, h, m = self._run_general(x, h, m, state is None, every=every)
             return y, (h, m)
+        if self.method != "auto":  # which may have been set since
+            check_lmu_method(
+                self.method, feedback=self._is_coupled, activation=self.hidden_activation
+            )
         weights = self._weights(ones=self._biased)
         with no_autocast(x.device):
             if self._biased:
@@ -222,6 +226,10 @@ class LMU(LMUCell):
 
         Steps that are padding are False in ``mask`` (batch, time, 1).
         """
+        if self.method not in {"auto", "loop", "parallel"} or (
+            self.method == "parallel" and self._is_coupled
+        ):
+            self._checked_method(self.method)
         if self._is_coupled or self.method == "loop":
             return self._loop(x, h, m, mask)
         cell, system = self._cell(), self._system()

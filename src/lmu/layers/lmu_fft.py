@@ -398,6 +398,8 @@ class LMUFFT(MemoryLayer):
             return self._read_out(m, x), m_n
         if not self.input_to_hidden:
             x = x[..., :0]
+        if self.method != "auto":  # which may have been set since
+            self._checked_method(self.method, self.causal)
         W_m, W_x = self.W_h.weight.split((self._state_size, x.shape[2]), dim=1)
         y, m_n = self.memory._readout(
             u, x, W_m, W_x, self.W_h.bias, m_0, self._method, self.hidden_activation

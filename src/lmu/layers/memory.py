@@ -55,7 +55,8 @@ class LegendreMemory(Dynamics):
             and B (order,) per time step, or with a first axis for the channels. Matrices are used
             as they are: ``theta`` must be the length of their window, which ``decode`` reads.
             ``decoder(order, r)`` gives the weights (*r.shape, order) that read a state at the
-            fractions r of ``theta``.
+            fractions r of ``theta``. Methods by FFT lose digits where powers of the matrices grow
+            large: name the method ``"chunked"`` for such a system.
         method: How the states of all steps are computed, a key of
             :data:`lmu.ops.MEMORY_METHODS` that gives them all; ``"auto"`` chooses the fastest, see
             :meth:`explain`.
@@ -104,9 +105,13 @@ class LegendreMemory(Dynamics):
             device,
             dtype,
         )
+        self.method = method
+        self._check_method()
+
+    def _check_method(self) -> None:
+        method = self.method
         if not isinstance(method, str) or method not in {"auto", *STATES}:
             raise ValueError(f"method must be 'auto' or one of {list(STATES)}, got {method!r}")
-        self.method = method
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults."""
@@ -190,6 +195,8 @@ class LegendreMemory(Dynamics):
             known = list(READOUT_METHODS)
             raise ValueError(f"method must be 'auto' or one of {known}, got {method!r}")
         check_activation(activation)
+        if isinstance(u, PackedSequence):
+            raise TypeError("readout takes a tensor (batch, time, channels), got a PackedSequence")
         signal, m_0, _ = self._checked(u, m_0, None)
         check_weight("W", W, (len(W), self.channels * self.memory_size), self._anchor)
         bias = W.new_zeros(len(W)) if bias is None else bias
@@ -271,6 +278,8 @@ class LegendreMemory(Dynamics):
         system = self._system(u.device)
         if self._shard is not None:
             m_0 = self._shard.start(u, system, m_0)
+        if self.method != "auto":  # which may have been set since
+            self._check_method()
         H = system.kept_response(u.shape[1], compute_dtype(u.dtype), self.seq_len)
         return run_memory(u, widen(system.Ad), widen(system.Bd), m_0, method=self.method, H=H)
 

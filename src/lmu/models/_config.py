@@ -123,6 +123,12 @@ def _dtype(module: Any) -> torch.dtype | None:
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
     """Return the arguments of a module's constructor, read from its attributes."""
+    memory = getattr(module, "memory", module)
+    if isinstance(memory, LegendreMemory) and memory._assigned:
+        raise ValueError(
+            f"the matrices that were assigned to the memory of {type(module).__name__} cannot be "
+            "described: save the state_dict of this model, and assign them again"
+        )
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in {"device", "initializers"}:
