@@ -306,6 +306,7 @@ def inference_first(group: Any) -> bool:
         before = layer(x)[0].clone()
     y = layer(x)[0]
     y.sum().backward()
+    assert layer.W_u is not None
     return bool((y == before).all()) and layer.W_u.weight.grad is not None
 
 
@@ -318,5 +319,6 @@ def checkpointed(group: Any) -> float:
         y = checkpoint(lambda z, f=layer: f(z)[0], x, use_reentrant=False) if again else layer(x)[0]
         assert isinstance(y, Tensor)
         y.sum().backward()
+        assert layer.W_u is not None
         grads.append(layer.W_u.weight.grad)
     return (grads[0] - grads[1]).abs().max().item()

@@ -85,6 +85,7 @@ def equation(layer: Any, name: str, x: Tensor) -> Tensor:
     h, m, outputs = x.new_zeros(len(x), 7), x.new_zeros(len(x), c, d), []
     for x_t in x.unbind(1):
         if isinstance(layer, LMUFFT):
+            assert layer.W_u is not None
             u = torch.relu(layer.W_u(x_t))
         else:
             u = x_t @ layer.e_x.T

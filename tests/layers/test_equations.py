@@ -262,6 +262,7 @@ def test_lmu_fft_encoder_is_never_dead_for_non_negative_input(seed):
     torch.manual_seed(seed)
     layer = LMUFFT(1, 64, 4, 8, 8.0, return_sequences=False)
     layer(torch.rand(3, 8, 1))[0].sum().backward()
+    assert layer.W_u is not None
     assert layer.W_u.weight.grad is not None
     assert layer.W_u.weight.grad.abs().max() > 0
 

@@ -85,6 +85,7 @@ def equations(layer: LMUFFT, x: Tensor) -> Tensor:
     """By calls of the layer's modules, one step after another."""
     m, outputs = x.new_zeros(len(x), layer.memory_size), []
     for x_t in x.unbind(1):
+        assert layer.W_u is not None
         u = torch.relu(layer.W_u(x_t))
         m = m @ layer.memory.Ad.mT + u * layer.memory.Bd
         outputs.append(torch.relu(layer.W_h(torch.cat([m, x_t], dim=1))))

@@ -1,6 +1,7 @@
 """The Legendre Memory Unit without feedback, evaluated for all time steps at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import BuiltinFunctionType
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -166,7 +167,7 @@ class LMUFFT(MemoryLayer):
         self.dropout = check_probability("dropout", dropout)
         self.initializers = initializers
         factory = {"device": device, "dtype": dtype}
-        self.W_u: nn.Linear  # None without encode_input
+        self.W_u: nn.Linear | None
         self.register_module("W_u", None)
         if encode_input:
             self.W_u = nn.Linear(input_size, memory_channels, **factory)
@@ -322,15 +323,18 @@ class LMUFFT(MemoryLayer):
 
     def _encode(self, x: Tensor) -> Tensor:
         u = x if self.W_u is None else self.W_u(x)
-        # An activation that works in place must not write to the caller's input.
-        if self.encoder_activation is None:
+        activation = self.encoder_activation
+        if activation is None:
             return u
-        return apply_rows(self.encoder_activation, u.clone() if u is x else u)
+        u = u.clone() if u is x else u  # one in place must not write to the caller's input
+        return activation(u) if activation is torch.relu else apply_rows(activation, u)
 
     def _refuse_stateful(self) -> None:
         for i, name in enumerate(("encoder_activation", "hidden_activation")):
             function = getattr(self, name)
-            if not isinstance(function, str) and self._stateful_checks[i](function):
+            if isinstance(function, (str, BuiltinFunctionType)):
+                continue
+            if self._stateful_checks[i](function):
                 raise ValueError(
                     f"{name} has a state, which must see one step after another: use "
                     f"LMU(hidden_to_memory=False, {name}=...)"
