@@ -169,6 +169,8 @@ STREAMED = [
     if row.kind in {LMU, LMUFFT, LMUStack} and "last" not in name and "both" not in name
 ]  # fmt: skip
 # PyTorch's own cells, which are beyond vmap and forward-mode derivatives.
+# Blocks forced by name refuse torch.func, which needs plain operations.
+TRANSFORMED = [name for name in CONSTANT if VARIANTS[name].options.get("method") != "blocks"]
 OPAQUE = [name for name in SINGLE if VARIANTS[name].options.get("hidden_cell") in {"gru", "lstm"}]
 
 

@@ -17,6 +17,7 @@ from tests.variants import (
     CONSTANT,
     LEGENDRE,
     OPAQUE,
+    TRANSFORMED,
     VARIANTS,
     each,
     memory_of,
@@ -282,7 +283,7 @@ def test_gradients_with_a_graph_of_their_own_are_the_same(name, build, make_inpu
 
 # Layers with other thetas are built elsewhere in these tests.
 @pytest.mark.filterwarnings("ignore:all members of this ensemble")
-@each(CONSTANT, expensive=True)
+@each(TRANSFORMED, expensive=True)
 def test_function_transforms(name, build, make_input):
     layer = build(dtype=torch.float64)
     x = make_input(dtype=torch.float64)
@@ -304,7 +305,7 @@ def test_function_transforms(name, build, make_input):
         assert_same(torch.func.vmap(loss, in_dims=(0, None))(ensemble, x)[0], loss(parameters, x))
 
 
-@each([name for name in CONSTANT if name not in OPAQUE], expensive=True)
+@each([name for name in TRANSFORMED if name not in OPAQUE], expensive=True)
 def test_forward_mode_derivative(name, build, make_input):
     layer = build(dtype=torch.float64)
     x = make_input(dtype=torch.float64)

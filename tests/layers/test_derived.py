@@ -22,6 +22,7 @@ from tests.variants import (
     OPAQUE,
     PARAMETRIC,
     SEQUENCES,
+    TRANSFORMED,
     each,
     memory_of,
     step,
@@ -90,7 +91,8 @@ def test_made_on_meta_and_loaded(name):
 
 
 @each(
-    [name for name in LEARNS_THETA if name in PARAMETRIC and name not in OPAQUE], expensive=True,
+    [name for name in LEARNS_THETA if name in PARAMETRIC and name in {*TRANSFORMED} - {*OPAQUE}],
+    expensive=True,
     quick={"LMU", "LMU-e_m", "LMU-prelu", "LMUFFT", "LMUFFT-fft", "LMUFFT-last"},
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["learned", "stacked too"])

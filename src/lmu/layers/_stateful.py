@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmu.ops._modes import is_plain
+
 # What a copy may say to an input of another shape than it is made for.
 _ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
 
@@ -30,7 +32,7 @@ def has_state(function: Any, size: int = 1) -> bool | None:
     tensors = (
         [*function.parameters(), *function.buffers()] if isinstance(function, nn.Module) else []
     )
-    if any(t.is_meta or type(t.data) is not Tensor for t in tensors):
+    if not is_plain(*tensors) or any(type(t.data) is not Tensor for t in tensors):
         return None
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
     sizes = torch.logspace(-2, 1, 8, device="cpu", dtype=dtype)
