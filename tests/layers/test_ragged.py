@@ -64,6 +64,8 @@ def test_lengths(name, started):
 @some
 @pytest.mark.parametrize("started", [False, True])
 def test_padding_of_nan_changes_nothing(name, started):
+    if started and name == "LMU-blocks":
+        pytest.skip("forced blocks refuse lengths with a state")
     layer = build(name)
     x, state = draw(layer, started)
     padded = x.detach().clone()
