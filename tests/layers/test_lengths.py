@@ -54,7 +54,7 @@ def row_of(state: Any, row: int) -> Any:
         *(
             pytest.param(name, False, "aot_eager", LENGTHS, marks=slow)
             for name in SEQUENCES
-            if VARIANTS[name].options.get("method") != "fft"
+            if variants.VARIANTS[name].options.get("method") != "fft"
         ),
         *(
             pytest.param(name, True, "aot_eager", LENGTHS, marks=slow)
