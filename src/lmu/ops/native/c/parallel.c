@@ -1,0 +1,54 @@
+#include "parallel.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+/* Numbers too small for the normal format become zero: each costs a hundred cycles otherwise. */
+static unsigned long long flush_denormals(void) {
+#if defined(__x86_64__) || defined(_M_X64)
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040); /* FTZ and DAZ */
+    return before;
+#elif defined(__aarch64__)
+    unsigned long long before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (1ULL << 24)));
+    return before;
+#else
+    return 0;
+#endif
+}
+
+static void restore(unsigned long long before) {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_setcsr((unsigned)before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
+#else
+    (void)before;
+#endif
+}
+
+void lmu_work(void *data) {
+    lmu_job *job = data;
+    unsigned long long before = flush_denormals();
+    for (;;) {
+        int64_t part = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+        if (part >= job->parts) break;
+        int status = job->kernel(job->arguments, part, job->parts);
+        if (status) __atomic_store_n(&job->status, status, __ATOMIC_RELAXED);
+    }
+    restore(before);
+}
+
+int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t threads,
+            lmu_fork fork) {
+    lmu_job job = {kernel, arguments, parts, 0, 0};
+    if (threads > parts) threads = parts;
+    if (fork && threads > 1)
+        fork(lmu_work, &job, (unsigned)threads, 0);
+    else
+        lmu_work(&job);
+    return job.status;
+}

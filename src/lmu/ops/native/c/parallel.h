@@ -1,0 +1,36 @@
+/* Work shared out to the threads of PyTorch, or to those of the caller. */
+#ifndef LMU_PARALLEL_H
+#define LMU_PARALLEL_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define LMU_EXPORT __declspec(dllexport)
+#else
+#define LMU_EXPORT __attribute__((visibility("default")))
+#endif
+
+/* Does part number `part` of `parts`; 0, or an error number. */
+typedef int (*lmu_kernel)(const void *arguments, int64_t part, int64_t parts);
+
+enum { LMU_NO_MEMORY = 1 };
+
+/* GOMP_parallel of the OpenMP library that PyTorch has loaded: calls f(data) in each thread. */
+typedef void (*lmu_fork)(void (*f)(void *), void *data, unsigned threads, unsigned flags);
+
+typedef struct {
+    lmu_kernel kernel;
+    const void *arguments;
+    int64_t parts;
+    int64_t next; /* the first part that nobody does yet */
+    int status;   /* of a part that failed, or 0 */
+} lmu_job;
+
+/* Takes parts of a job until none is left. Any number of threads may do so at once. */
+LMU_EXPORT void lmu_work(void *job);
+
+/* Does all parts, in up to `threads` threads if fork is not NULL; returns 0 or an error number. */
+LMU_EXPORT int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t threads,
+                       lmu_fork fork);
+
+#endif
