@@ -95,8 +95,17 @@ def architecture_of(command: list[str]) -> str:
         ).stdout.split("-")
     except (OSError, subprocess.CalledProcessError) as error:
         raise BuildError(f"{command[0]} does not say what it compiles for: {error}") from None
-    name = target[0].strip().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+    return architecture(target[0].strip())
+
+
+def architecture(name: str) -> str:
+    """Return a processor's name as this file has it: x86_64, aarch64, or another."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name.lower(), name.lower())
+
+
+def variants_of(architecture: str) -> dict[str, tuple[int, str]]:
+    """Return the variants of a processor's kind, best first."""
+    return VARIANTS.get(architecture, VARIANTS["other"])
 
 
 def deployment_target() -> str:
@@ -123,7 +132,7 @@ def compile_library(
     Returns:
         The names of the variants.
     """
-    variants = VARIANTS.get(compiler.architecture, VARIANTS["other"])
+    variants = variants_of(compiler.architecture)
     windows = sys.platform == "win32"
     common = [*FLAGS, *WARNINGS, *([] if windows else ["-fPIC"]), *extra, f"-I{include}"]
     with tempfile.TemporaryDirectory() as folder:

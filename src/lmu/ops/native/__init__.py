@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmu.ops.native import _threads
-from lmu.ops.native._library import open_library
+from lmu.ops.native._library import Library, open_library
 
 ACTIVATION_NUMBERS = {"tanh": 0, "relu": 1, "sigmoid": 2, "identity": 3}  # of activations.h
 _PRECISIONS = {torch.float32: "f32", torch.float64: "f64"}
@@ -56,6 +56,11 @@ def native_status() -> NativeStatus:
         return NativeStatus(False, None, None, _reason(), _library.path)
     threads = _threads.OWN if _threads.team() is None else _threads.TEAM
     return NativeStatus(True, _variant, threads, "", _library.path)
+
+
+def variants() -> tuple[str, ...]:
+    """Return the variants that are built and that this processor can run, best first."""
+    return _library.variants
 
 
 def _reason() -> str:
@@ -110,22 +115,26 @@ class use:  # noqa: N801
     Args:
         variant: A variant that this processor can run, such as "avx2"; "auto" for the best; or
             None for no core.
+        library: Another library to take it from, as one built with sanitizers.
 
     Raises:
-        ValueError: The variant is not there.
+        ValueError: The variant or the library is not there, or the library does not fit.
     """
 
-    def __init__(self, variant: str | None) -> None:
-        self._before = _variant
-        available = _library.variants
+    def __init__(self, variant: str | None, *, library: Path | None = None) -> None:
+        self._before = _library, _variant
+        source = _library if library is None else open_library(library)
+        if library is not None and source.reason:
+            raise ValueError(f"{library}: {source.reason}")
         if variant == "auto":
-            variant = available[0] if available else None
-        elif variant is not None and variant not in available:
+            variant = next(iter(source.variants), None)
+        elif variant is not None and variant not in source.variants:
+            missing = f": the core is not available, {source.reason}" if source.reason else ""
             raise ValueError(
-                f'variant must be None, "auto" or one of {available}, got {variant!r}'
-                + (f": the core is not available, {_library.reason}" if _library.reason else "")
+                f'variant must be None, "auto" or one of {source.variants}, '
+                f"got {variant!r}{missing}"
             )
-        _set_variant(variant)
+        _choose(source, variant)
 
     def __enter__(self) -> None:
         pass
@@ -136,27 +145,13 @@ class use:  # noqa: N801
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _set_variant(self._before)
+        _choose(*self._before)
 
 
-def _set_variant(variant: str | None) -> None:
-    global _variant
-    _variant = variant
+def _choose(library: Library, variant: str | None) -> None:
+    global _library, _variant
+    _library, _variant = library, variant
     _kernels.clear()
-
-
-def load(path: Path) -> None:
-    """Take another library, as one built with sanitizers, and its best variant.
-
-    Raises:
-        ValueError: It is not there, or not built from these sources.
-    """
-    global _library
-    library = open_library(path)
-    if library.reason:
-        raise ValueError(f"{path}: {library.reason}")
-    _library = library
-    _set_variant(library.variants[0])
 
 
 def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure, parts: int) -> None:
