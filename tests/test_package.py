@@ -38,6 +38,7 @@ ROOMS = (
 )
 ROOMS += ("training", "tasks", "interop", "cli", "__main__")
 
+
 @pytest.fixture(scope="module", params=[True, False], ids=["core", "pure"])
 def core(request) -> bool:
     """Whether a wheel is built with the compiled core."""
