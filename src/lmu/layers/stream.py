@@ -9,6 +9,7 @@ from torch import Tensor
 from lmu.layers._backend_fft import FFTBackend
 from lmu.layers._backend_lmu import LMUBackend
 from lmu.layers._backend_memory import MemoryBackend
+from lmu.layers._backend_native import NativeBackend
 from lmu.layers._backends import Backend, StepsBackend
 from lmu.layers._checks import check_input, check_size
 from lmu.layers._modules import in_evaluation, unwrap
@@ -187,6 +188,8 @@ class Stream:
         self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
+            if NativeBackend.fits(layer):
+                return NativeBackend(layer, self.batch_size)
             if alone:
                 return MemoryBackend(layer, self.batch_size, weight)
             if FFTBackend.fits(layer):
