@@ -90,6 +90,8 @@ class Stream:
         fits = isinstance(x, Tensor) and x.shape == shape and x.layout is torch.strided
         if not fits or x.dtype != self._dtype or x.device != self._device:
             self._refuse(x, rows)
+        if self._is_native and not torch.is_inference_mode_enabled():
+            return self._backend.step(x, rows)
         # Nothing here has a graph; entering a context would take as long as a product.
         x = x.detach() if x.requires_grad else x
         if torch.is_autocast_enabled(self._device.type):
@@ -187,8 +189,9 @@ class Stream:
         self._shape = torch.Size([self.batch_size, self.input_size])
         self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
+        self._is_native = NativeBackend.fits(layer)  # which no mode of PyTorch's touches
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
-            if NativeBackend.fits(layer):
+            if self._is_native:
                 return NativeBackend(layer, self.batch_size)
             if alone:
                 return MemoryBackend(layer, self.batch_size, weight)
