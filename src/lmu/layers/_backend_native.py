@@ -16,6 +16,7 @@ from lmu.layers.state import State
 from lmu.ops import native
 from lmu.ops._activations import activation_of, in_own_dtype
 from lmu.ops._modes import compute_dtype
+from lmu.ops.native.block_steps import BlockSteps, is_worth_blocks
 from lmu.ops.native.steps import Reader, Steps, StepWeights
 
 _NAMES: dict[Any, str] = {
@@ -47,18 +48,22 @@ class NativeBackend:
         self.alone = isinstance(layer, LegendreMemory)
         self.finish: Callable[[Tensor], Tensor] | None = None
         if isinstance(layer, LegendreMemory):
-            self.steps = Steps(self._of_memory(layer), batch, layer.channels, layer.channels, 0)
+            sizes = layer.channels, layer.channels, 0
+            self.steps = Steps(self._of_memory(layer), batch, *sizes, self.dtype)
         else:
-            weights = self._of_lmu(layer) if isinstance(layer, LMU) else self._of_fft(layer)
-            sizes = layer.input_size, layer.memory_channels, layer.hidden_size
-            self.steps = Steps(weights, batch, *sizes)
+            n, c = layer.hidden_size, layer.memory_channels
+            lmu = isinstance(layer, LMU)
+            weights = self._of_lmu(layer) if lmu else self._of_fft(layer)
+            blocks = lmu and is_worth_blocks(batch, n, layer.memory_size, c)
+            kind = BlockSteps if blocks else Steps
+            self.steps = kind(weights, batch, layer.input_size, c, n, self.dtype)
         self.start(None)
 
     def _of_memory(self, memory: LegendreMemory, **readers: Any) -> StepWeights:
         system = memory._system(memory._anchor.device)
         E, Bd = system.increment(), system.Bd
         E, Bd = (E, Bd) if E.ndim == 3 else (E[None], Bd[None])
-        return StepWeights(E.to(self.dtype), Bd.to(self.dtype), **readers)
+        return StepWeights(E, Bd, **readers)
 
     def _of_lmu(self, layer: LMU) -> StepWeights:
         w = layer._weights(ones=True)
@@ -112,8 +117,8 @@ class NativeBackend:
         return y if self.alone or self.dtype == self.out else y.to(self.out)
 
     def state(self) -> State:
-        m = self.steps.get_memory()
-        return m if self.alone else (self.steps.h.to(self.out, copy=True), m)
+        h, m = self.steps.get()
+        return m if self.alone else (h.to(self.out, copy=True), m)
 
     def reset(self, rows: Tensor) -> None:
         self.steps.reset(rows)

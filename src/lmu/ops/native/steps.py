@@ -44,7 +44,7 @@ class StepWeights(NamedTuple):
     what the read-out reads of the new memory and the ``h`` before, through its own.
     """
 
-    E: Tensor  # (channels or 1, order, order), Ad - I
+    E: Tensor  # (channels or 1, order, order), Ad - I, better in float64
     Bd: Tensor  # (channels or 1, order)
     encoder: Reader | None = None  # None: u is the input
     read_out: Reader | None = None  # None: there are no hidden units
@@ -59,11 +59,12 @@ class Steps:
     dtype of the weights and added up in float64.
 
     Args:
-        weights: Copied, all of one dtype, float32 or float64.
+        weights: Copied.
         batch: Number of streams.
         inputs: Number of input features.
         channels: Number of memories.
         hidden: Number of hidden units.
+        dtype: In which is computed, float32 or float64.
 
     Attributes:
         h: Hidden units after the last step (batch, hidden), a view of the state.
@@ -71,50 +72,62 @@ class Steps:
     """
 
     def __init__(
-        self, weights: StepWeights, batch: int, inputs: int, channels: int, hidden: int
+        self,
+        weights: StepWeights,
+        batch: int,
+        inputs: int,
+        channels: int,
+        hidden: int,
+        dtype: torch.dtype,
     ) -> None:
-        w, (_, d, _) = weights, weights.E.shape
+        w, d = weights, weights.E.shape[-1]
         self.batch, self.inputs, self.hidden, self.channels = batch, inputs, hidden, channels
-        self.order, self.dtype = d, w.E.dtype
+        self.order, self.dtype = d, dtype
         self.columns = hidden + channels * (1 + d) + inputs + 1
-        self.state = w.E.new_zeros(batch, _padded(self.columns))
-        self.memory = w.E.new_zeros(batch, channels * d, dtype=torch.float64)
+        self.state = torch.zeros(batch, padded(self.columns), dtype=dtype)
+        self.memory = torch.zeros(batch, channels * d, dtype=torch.float64)
         self.h = self.state[:, :hidden]
         blocks = self.state[:, hidden : hidden + channels * (1 + d)]
         self._inputs, self._m = blocks.unflatten(1, (channels, 1 + d)).split([1, d], dim=2)
         self.state[:, self.columns - 1] = 1
         self._keep_weights(w)
-        self._out = w.E.new_empty(batch, hidden or channels * d)
+        self._out = self.state.new_empty(batch, hidden or channels * d)
         flops = 2 * channels * d * (1 + d) + 2 * hidden * self.columns
         self.parts = max(1, min(torch.get_num_threads(), batch, int(batch * flops / WORTH)))
         self._arguments = self._fill_arguments(w)
         self._run = native.bind("step", self.dtype, self._arguments)
 
     def _keep_weights(self, w: StepWeights) -> None:
-        G = torch.cat([w.Bd[:, None], w.E.mT], dim=1)
-        self._dynamics = _pad_rows(G)
+        self._dynamics = pad_rows(torch.cat([w.Bd[:, None], w.E.mT], dim=1).to(self.dtype))
         self._encoder = self._read_out = None
         self.encoder_start = self.read_out_start = 0
         if w.encoder is not None:
-            columns, self.encoder_start = self._columns(w.encoder)
-            self._encoder = columns.contiguous()
+            self.encoder_start = self._first(w.encoder)
+            self._encoder = self._in_place(w.encoder)[:, self.encoder_start :].contiguous()
         if w.read_out is not None:
-            columns, self.read_out_start = self._columns(w.read_out)
-            self._read_out = _pad_rows(columns.mT)
+            self.read_out_start = self._first(w.read_out)
+            self._read_out = pad_rows(self._in_place(w.read_out)[:, self.read_out_start :].mT)
 
-    def _columns(self, r: Reader) -> tuple[Tensor, int]:
-        """The weights of a row of the state, from the first part on that is read."""
-        c, d, n = self.channels, self.order, self.hidden
+    def _first(self, r: Reader) -> int:
+        """The first number of a row of the state that is read."""
+        after = self.hidden + self.channels * (1 + self.order)
+        return 0 if r.W_h is not None else self.hidden if r.W_m is not None else after
+
+    def _whole(self, r: Reader) -> Tensor:
+        """All weights ``[W_h | W_m | W_x | b]``, zero where there are none."""
         rows = next(len(part) for part in r if part is not None)
+        sizes = self.hidden, self.channels * self.order, self.inputs, 1
+        bias = None if r.bias is None else r.bias[:, None]
+        parts = zip((r.W_h, r.W_m, r.W_x, bias), sizes, strict=True)
+        zeros = self.state.new_zeros
+        return torch.cat([zeros(rows, size) if p is None else p for p, size in parts], dim=1)
 
-        def part(weight: Tensor | None, size: int) -> Tensor:
-            return self.state.new_zeros(rows, size) if weight is None else weight
-
-        m = pad(part(r.W_m, c * d).unflatten(1, (c, d)), (1, 0)).flatten(1)
-        bias = part(None if r.bias is None else r.bias[:, None], 1)
-        parts = [part(r.W_h, n), m, part(r.W_x, self.inputs), bias]
-        skipped = 0 if r.W_h is not None else 1 if r.W_m is not None else 2
-        return torch.cat(parts[skipped:], dim=1), sum(p.shape[1] for p in parts[:skipped])
+    def _in_place(self, r: Reader) -> Tensor:
+        """The weights of a whole row of the state, in which each channel's input precedes it."""
+        c, d = self.channels, self.order
+        h, m, x = self._whole(r).split([self.hidden, c * d, self.inputs + 1], dim=1)
+        m = pad(m.unflatten(1, (c, d)), (1, 0)).flatten(1)
+        return torch.cat([h, m, x], dim=1).to(self.dtype)
 
     def _fill_arguments(self, w: StepWeights) -> _Arguments:
         a = _Arguments()
@@ -171,16 +184,16 @@ class Steps:
         """Replace the states: hidden units (batch, hidden), and memory (batch, channels * order)."""
         self.h.copy_(h)
         self.memory.copy_(m)
-        self.follow_memory()
-
-    def follow_memory(self) -> None:
-        """Read the memory from :attr:`memory`, which was changed."""
         self._inputs.zero_()
-        self._m.copy_(self.get_memory().unflatten(1, (self.channels, self.order)))
+        narrow = flush(self.memory.to(self.dtype))
+        self._m.copy_(narrow.unflatten(1, (self.channels, self.order)))
 
-    def get_memory(self) -> Tensor:
-        """A copy of the memory (batch, channels * order), in the dtype of the weights."""
-        return flush(self.memory.to(self.dtype))
+    def get(self) -> tuple[Tensor, Tensor]:
+        """Hidden units, which later steps overwrite, and a copy of the memory; as for :meth:`set`.
+
+        The memory is in the dtype of the weights.
+        """
+        return self.h, flush(self.memory.to(self.dtype))
 
     def reset(self, rows: Tensor) -> None:
         """Forget the past of some streams."""
@@ -188,10 +201,10 @@ class Steps:
             part[rows] = 0
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     return size + -size % VECTOR
 
 
-def _pad_rows(matrix: Tensor) -> Tensor:
+def pad_rows(matrix: Tensor) -> Tensor:
     """A copy whose rows are whole vectors."""
     return pad(matrix, (0, -matrix.shape[-1] % VECTOR)).contiguous()
