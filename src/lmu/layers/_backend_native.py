@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu.layers._backend_fft import FFTBackend
@@ -17,15 +16,7 @@ from lmu.ops import native
 from lmu.ops._activations import activation_of, in_own_dtype
 from lmu.ops._modes import compute_dtype
 from lmu.ops.native.block_steps import BlockSteps, is_worth_blocks
-from lmu.ops.native.steps import Reader, Steps, StepWeights
-
-_NAMES: dict[Any, str] = {
-    None: "identity",
-    **{name: name for name in native.ACTIVATION_NUMBERS},
-    **{getattr(torch, name): name for name in ("relu", "tanh", "sigmoid")},
-    **{getattr(F, name): name for name in ("relu", "tanh", "sigmoid")},
-}
-
+from lmu.ops.native.steps import Reader, Steps, StepWeights, core_name
 
 class NativeBackend:
     """Any layer whose step is a memory between two matrix products."""
@@ -34,9 +25,9 @@ class NativeBackend:
     def fits(layer: object) -> bool:
         """True if all weights can be read, and the compiled core can run on them."""
         if isinstance(layer, LMU):
-            fits = LMUBackend.fits(layer) and _name(layer.hidden_activation) is not None
+            fits = LMUBackend.fits(layer) and core_name(layer.hidden_activation) is not None
         elif isinstance(layer, LMUFFT):
-            fits = FFTBackend.fits(layer) and _name(layer.encoder_activation) is not None
+            fits = FFTBackend.fits(layer) and core_name(layer.encoder_activation) is not None
         else:
             fits = isinstance(layer, LegendreMemory)
         like: Tensor = layer._like() if fits else torch.empty(0)  # type: ignore[attr-defined]
@@ -71,7 +62,7 @@ class NativeBackend:
             "encoder": Reader(w.e_x[:, :-1], w.e_h, w.e_m, w.e_x[:, -1]),
             "read_out": Reader(w.W_x[:, :-1], w.W_h, w.W_m, w.W_x[:, -1]),
         }
-        name = _name(layer.hidden_activation)
+        name = core_name(layer.hidden_activation)
         return self._of_memory(layer.memory, activation=name, **readers)
 
     def _of_fft(self, layer: LMUFFT) -> StepWeights:
@@ -83,12 +74,12 @@ class NativeBackend:
         if layer.W_u is not None:
             u = layer.W_u
             readers["encoder"] = Reader(u.weight.to(self.dtype), None, None, u.bias.to(self.dtype))
-        name = _name(layer.hidden_activation)
+        name = core_name(layer.hidden_activation)
         if name is None:
             self.finish = _finish(layer.hidden_activation)
         return self._of_memory(
             layer.memory,
-            encoder_activation=_name(layer.encoder_activation),
+            encoder_activation=core_name(layer.encoder_activation),
             activation=name or "identity",
             **readers,
         )
@@ -126,11 +117,6 @@ class NativeBackend:
 
 def _wide(like: Tensor) -> torch.dtype:
     return compute_dtype(like.dtype)
-
-
-def _name(activation: Any) -> str | None:
-    """The name by which the core knows an activation, if it does."""
-    return _NAMES.get(activation) if activation.__hash__ is not None else None
 
 
 def _finish(activation: Any) -> Callable[[Tensor], Tensor]:

@@ -1,10 +1,11 @@
 """Kernel of a time step of streams: encoder, memory and hidden units in one call."""
 
 import ctypes
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.functional import pad
 
 from lmu.ops import native
@@ -93,7 +94,7 @@ class Steps:
         self._keep_weights(w)
         self._out = self.state.new_empty(batch, hidden or channels * d)
         flops = 2 * channels * d * (1 + d) + 2 * hidden * self.columns
-        self.parts = max(1, min(torch.get_num_threads(), batch, int(batch * flops / WORTH)))
+        self.parts = parts_of(batch, flops)
         self._arguments = self._fill_arguments(w)
         self._run = native.bind("step", self.dtype, self._arguments)
 
@@ -199,6 +200,24 @@ class Steps:
         """Forget the past of some streams."""
         for part in (self.h, self._inputs, self._m, self.memory):
             part[rows] = 0
+
+
+_NAMES: dict[Any, str] = {
+    None: "identity",
+    **{name: name for name in native.ACTIVATION_NUMBERS},
+    **{getattr(torch, name): name for name in ("relu", "tanh", "sigmoid")},
+    **{getattr(F, name): name for name in ("relu", "tanh", "sigmoid")},
+}
+
+
+def core_name(activation: Any) -> str | None:
+    """The name by which the core knows an activation, if it does."""
+    return _NAMES.get(activation) if activation.__hash__ is not None else None
+
+
+def parts_of(batch: int, flops: float) -> int:
+    """Parts of the batch that are worth a thread each, at ``flops`` for a row."""
+    return max(1, min(torch.get_num_threads(), batch, int(batch * flops / WORTH)))
 
 
 def padded(size: int) -> int:
