@@ -27,7 +27,8 @@ SCHEMAS = {
     "final_backward": "(Tensor dm, Tensor Ad, Tensor Bd, SymInt length, bool with_m_0) "
     "-> (Tensor, Tensor)",
     "recurrence": "(Tensor a, Tensor h, Tensor W, str activation) -> Tensor",
-    "recurrence_backward": "(Tensor dy, Tensor y, Tensor W, str activation) -> Tensor",
+    "recurrence_backward": "(Tensor dy, Tensor y, Tensor h, Tensor W, str activation) -> "
+    "(Tensor, Tensor, Tensor)",
     "readout_chunks": f"({CHUNKS}, bool relu) -> Tensor",
     "readout_chunks_backward": f"(Tensor dy, Tensor y, {CHUNKS}, bool relu) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
