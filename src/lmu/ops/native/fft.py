@@ -88,8 +88,7 @@ def _width(rows: int, dtype: torch.dtype) -> int:
 
 def _arguments(s: Sizes, dtype: torch.dtype, **tensors: Tensor | None) -> Arguments:
     n = transform_length(s.length)
-    known = {key: t.data_ptr() for key, t in tensors.items() if t is not None}
-    return Arguments(
+    arguments = Arguments(
         n=n,
         sequences=s.sequences,
         length=s.length,
@@ -98,8 +97,9 @@ def _arguments(s: Sizes, dtype: torch.dtype, **tensors: Tensor | None) -> Argume
         signals=s.signals,
         channels=s.channels,
         factors=ctypes.addressof(_factors(n, dtype)),
-        **known,
     )
+    _point(arguments, **tensors)
+    return arguments
 
 
 def _share(a: Arguments, s: Sizes, dtype: torch.dtype) -> int:
@@ -118,27 +118,42 @@ def spectra(s: Sizes, u: Tensor, K: Tensor) -> Spectra:
     U = u.new_empty(s.sequences, n, s.signals, 2)
     KF = u.new_empty(n, s.signals, 2, width)
     a = _arguments(s, u.dtype, u=u, K=K, U=U, KF=KF)
-    lanes = _LINE // u.dtype.itemsize
-    tasks = s.signals * width // lanes + -(-s.sequences * s.signals // lanes)
-    native.run("fft_spectra", u.dtype, a, min(tasks, 4 * torch.get_num_threads()))
+    native.run("fft_spectra", u.dtype, a, _tasks(s, u.dtype))
     return Spectra(U, KF)
 
 
-def _with_bias(W_x: Tensor, bias: Tensor, width: int) -> Tensor:
-    """``[W_x, bias]`` transposed (input + 1, width)."""
-    W = W_x.new_zeros(W_x.shape[1] + 1, width)
-    W[:-1, : len(bias)] = W_x.mT
-    W[-1, : len(bias)] = bias
-    return W
+def _tasks(s: Sizes, dtype: torch.dtype) -> int:
+    """Parts for the transforms of inputs and kernels."""
+    lanes = _LINE // dtype.itemsize
+    tasks = s.signals * _width(s.rows, dtype) // lanes + -(-s.sequences * s.signals // lanes)
+    return min(tasks, 4 * torch.get_num_threads())
+
+
+class Linear(NamedTuple):
+    """What a read-out adds to the convolution: ``x W_x^T + bias``."""
+
+    x: Tensor
+    W_x: Tensor
+    bias: Tensor | None = None
+
+    def arguments(self, width: int) -> dict[str, Tensor]:
+        """``x``, and ``[W_x, bias]`` transposed (input + 1, width)."""
+        rows, inputs = self.W_x.shape
+        W = self.W_x.new_zeros(inputs + 1, width)
+        W[:-1, :rows] = self.W_x.mT
+        if self.bias is not None:
+            W[-1, :rows] = self.bias
+        return {"x": self.x.contiguous(), "W": W}
 
 
 def forward(
-    s: Sizes, of: Spectra, y: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, activation: str
+    s: Sizes, of: Spectra, y: Tensor, more: Linear | None = None, activation: str = "identity"
 ) -> None:
     """Write ``f(u * K + x W_x^T + bias)`` to ``y``."""
-    x, W = x.contiguous(), _with_bias(W_x, bias, _width(s.rows, y.dtype))
-    a = _arguments(s, y.dtype, U=of.U, KF=of.KF, x=x, W=W, y=y)
-    a.inputs, a.kind = x.shape[2], native.ACTIVATION_NUMBERS[activation]
+    rest = {} if more is None else more.arguments(_width(s.rows, y.dtype))
+    a = _arguments(s, y.dtype, **of._asdict(), **rest, y=y)
+    a.inputs = 0 if more is None else more.x.shape[2]
+    a.kind = native.ACTIVATION_NUMBERS[activation]
     native.run("fft_forward", y.dtype, a, _share(a, s, y.dtype))
 
 
@@ -147,44 +162,49 @@ class Gradients(NamedTuple):
 
     u: Tensor | None
     K: Tensor | None
-    x: Tensor | None
-    W_x: Tensor | None
-    bias: Tensor | None
+    x: Tensor | None = None
+    W_x: Tensor | None = None
+    bias: Tensor | None = None
 
 
 def backward(
-    s: Sizes, of: Spectra, dy: Tensor, y: Tensor, x: Tensor, W_x: Tensor, activation: str,
+    s: Sizes,
+    of: Spectra,
+    dy: Tensor,
     needed: tuple[bool, ...],
-) -> Gradients:  # fmt: skip
-    """Gradients from those of ``y``: of u, K, x, W_x and bias, in this order, where needed."""
-    x, dy = x.contiguous(), dy.contiguous()
-    (batch, _, k), n, width = x.shape, transform_length(s.length), _width(s.rows, y.dtype)
-    W = _with_bias(W_x, W_x.new_zeros(s.rows), width)
-    a = _arguments(s, y.dtype, U=of.U, KF=of.KF, x=x, W=W, y=y, dy=dy)
-    a.inputs, a.kind = k, native.ACTIVATION_NUMBERS[activation]
-    parts = _share(a, s, y.dtype)
+    y: Tensor | None = None,
+    more: Linear | None = None,
+    activation: str = "identity",
+) -> Gradients:
+    """Gradients of u, K, x, W_x and bias, where needed, from that of ``y``."""
+    width, rest = _width(s.rows, dy.dtype), {}
+    dy = dy.contiguous()
+    if more is not None:
+        rest = more.arguments(width) | {"y": y}
+    a = _arguments(s, dy.dtype, **of._asdict(), **rest, dy=dy)
+    a.inputs = 0 if more is None else more.x.shape[2]
+    a.kind = native.ACTIVATION_NUMBERS[activation]
+    parts = _share(a, s, dy.dtype)
     rows, cols = a.sequence_parts, a.group_parts
-    sums = {
-        "dU": y.new_empty(cols, *of.U.shape) if needed[0] else None,
-        "dKF": y.new_empty(rows, *of.KF.shape) if needed[1] else None,
-        "dx": y.new_zeros(cols, *x.shape) if needed[2] else None,
-        "dW": y.new_zeros(rows, k + 1, width) if any(needed[2:]) else None,
-    }
-    for key, t in sums.items():
-        if t is not None:
-            setattr(a, key, t.data_ptr())
-    native.run("fft_backward", y.dtype, a, parts)
-    du = y.new_empty(batch, s.length, s.channels) if needed[0] else None
-    dK = y.new_empty(s.signals, s.length, s.rows) if needed[1] else None
-    a.du = None if du is None else du.data_ptr()
-    a.dK = None if dK is None else dK.data_ptr()
-    native.run("fft_gradients", y.dtype, a, 4 * torch.get_num_threads())
-    dx, dW = sums["dx"], sums["dW"]
-    dW = None if dW is None else dW.sum(0)
-    return Gradients(
-        du,
-        dK,
-        None if dx is None else dx.sum(0) if cols > 1 else dx[0],
-        None if dW is None else dW[:-1, : s.rows].mT,
-        None if dW is None else dW[-1, : s.rows],
-    )
+    dU = dy.new_empty(cols, *of.U.shape) if needed[0] else None
+    dKF = dy.new_empty(rows, *of.KF.shape) if needed[1] else None
+    dx = dy.new_zeros(cols, *more.x.shape) if more and needed[2] else None
+    dW = dy.new_zeros(rows, a.inputs + 1, width) if more and any(needed[2:]) else None
+    _point(a, dU=dU, dKF=dKF, dx=dx, dW=dW)
+    native.run("fft_backward", dy.dtype, a, parts)
+    batch = s.sequences * s.signals // s.channels
+    du = dy.new_empty(batch, s.length, s.channels) if needed[0] else None
+    dK = dy.new_empty(s.signals, s.length, s.rows) if needed[1] else None
+    _point(a, du=du, dK=dK)
+    native.run("fft_gradients", dy.dtype, a, _tasks(s, dy.dtype))
+    if dW is None:
+        return Gradients(du, dK)
+    dW = dW.sum(0)[:, : s.rows]
+    return Gradients(du, dK, None if dx is None else dx.sum(0), dW[:-1].mT, dW[-1])
+
+
+def _point(a: Arguments, **tensors: Tensor | None) -> None:
+    """Let the arguments point to tensors, but for those that are None."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            setattr(a, name, tensor.data_ptr())
