@@ -77,6 +77,7 @@ class Responses(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep the spectra and the arguments."""
+        ctx.variant = kernels.variant()
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:], *inputs)
 
@@ -87,8 +88,11 @@ class Responses(torch.autograd.Function):
         U, KF, u, K = ctx.saved_tensors
         if torch.is_grad_enabled() or is_batched(dm):
             return differentiable_backward(plain, (u, K), (dm,), ctx.needs_input_grad)
+        sizes, of = _sizes(u, K), kernels.Spectra(U, KF)
+        if ctx.variant != kernels.variant():
+            of = kernels.spectra(sizes, u, K)
         with no_autocast(dm.device):
-            return _backward(dm, kernels.Spectra(U, KF), _sizes(u, K), ctx.needs_input_grad)
+            return _backward(dm, of, sizes, ctx.needs_input_grad)
 
 
 def _sizes(u: Tensor, K: Tensor) -> kernels.Sizes:

@@ -28,6 +28,11 @@ class Arguments(ctypes.Structure):
     ]
 
 
+def variant() -> str | None:
+    """The instructions in use, on which the layout of spectra depends."""
+    return native.native_status().variant
+
+
 class Sizes(NamedTuple):
     """Sizes of a convolution: ``signals`` kernels of ``rows`` rows for each sequence."""
 
@@ -73,7 +78,9 @@ def transform_weight(n: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def _factors(n: int, dtype: torch.dtype) -> ctypes.Array:
+def _factors(n: int, dtype: torch.dtype, variant: str | None) -> ctypes.Array:
+    """Factors of a transform, whose passes depend on the registers that there are."""
+    del variant
     table = ((ctypes.c_float if dtype == torch.float32 else ctypes.c_double) * (4 * n))()
     arguments = Arguments(n=n, factors=ctypes.addressof(table))
     native.run("fft_factors", dtype, arguments, 1)
@@ -96,7 +103,7 @@ def _arguments(s: Sizes, dtype: torch.dtype, **tensors: Tensor | None) -> Argume
         width=_width(s.rows, dtype),
         signals=s.signals,
         channels=s.channels,
-        factors=ctypes.addressof(_factors(n, dtype)),
+        factors=ctypes.addressof(_factors(n, dtype, variant())),
     )
     _point(arguments, **tensors)
     return arguments

@@ -88,6 +88,7 @@ class Convolution(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep the output, the spectra and the arguments."""
         y, U, KF = output
+        ctx.variant = kernels.variant()
         ctx.mark_non_differentiable(U, KF)
         *tensors, ctx.activation = inputs
         ctx.save_for_backward(y, U, KF, *tensors)
@@ -104,6 +105,8 @@ class Convolution(torch.autograd.Function):
             return *differentiable_backward(run, inputs, (dy,), needed), None
         u, K, x, W_x, _ = inputs
         sizes, of = _sizes(u, K), kernels.Spectra(U, KF)
+        if ctx.variant != kernels.variant():
+            of = kernels.spectra(sizes, u, K)
         with no_autocast(dy.device):
             more = kernels.Linear(x, W_x)
             return *kernels.backward(sizes, of, dy, needed, y, more, activation), None
