@@ -1,5 +1,6 @@
 /* The read-out of a linear memory at all steps, and its gradients, in the frequency domain. */
 #include "fft_arguments.h"
+#include "pages.h"
 
 /* Bytes of a block of some sequences that is transformed and multiplied while it is in the cache. */
 enum { BLOCK_BYTES = 24576, TOGETHER = 4 };
@@ -201,8 +202,10 @@ static int run_part(const void *arguments, int64_t part, const int backward) {
 }
 
 LMU_EXPORT int NAME(fft_forward)(const void *arguments, int64_t part, int64_t parts) {
+    const fft_arguments *a = arguments;
     (void)parts;
-    return run_part(arguments, part, 0);
+    ask_for_large_pages(a->y, a->sequences * a->length * a->rows * (int64_t)sizeof(real));
+    return run_part(a, part, 0);
 }
 
 LMU_EXPORT int NAME(fft_backward)(const void *arguments, int64_t part, int64_t parts) {
