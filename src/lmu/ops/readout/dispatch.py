@@ -47,7 +47,9 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
     "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
     "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
     "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
-    "native_fft": ReadoutMethod(native_fft_readout, native_fft_cost, native_fft_seconds),
+    "native_fft": ReadoutMethod(
+        native_fft_readout, native_fft_cost, native_fft_seconds, activations=(*FUSED, "gelu")
+    ),
     # By name only, as yet.
     "triton": ReadoutMethod(
         kernels_readout, kernels_readout_cost, activations=("relu", "identity")

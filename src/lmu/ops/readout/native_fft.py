@@ -103,12 +103,12 @@ class Convolution(torch.autograd.Function):
         if torch.is_grad_enabled() or is_batched(dy):
             run = partial(plain, activation=activation)
             return *differentiable_backward(run, inputs, (dy,), needed), None
-        u, K, x, W_x, _ = inputs
+        u, K, x, W_x, bias = inputs
         sizes, of = _sizes(u, K), kernels.Spectra(U, KF)
         if ctx.variant != kernels.variant():
             of = kernels.spectra(sizes, u, K)
         with no_autocast(dy.device):
-            more = kernels.Linear(x, W_x)
+            more = kernels.Linear(x, W_x, bias)
             return *kernels.backward(sizes, of, dy, needed, y, more, activation), None
 
 
@@ -140,10 +140,11 @@ def _compiled(
 
 @torch.library.custom_op("lmu::convolution_backward", mutates_args=())
 def _compiled_backward(
-    dy: Tensor, y: Tensor, u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, activation: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor, y: Tensor, u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     sizes = _sizes(u, K)
-    of, more = kernels.spectra(sizes, u, K), kernels.Linear(x, W_x)
+    of, more = kernels.spectra(sizes, u, K), kernels.Linear(x, W_x, bias)
     needed = (True,) * 5
     du, dK, dx, dW_x, dbias = kernels.backward(sizes, of, dy, needed, y, more, activation)
     assert du is not None and dK is not None and dx is not None
@@ -158,15 +159,15 @@ def _(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor, activation: st
 
 @_compiled_backward.register_fake
 def _(
-    dy: Tensor, y: Tensor, u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, activation: str
-) -> tuple[Tensor, ...]:
-    sizes = (t.shape for t in (u, K, x, W_x, W_x[:, 0] if W_x.shape[1] else K[0, 0]))
-    return tuple(dy.new_empty(size) for size in sizes)
+    dy: Tensor, y: Tensor, u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor,
+    activation: str,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return tuple(dy.new_empty(t.shape) for t in (u, K, x, W_x, bias))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.activation = inputs
-    ctx.save_for_backward(output, *tensors[:4])
+    ctx.save_for_backward(output, *tensors)
 
 
 def _backward_of_compiled(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

@@ -39,6 +39,7 @@ INLINE fft_rows rows_of(const fft_arguments *a, int64_t group) {
     return (fft_rows){
         .length = a->length,
         .step = a->rows * (a->channels / a->signals),
+        .y_step = a->rows * (a->channels / a->signals),
         .rows = rest < LANES ? (int)rest : LANES,
         .kind = (int)a->kind,
         .inputs = a->inputs,

@@ -2,19 +2,47 @@
 #ifndef LMU_FFT_ENDS_H
 #define LMU_FFT_ENDS_H
 
-#include "activations.h"
 #include "fft.h"
+#include "gelu.h"
 #include "lanes.h"
+
+enum { GELU = IDENTITY + 1 }; /* whose slope follows from its argument, not from its result */
+
+#define FOR_EACH_ACTIVATION(kind, CALL) \
+    switch (kind) {                     \
+        case TANH: CALL(TANH); break;           \
+        case RELU: CALL(RELU); break;           \
+        case SIGMOID: CALL(SIGMOID); break;     \
+        case GELU: CALL(GELU); break;           \
+        default: CALL(IDENTITY);                \
+    }
+
+INLINE vec activated(const int kind, vec z) {
+    return kind == GELU ? gelu_of(z) : activate_vector(kind, z);
+}
+INLINE vec slope_at(const int kind, vec y) {
+    return kind == GELU ? gelu_slope(y) : slope_vector(kind, y);
+}
 
 /* Rows of a matrix (time, rows) as many as a vector has lanes, and what belongs to them. */
 typedef struct {
-    int64_t length, step; /* numbers from one time step to the next */
+    int64_t length, step, y_step; /* numbers from one time step to the next, in dy and in y */
     int rows;             /* at most LANES */
     int kind;             /* of the activation */
     int64_t inputs, W_row;
     const real *x; /* (length, inputs) */
     const real *W; /* (inputs + 1, W_row): W_x transposed, and the bias; NULL if there is none */
 } fft_rows;
+
+INLINE vec load_rows(const fft_rows *r, const real *p) {
+    return r->rows == LANES ? load(p) : load_some(p, r->rows);
+}
+INLINE void store_rows(const fft_rows *r, real *p, vec v) {
+    if (r->rows == LANES)
+        store(p, v);
+    else
+        store_some(p, v, r->rows);
+}
 
 /* Steps of time from reading a row to asking for another. Rows are too far apart for a processor to
  * foresee them: without this, passes take twice as long. */
@@ -46,31 +74,28 @@ INLINE void write_steps(const int radix, const fft_rows *r, int64_t t, int64_t s
         real *at = y + (t + k * size) * r->step;                              \
         if (t + k * size >= r->length) continue;                              \
         ASK_FOR(at, r, 1);                                                    \
-        if (r->rows == LANES)                                                 \
-            store(at, activate_vector(KIND, z[k]));                           \
-        else                                                                  \
-            store_some(at, activate_vector(KIND, z[k]), r->rows);             \
+        store_rows(r, at, activated(KIND, z[k]));                             \
     }
-    FOR_EACH_KIND(r->kind, CALL)
+    FOR_EACH_ACTIVATION(r->kind, CALL)
 #undef CALL
 }
 
-/* dz = dy f'(z) at times t, t + size, ...; zero beyond the sequence. */
+/* dz = dy f'(z) at times t, t + size, ...; zero beyond the sequence. For gelu y is z. */
 INLINE void read_steps(const int radix, const fft_rows *r, int64_t t, int64_t size,
                        const real *dy, const real *y, vec *dz) {
-#define CALL(KIND)                                                                    \
-    _Pragma("GCC unroll 8") for (int k = 0; k < radix; k++) {                         \
-        int64_t at = (t + k * size) * r->step;                                        \
-        dz[k] = (vec){0};                                                             \
-        if (t + k * size >= r->length) continue;                                      \
-        ASK_FOR(dy + at, r, 0);                                                       \
-        if (KIND != IDENTITY) ASK_FOR(y + at, r, 0);                                  \
-        dz[k] = r->rows == LANES ? load(dy + at) : load_some(dy + at, r->rows);       \
-        if (KIND != IDENTITY)                                                         \
-            dz[k] *= slope_vector(                                                    \
-                KIND, r->rows == LANES ? load(y + at) : load_some(y + at, r->rows));  \
+#define CALL(KIND)                                                              \
+    _Pragma("GCC unroll 8") for (int k = 0; k < radix; k++) {                   \
+        const real *of_dy = dy + (t + k * size) * r->step;                      \
+        dz[k] = (vec){0};                                                       \
+        if (t + k * size >= r->length) continue;                                \
+        ASK_FOR(of_dy, r, 0);                                                   \
+        dz[k] = load_rows(r, of_dy);                                            \
+        if (KIND == IDENTITY) continue;                                         \
+        const real *of_y = y + (t + k * size) * r->y_step;                      \
+        if (KIND != GELU) ASK_FOR(of_y, r, 0);                                  \
+        dz[k] *= slope_at(KIND, load_rows(r, of_y));                            \
     }
-    FOR_EACH_KIND(r->kind, CALL)
+    FOR_EACH_ACTIVATION(r->kind, CALL)
 #undef CALL
 }
 

@@ -15,6 +15,7 @@ typedef struct {
     const real *U, *KF;    /* of the sequences, and of the group */
     real *dU, *dKF;
     real *work[TOGETHER];  /* (n, 2, lanes) of each sequence */
+    real *z;               /* (length, lanes), where arguments of an activation are needed again */
 } batch_of_rows;
 
 /* S = sum_q U_q K_q at frequencies [first, first + number). */
@@ -157,12 +158,20 @@ static void backward_group(batch_of_rows *o, int64_t group, int64_t sequence, in
     o->dU = a->dU ? a->dU + (groups_part * a->sequences + sequence) * spectrum * 2 : NULL;
     o->dKF = a->dKF ? a->dKF + (sequences_part * groups_of(a) + group) * spectrum * PAIR : NULL;
     real *dW = a->dW ? a->dW + sequences_part * (a->inputs + 1) * a->width + group * LANES : NULL;
+    if (rows.kind == GELU) /* z once more, in the cache, rather than written and read */
+        for (int j = 0; j < o->plan->radix[0]; j++) synthesize(o, 1, j);
     for (int b = 0; b < o->count; b++) {
         int64_t start = start_of(a, sequence + b) + group * LANES;
         rows.x = a->x + (sequence + b) * a->length * a->inputs;
         real *dx = a->dx ? a->dx + (groups_part * a->sequences + sequence + b) * a->length * a->inputs
                          : NULL;
-        read_rows(o->plan, &rows, a->dy + start, a->y + start, o->work[b], dW, dx);
+        if (rows.kind == GELU) {
+            fft_rows again = rows;
+            again.kind = IDENTITY, again.step = LANES, again.rows = LANES, rows.y_step = LANES;
+            write_rows(o->plan, &again, o->work[b], o->z);
+        }
+        const real *y = rows.kind == GELU ? o->z : a->y + start;
+        read_rows(o->plan, &rows, a->dy + start, y, o->work[b], dW, dx);
     }
     for (int j = 0; j < o->plan->radix[0]; j++) analyse(o, 1, j);
 }
@@ -180,9 +189,9 @@ static int run_part(const void *arguments, int64_t part, const int backward) {
     int64_t end = share(quads, sequences_part + 1, a->sequence_parts) * TOGETHER;
     if (end > a->sequences) end = a->sequences;
     int64_t size = a->n * PAIR + 64;
-    real *work = zeros(TOGETHER * size);
+    real *work = zeros(TOGETHER * size + a->length * LANES);
     if (!work) return LMU_NO_MEMORY;
-    batch_of_rows o = {.a = a, .plan = &plan};
+    batch_of_rows o = {.a = a, .plan = &plan, .z = work + TOGETHER * size};
     for (int b = 0; b < TOGETHER; b++) o.work[b] = work + b * size;
     for (int64_t s = first; s < end; s += o.count) {
         int64_t count;
