@@ -6,7 +6,7 @@
 #include "gelu.h"
 #include "lanes.h"
 
-enum { GELU = IDENTITY + 1 }; /* whose slope follows from its argument, not from its result */
+#define GELU 4 /* after those of activations.h; its slope follows from its argument, not its result */
 
 #define FOR_EACH_ACTIVATION(kind, CALL) \
     switch (kind) {                     \

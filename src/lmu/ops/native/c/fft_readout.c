@@ -170,7 +170,7 @@ static void backward_group(batch_of_rows *o, int64_t group, int64_t sequence, in
             again.kind = IDENTITY, again.step = LANES, again.rows = LANES, rows.y_step = LANES;
             write_rows(o->plan, &again, o->work[b], o->z);
         }
-        const real *y = rows.kind == GELU ? o->z : a->y + start;
+        const real *y = rows.kind == GELU ? o->z : a->y ? a->y + start : NULL;
         read_rows(o->plan, &rows, a->dy + start, y, o->work[b], dW, dx);
     }
     for (int j = 0; j < o->plan->radix[0]; j++) analyse(o, 1, j);
