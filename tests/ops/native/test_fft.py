@@ -1,5 +1,7 @@
 """Convolutions by Fourier transforms in the compiled core, against products in float64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,6 +46,10 @@ def product(u: Tensor, K: Tensor, x: Tensor, W_x: Tensor, bias: Tensor) -> Tenso
     return torch.einsum("btkc,ckr->btr", toeplitz, K) + x @ W_x.mT + bias
 
 
+def convolve(activation: str) -> Callable[..., Tensor]:
+    return lambda u, K, x, W_x, bias: convolution(u, K, x, W_x, bias, activation)
+
+
 def with_gradients(run, values: list[Tensor], seed: Tensor) -> list[Tensor]:
     leaves = [v.detach().to(seed.dtype).requires_grad_() for v in values]
     y = run(*leaves)
@@ -63,7 +69,7 @@ def test_every_length(variant, dtype, length):
     values = inputs(3, length, 2, 19, 2)
     seed = draw(3, length, 19)
     right = with_gradients(product, values, seed)
-    run = lambda *leaves: convolution(*leaves, "identity")  # noqa: E731
+    run = convolve("identity")
     got = with_gradients(run, values, seed.to(dtype))
     assert_near(got, right, 2e-6 if dtype == torch.float32 else 5e-15)
 
@@ -77,7 +83,7 @@ def test_every_share_of_sequences_and_rows(variant, batch, threads):
     right = with_gradients(product, values, seed)
     torch.set_num_threads(threads)
     try:
-        got = with_gradients(lambda *v: convolution(*v, "identity"), values, seed)
+        got = with_gradients(convolve("identity"), values, seed)
     finally:
         torch.set_num_threads(1)
     assert_near(got, right, 1e-13)
@@ -101,7 +107,7 @@ def test_only_what_is_needed(features):
     right = with_gradients(product, values, seed)[1:]
     for which in range(5):
         leaves = [v.clone().requires_grad_(i == which) for i, v in enumerate(values)]
-        y = convolution(*leaves, "identity")
+        y = convolve("identity")(*leaves)
         (grad,) = torch.autograd.grad(y, leaves[which], seed, materialize_grads=True)
         assert_near([grad], [right[which]], 1e-13)
 
@@ -131,7 +137,7 @@ def test_results_repeat_to_the_bit(variant):
     del variant
     values = [v.float() for v in inputs(9, 100, 1, 40, 1)]
     seed = draw(9, 100, 40).float()
-    run = lambda *leaves: convolution(*leaves, "tanh")  # noqa: E731
+    run = convolve("tanh")
     first, second = (with_gradients(run, values, seed) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
@@ -154,7 +160,7 @@ def test_another_variant_in_backward():
     values = [v.requires_grad_() for v in inputs(2, 60, 1, 9, 1)]
     seed = draw(2, 60, 9)
     with native.use(native.variants()[0]):
-        y = convolution(*values, "relu")
+        y = convolve("relu")(*values)
         right = torch.autograd.grad(y, values, seed, retain_graph=True)
     with native.use(native.variants()[-1]):
         got = torch.autograd.grad(y, values, seed)

@@ -22,9 +22,7 @@ from lmu.theory.rounding import narrow
 POINT = 1.1e-10  # seconds of a unit of a transform's weight, of a state; fitted by hand
 
 
-def native_fft(
-    u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
-) -> Tensor:
+def native_fft(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
     """All memory states, ``m_t = sum_k H[:, k] u_{t-k} + Ad^t m_0``, by FFT in C.
 
     Shapes: ``u`` (batch, time, channels), ``Ad`` (order, order), ``Bd`` (order,), ``m_0`` (batch,
@@ -105,7 +103,7 @@ def _forward(u: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     of = kernels.spectra(sizes, u, K)
     m = u.new_empty(*u.shape, sizes.rows)
     kernels.forward(sizes, of, m)
-    return m, *of
+    return m, of.U, of.KF
 
 
 def _backward(
@@ -126,8 +124,8 @@ def _compiled(u: Tensor, K: Tensor) -> Tensor:
 @torch.library.custom_op("lmu::responses_backward", mutates_args=())
 def _compiled_backward(dm: Tensor, u: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     sizes = _sizes(u, K)
-    du, dK = _backward(dm, kernels.spectra(sizes, u, K), sizes, (True, True))
-    assert du is not None and dK is not None
+    grads = _backward(dm, kernels.spectra(sizes, u, K), sizes, (True, True))
+    du, dK = (grad for grad in grads if grad is not None)
     return du, dK
 
 

@@ -17,16 +17,20 @@ _PASSES = {2: 1.5, 3: 2.2, 4: 2.6, 5: 3.1, 8: 3.9}
 _REST = 3.0
 
 
+_NUMBERS = (
+    "n", "sequences", "length", "rows", "width", "signals", "channels", "inputs", "kind",
+    "group_parts", "sequence_parts",
+)  # fmt: skip
+_POINTERS = (
+    "factors", "u", "K", "U", "KF", "x", "W", "y", "dy", "dU", "dKF", "dW", "dx", "du", "dK",
+)  # fmt: skip
+
+
 class Arguments(ctypes.Structure):
     """``fft_arguments`` of fft_arguments.h."""
 
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            "n sequences length rows width signals channels inputs kind group_parts sequence_parts"
-        ).split()
-    ] + [
-        (name, ctypes.c_void_p) for name in "factors u K U KF x W y dy dU dKF dW dx du dK".split()
+    _fields_ = [(name, ctypes.c_int64) for name in _NUMBERS] + [
+        (name, ctypes.c_void_p) for name in _POINTERS
     ]
 
 

@@ -124,7 +124,7 @@ def _forward(
     of = kernels.spectra(sizes, u, K)
     y = u.new_empty(sizes.sequences, sizes.length, sizes.rows)
     kernels.forward(sizes, of, y, kernels.Linear(x, W_x, bias), activation)
-    return y, *of
+    return y, of.U, of.KF
 
 
 # One operator for torch.compile. Backward transforms its arguments once more: as outputs, spectra
@@ -145,10 +145,8 @@ def _compiled_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     sizes = _sizes(u, K)
     of, more = kernels.spectra(sizes, u, K), kernels.Linear(x, W_x, bias)
-    needed = (True,) * 5
-    du, dK, dx, dW_x, dbias = kernels.backward(sizes, of, dy, needed, y, more, activation)
-    assert du is not None and dK is not None and dx is not None
-    assert dW_x is not None and dbias is not None
+    grads = kernels.backward(sizes, of, dy, (True,) * 5, y, more, activation)
+    du, dK, dx, dW_x, dbias = (grad for grad in grads if grad is not None)
     return du, dK, dx, dW_x.contiguous(), dbias.clone()
 
 
