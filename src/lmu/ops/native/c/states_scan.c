@@ -1,0 +1,159 @@
+/* From chunk to chunk: states before each, and gradients of the states after each; see states.h.
+ *
+ * With the response H to an input and E = Ad^L - I of chunks of L steps,
+ *   m_{j+1} = m_j + E m_j + sum_s H[L-1-s] u_{jL+s},  g_j = d_j + g_{j+1} + E^T g_{j+1},
+ * where d_j is what the chunk itself says of the state before it. The sums are float64, so that
+ * rounding does not add up over a long sequence; their increments are not.
+ */
+#include "gemm.h"
+
+typedef struct {
+    int64_t batch, length, channels, order;
+    int64_t chunk, chunks, own;
+    const real *H;       /* (channels or 1, chunk, padded order) backward in time, or with ends ... */
+    const real *H_T;     /* ... (channels or 1, order, padded chunk) */
+    const real *E_T, *E; /* (channels or 1, order, padded order) */
+    const real *u;       /* (batch, length, channels) */
+    const real *m_0;     /* (batch, channels, order), or NULL */
+    const double *free;  /* what is left of m_0 after the first chunk, likewise, or NULL */
+    real *starts;        /* (batch, chunks, channels, order) */
+    double *last;        /* (batch, channels, order), or NULL */
+    const real *dstarts; /* as starts */
+    real *ends;          /* gradients of the states after chunks but the last, or NULL */
+    real *du;            /* as u: the response to these is added; or NULL */
+    double *first;       /* gradient of the state after the first chunk (batch, channels, order) */
+} scan_arguments;
+
+enum { SEQUENCES = 8 }; /* of the batch at once: the rows of a product */
+
+typedef struct {
+    const scan_arguments *o;
+    int64_t first, sequences, width; /* of the batch, and the padded order */
+    double *total;                   /* (sequences, channels, width) */
+    real *rounded, *increment;
+} scan;
+
+/* total += E total, by rows of E. */
+static void carry_over(const scan *a, const real *E) {
+    const scan_arguments *o = a->o;
+    int64_t rows = a->sequences * o->channels, size = rows * a->width, row = o->channels * a->width;
+    for (int64_t i = 0; i < size; i++) a->rounded[i] = (real)a->total[i];
+    if (!o->own)
+        gemm(rows, a->width, o->order, a->rounded, a->width, 1, E, a->width, a->increment, a->width,
+             0);
+    for (int64_t c = 0; o->own && c < o->channels; c++)
+        gemm(a->sequences, a->width, o->order, a->rounded + c * a->width, row, 1,
+             E + c * o->order * a->width, a->width, a->increment + c * a->width, row, 0);
+    for (int64_t i = 0; i < size; i++) a->total[i] += a->increment[i];
+}
+
+/* What the inputs of chunk j leave behind, into the increment (sequences, channels, width). */
+static void respond(const scan *a, int64_t j) {
+    const scan_arguments *o = a->o;
+    int64_t begin = o->length - (o->chunks - j) * o->chunk, skip = begin < 0 ? -begin : 0;
+    for (int64_t c = 0; c < o->channels; c++) {
+        const real *u = o->u + (a->first * o->length + begin + skip) * o->channels + c;
+        const real *H = o->H + ((o->own ? c : 0) * o->chunk + skip) * a->width;
+        gemm(a->sequences, a->width, o->chunk - skip, u, o->length * o->channels, o->channels, H,
+             a->width, a->increment + c * a->width, o->channels * a->width, 0);
+    }
+}
+
+static void scan_states(const scan *a) {
+    const scan_arguments *o = a->o;
+    int64_t d = o->order, rows = a->sequences * o->channels, states = o->channels * d;
+    int64_t chunks = o->last ? o->chunks : o->chunks - 1;
+    const double *from = o->free ? o->free + a->first * states : NULL;
+    for (int64_t s = 0; s < a->sequences; s++) {
+        real *start = o->starts + (a->first + s) * o->chunks * states;
+        if (o->m_0)
+            memcpy(start, o->m_0 + (a->first + s) * states, states * sizeof(real));
+        else
+            memset(start, 0, states * sizeof(real));
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < a->width; i++)
+            a->total[r * a->width + i] = from && i < d ? from[r * d + i] : 0;
+    for (int64_t j = 0; j < chunks; j++) {
+        if (j) carry_over(a, o->E_T);
+        respond(a, j);
+        for (int64_t i = 0; i < rows * a->width; i++) a->total[i] += a->increment[i];
+        for (int64_t r = 0; j + 1 < o->chunks && r < rows; r++) {
+            int64_t s = r / o->channels, c = r % o->channels;
+            real *to = o->starts + ((a->first + s) * o->chunks + j + 1) * states + c * d;
+            for (int64_t i = 0; i < d; i++) to[i] = (real)a->total[r * a->width + i];
+        }
+    }
+    for (int64_t r = 0; o->last && r < rows; r++)
+        for (int64_t i = 0; i < d; i++)
+            o->last[(a->first * o->channels + r) * d + i] = a->total[r * a->width + i];
+}
+
+/* The gradients of inputs of chunk j by that of the state after it; response (rows, chunk). */
+static void respond_backward(const scan *a, int64_t j, real *response) {
+    const scan_arguments *o = a->o;
+    int64_t begin = o->length - (o->chunks - j) * o->chunk, skip = begin < 0 ? -begin : 0;
+    int64_t width = padded(o->chunk), row = o->channels * a->width, to_row = o->channels * width;
+    for (int64_t c = 0; c < o->channels; c++)
+        gemm(a->sequences, width, o->order, a->rounded + c * a->width, row, 1,
+             o->H_T + (o->own ? c : 0) * o->order * width, width, response + c * width, to_row, 0);
+    for (int64_t s = 0; s < a->sequences; s++)
+        for (int64_t t = skip; t < o->chunk; t++)
+            for (int64_t c = 0; c < o->channels; c++)
+                o->du[((a->first + s) * o->length + begin + t) * o->channels + c] +=
+                    response[s * to_row + c * width + t];
+}
+
+static void scan_gradients(const scan *a, real *response) {
+    const scan_arguments *o = a->o;
+    int64_t d = o->order, rows = a->sequences * o->channels, states = o->channels * d;
+    memset(a->total, 0, rows * a->width * sizeof(double));
+    for (int64_t j = o->chunks - 1; j > 0; j--) {
+        if (j < o->chunks - 1) carry_over(a, o->E);
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t s = r / o->channels, c = r % o->channels;
+            int64_t at = ((a->first + s) * o->chunks + j) * states + c * d;
+            for (int64_t i = 0; i < d; i++) {
+                double *total = a->total + r * a->width + i;
+                *total += o->dstarts[at + i];
+                a->rounded[r * a->width + i] = (real)*total;
+                if (o->ends) o->ends[at - states + i] = (real)*total;
+            }
+        }
+        if (o->du) respond_backward(a, j - 1, response);
+    }
+    for (int64_t r = 0; o->first && r < rows; r++)
+        for (int64_t i = 0; i < d; i++)
+            o->first[(a->first * o->channels + r) * d + i] = a->total[r * a->width + i];
+}
+
+static int run(const scan_arguments *o, int64_t part, int64_t parts, int backward) {
+    int64_t width = padded(o->order), rows = SEQUENCES * o->channels;
+    scan a = {.o = o, .width = width};
+    a.total = (double *)zeros(rows * width * (int64_t)(sizeof(double) / sizeof(real)));
+    a.rounded = zeros(rows * width);
+    a.increment = zeros(rows * width);
+    real *response = zeros(backward ? rows * padded(o->chunk) : 0);
+    int status = a.total && a.rounded && a.increment && response ? 0 : LMU_NO_MEMORY;
+    int64_t end = share(o->batch, part + 1, parts);
+    for (a.first = share(o->batch, part, parts); !status && a.first < end; a.first += a.sequences) {
+        a.sequences = end - a.first < SEQUENCES ? end - a.first : SEQUENCES;
+        if (backward)
+            scan_gradients(&a, response);
+        else
+            scan_states(&a);
+    }
+    free(a.total);
+    free(a.rounded);
+    free(a.increment);
+    free(response);
+    return status;
+}
+
+LMU_EXPORT int NAME(states_scan)(const void *arguments, int64_t part, int64_t parts) {
+    return run(arguments, part, parts, 0);
+}
+
+LMU_EXPORT int NAME(states_scan_backward)(const void *arguments, int64_t part, int64_t parts) {
+    return run(arguments, part, parts, 1);
+}
