@@ -1,7 +1,7 @@
 """Kernels of memory states and of hidden units that read them; see c/states.h."""
 
 import ctypes
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -134,7 +134,7 @@ def chunk_matrices_of(system: System, steps: int, dtype: torch.dtype) -> ChunkMa
         Ad, Bd = widen(system.Ad), widen(system.Bd)
         H = narrow(impulse_response(Ad, Bd, steps), dtype).flip(-1)
         power = torch.linalg.matrix_power(Ad, steps)
-        E = narrow(power - torch.eye(len(Ad.mT), dtype=Ad.dtype, device=Ad.device), dtype)
+        E = narrow(power - torch.eye(Ad.shape[-1], dtype=Ad.dtype, device=Ad.device), dtype)
         return ChunkMatrices(*(_padded(t) for t in (H.mT, H, E.mT, E)))
 
     return system.derived(("native chunk", steps, dtype), make)
@@ -153,46 +153,64 @@ class Weights(NamedTuple):
     bias: Tensor
 
 
-class Run:
-    """One call of the kernels, whose tensors are contiguous and live as long as it."""
+class Plan:
+    """What calls of the same sizes share, forward and backward.
 
-    def __init__(
-        self, u: Tensor, system: System, x: Tensor | None, weights: Weights | None, activation: str
-    ) -> None:
-        self.u, self.system, self.x = u.contiguous(), system, None if x is None else x.contiguous()
-        self.weights = None if weights is None else Weights(*map(_rows_contiguous, weights))
-        (batch, length, channels), order = u.shape, system.Bd.shape[-1]
-        self.rows = 0 if weights is None else len(weights.bias)
+    Args:
+        u: Input (batch, time, channels).
+        system: The memory's.
+        rows: Hidden units; 0 for the memory alone.
+    """
+
+    def __init__(self, u: Tensor, system: System, rows: int) -> None:
+        (batch, length, channels), self.order = u.shape, system.Bd.shape[-1]
+        self.system, self.dtype, self.rows = system, u.dtype, rows
+        self.own = system.Ad.ndim == 3
         self.threads = torch.get_num_threads()
         self.layout = o = layout_of(
-            batch, length, channels, order, self.rows, u.element_size(), self.threads
+            batch, length, channels, self.order, rows, u.element_size(), self.threads
         )
-        self.own = system.Ad.ndim == 3
         self.matrices = matrices_of(system, channels, o, u.dtype)
-        self.activation = native.ACTIVATION_NUMBERS[activation]
         self.parts = max(1, min(self.threads, -(-batch * o.chunks // o.tile)))
+
+    @cached_property
+    def chunk(self) -> ChunkMatrices:
+        """What leads from one chunk to the next."""
+        return chunk_matrices_of(self.system, self.layout.chunk, self.dtype)
+
+
+class Run:
+    """Calls of the kernels on tensors, which become contiguous and live as long as it."""
+
+    def __init__(
+        self, plan: Plan, u: Tensor, x: Tensor | None = None, weights: Weights | None = None,
+        activation: str = "identity",
+    ) -> None:  # fmt: skip
+        self.plan, self.u = plan, u.contiguous()
+        self.x = None if x is None else x.contiguous()
+        self.weights = None if weights is None else Weights(*map(_rows_contiguous, weights))
+        self.activation = native.ACTIVATION_NUMBERS[activation]
 
     def states(self, kernel: str, **tensors: Tensor | None) -> None:
         """Run a kernel of tiles."""
-        (batch, length, channels), order, o = self.u.shape, self.system.Bd.shape[-1], self.layout
+        plan, o = self.plan, self.plan.layout
         arguments = _States(
-            batch, length, channels, order, o.chunk, o.chunks, o.tile,
-            0 if self.x is None else self.x.shape[2], self.rows, self.activation,
-            o.groups, o.inputs, o.width, o.padded, self.own,
+            *self.u.shape, plan.order, o.chunk, o.chunks, o.tile,
+            0 if self.x is None else self.x.shape[2], plan.rows, self.activation,
+            o.groups, o.inputs, o.width, o.padded, plan.own,
         )  # fmt: skip
-        tensors |= self.matrices._asdict() | {"u": self.u, "x": self.x}
+        tensors |= plan.matrices._asdict() | {"u": self.u, "x": self.x}
         if self.weights is not None:
             tensors |= self.weights._asdict()
             arguments.W_m_row, arguments.W_x_row = (w.stride(0) for w in self.weights[:2])
-        self._run(kernel, arguments, tensors, self.parts)
+        self._run(kernel, arguments, tensors, plan.parts)
 
     def scan(self, kernel: str, **tensors: Tensor | None) -> None:
         """Run a kernel from chunk to chunk."""
-        (batch, length, channels), order, o = self.u.shape, self.system.Bd.shape[-1], self.layout
-        arguments = _Scan(batch, length, channels, order, o.chunk, o.chunks, self.own)
-        chunk = chunk_matrices_of(self.system, o.chunk, self.u.dtype)
-        tensors |= chunk._asdict() | {"u": self.u}
-        self._run(kernel, arguments, tensors, min(self.threads, batch))
+        plan, o = self.plan, self.plan.layout
+        arguments = _Scan(*self.u.shape, plan.order, o.chunk, o.chunks, plan.own)
+        tensors |= plan.chunk._asdict() | {"u": self.u}
+        self._run(kernel, arguments, tensors, min(plan.threads, len(self.u)))
 
     def _run(
         self, kernel: str, arguments: ctypes.Structure, tensors: dict[str, Tensor | None],
@@ -205,7 +223,7 @@ class Run:
 
 
 def _rows_contiguous(w: Tensor) -> Tensor:
-    return w if w.stride(-1) == 1 and w.data_ptr() else w.contiguous()
+    return w if w.stride(-1) == 1 else w.contiguous()
 
 
 def forward(run: Run, m_0: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -215,15 +233,15 @@ def forward(run: Run, m_0: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor
     time, channels, order); (batch, channels, order) of the dtype of ``m_0``; and (batch, chunks,
     channels, order), or None for zeros.
     """
-    u, system, o = run.u, run.system, run.layout
+    u, plan, o = run.u, run.plan, run.plan.layout
     batch, length, channels = u.shape
-    shape = batch, channels, system.Bd.shape[-1]
-    y = u.new_empty(batch, length, *((run.rows,) if run.rows else shape[1:]))
+    shape = batch, channels, plan.order
+    y = u.new_empty(batch, length, *((plan.rows,) if plan.rows else shape[1:]))
     wide = m_0 is not None and m_0.dtype != u.dtype
     starts = None if m_0 is None else m_0.to(u.dtype).contiguous()
     m_n = u.new_empty(shape if last else 0)
     if o.chunks > 1 or (last and wide):
-        free = None if m_0 is None else system.advance(widen(m_0), o.first(length))
+        free = None if m_0 is None else plan.system.advance(widen(m_0), o.first(length))
         first, starts = starts, u.new_empty(batch, o.chunks, *shape[1:])
         end = u.new_empty(shape, dtype=torch.float64) if last else None
         run.scan("states_scan", m_0=first, free=free, starts=starts, last=end)
@@ -248,7 +266,7 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    run: Run, dy: Tensor, y: Tensor, dlast: Tensor | None, starts: Tensor | None,
+    run: Run, dy: Tensor, y: Tensor | None, dlast: Tensor | None, starts: Tensor | None,
     *, learned: bool, needs_x: bool, needs_start: bool,
 ) -> Gradients:  # fmt: skip
     """Gradients from those of the outputs and of the last state.
@@ -256,8 +274,8 @@ def backward(
     Those of ``Ad`` and ``Bd``, if ``learned``, take a second pass, as adjoint states must be known
     to the chunk's end.
     """
-    u, o = run.u, run.layout
-    (batch, _, channels), d = u.shape, run.system.Bd.shape[-1]
+    u, plan, o = run.u, run.plan, run.plan.layout
+    (batch, length, channels), d = u.shape, plan.order
     known = {
         "dy": dy.contiguous(),
         "y": y,
@@ -266,7 +284,7 @@ def backward(
     }
     du, dx = torch.empty_like(u), torch.empty_like(run.x) if needs_x and run.x is not None else None
     dstarts = u.new_empty(batch, o.chunks, channels, d)
-    dW = u.new_zeros(run.parts, _row_length(run), _whole(run.rows, u)) if run.rows else None
+    dW = u.new_zeros(plan.parts, _row_length(run), _whole(plan.rows, u)) if plan.rows else None
     several = o.chunks > 1
     ends = torch.empty_like(dstarts) if several and learned else None
     if ends is not None:
@@ -274,9 +292,9 @@ def backward(
         run.scan("states_scan_backward", dstarts=dstarts, ends=ends)
     dE = dB = None
     if learned:
-        number = channels if run.own else 1
-        dE = u.new_zeros(run.parts, number, d, d, dtype=torch.float64)
-        dB = u.new_zeros(run.parts, number, d, dtype=torch.float64)
+        number = channels if plan.own else 1
+        dE = u.new_zeros(plan.parts, number, d, d, dtype=torch.float64)
+        dB = u.new_zeros(plan.parts, number, d, dtype=torch.float64)
     out = {"du": du, "dx": dx, "dW": dW, "dE": dE, "dB": dB}
     wanted = dstarts if needs_start or (several and not learned) else None
     run.states("states_backward", **known, **out, ends=ends, dstarts=wanted)
@@ -285,21 +303,20 @@ def backward(
         first = u.new_empty(batch, channels, d, dtype=torch.float64) if needs_start else None
         run.scan("states_scan_backward", dstarts=dstarts, du=du, first=first)
         if first is not None:
-            steps = o.first(u.shape[1])
-            dm_0 = dstarts[:, 0] + run.system.advance(first, steps, adjoint=True)
+            dm_0 = dstarts[:, 0] + plan.system.advance(first, o.first(length), adjoint=True)
     dynamics = [None if t is None else t.sum(0).view(s.shape) for t, s in (
-        (dE, run.system.Ad), (dB, run.system.Bd))]  # fmt: skip
+        (dE, plan.system.Ad), (dB, plan.system.Bd))]  # fmt: skip
     return Gradients(du, dx, *dynamics, *_weight_gradients(run, dW), dm_0)
 
 
 def _whole(n: int, like: Tensor) -> int:
-    """``n`` in whole vectors of the variant in use."""
-    vector = native.vector_bytes() // like.element_size()
+    """``n`` in whole vectors of any variant."""
+    vector = 64 // like.element_size()
     return -(-n // vector) * vector
 
 
 def _row_length(run: Run) -> int:
-    o = run.layout
+    o = run.plan.layout
     assert run.x is not None
     return _whole(o.groups * o.padded + run.x.shape[2] + 1, run.u)
 
@@ -307,9 +324,9 @@ def _row_length(run: Run) -> int:
 def _weight_gradients(run: Run, dW: Tensor | None) -> tuple[Tensor | None, ...]:
     if dW is None or run.x is None:
         return None, None, None
-    o, rows, (_, _, channels) = run.layout, run.rows, run.u.shape
+    o, rows, states = run.plan.layout, run.plan.rows, run.u.shape[2] * run.plan.order
     total = dW[0] if len(dW) == 1 else dW.sum(0)
-    states, features = o.groups * o.padded, run.x.shape[2]
-    W_m = total[:states].unflatten(0, (o.groups, o.padded))[:, : o.width].flatten(0, 1)
-    W_m = W_m[: channels * run.system.Bd.shape[-1], :rows].mT
-    return W_m, total[states : states + features, :rows].mT, total[states + features, :rows]
+    padded, features = o.groups * o.padded, run.x.shape[2]
+    W_m = total[:padded].unflatten(0, (o.groups, o.padded))[:, : o.width].flatten(0, 1)
+    W_m = W_m[:states, :rows].mT
+    return W_m, total[padded : padded + features, :rows].mT, total[padded + features, :rows]

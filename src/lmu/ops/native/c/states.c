@@ -8,7 +8,7 @@ typedef struct {
 static void write_outputs(const tile *a, int64_t t, int64_t steps, const real *rows, real *z,
                           const real *W) {
     const states_arguments *o = a->o;
-    int64_t width = o->rows ? padded(o->rows) : 0, number = steps * a->sequences;
+    int64_t width = o->rows ? wide(o->rows) : 0, number = steps * a->sequences;
     if (o->rows) {
         multiply(number, width, a->states + o->features + 1, rows, a->row, W, z);
         activate((int)o->activation, z, number * width);
@@ -50,7 +50,7 @@ static void run_tile(const tile *a, const buffers *b) {
 LMU_EXPORT int NAME(states)(const void *arguments, int64_t part, int64_t parts) {
     const states_arguments *o = arguments;
     tile a = tile_at(o, 0);
-    int64_t width = padded(o->rows), rows = a.block * a.sequences;
+    int64_t width = wide(o->rows), rows = a.block * a.sequences;
     buffers b = {zeros(o->rows ? a.row * width : 0), zeros((rows + a.sequences) * a.row),
                  zeros(rows * width), zeros(rows * o->groups * o->inputs)};
     int status = b.W && b.rows && b.z && b.u ? 0 : LMU_NO_MEMORY;

@@ -31,14 +31,20 @@ typedef struct {
     const real *dlast;        /* gradients of `last`, or NULL */
     real *du, *dx;            /* as u and x, or NULL for dx */
     real *dstarts;            /* gradients of states before chunks, as starts */
-    real *dW;                 /* of each part, (parts, row, padded rows), see row_length() */
+    real *dW;                 /* of each part, (parts, row_length(), wide(rows)) */
     double *dE, *dB;          /* of each part, (parts, channels or 1, order, order or 1), or NULL */
 } states_arguments;
+
+/* n rounded up to the longest vectors, as Python knows not which are in use. */
+INLINE int64_t wide(int64_t n) {
+    int64_t longest = 64 / (int64_t)sizeof(real);
+    return (n + longest - 1) / longest * longest;
+}
 
 /* A row of a tile: the states of all groups, the input, and a one for the bias. */
 INLINE int64_t row_length(const states_arguments *o) {
     int64_t states = o->groups * o->padded;
-    return o->rows ? padded(states + o->features + 1) : states;
+    return o->rows ? wide(states + o->features + 1) : states;
 }
 
 INLINE memory_dynamics dynamics_of(const states_arguments *o) {

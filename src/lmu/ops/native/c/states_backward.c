@@ -9,7 +9,7 @@ typedef struct {
  * sequence. */
 static void read_output_gradients(const tile *a, int64_t t, int64_t steps, const buffers *b) {
     const states_arguments *o = a->o;
-    int64_t width = padded(o->rows), size = o->rows * sizeof(real);
+    int64_t width = wide(o->rows), size = o->rows * sizeof(real);
     real *dz = b->dz, *y = b->y;
     for (int64_t i = 0; i < steps; i++)
         for (int64_t s = 0; s < a->sequences; s++, dz += width, y += width) {
@@ -27,11 +27,12 @@ static void read_output_gradients(const tile *a, int64_t t, int64_t steps, const
 /* Gradients of the states of some steps from t on, of the weights, and of the input. */
 static void read_out_backward(const tile *a, int64_t t, int64_t steps, const buffers *b, real *dW) {
     const states_arguments *o = a->o;
-    int64_t width = padded(o->rows), number = steps * a->sequences, at = t * a->sequences * a->row;
+    int64_t width = wide(o->rows), number = steps * a->sequences, at = t * a->sequences * a->row;
     real *gradients = b->gradients + at;
     read_output_gradients(a, t, steps, b);
-    gemm(a->states + o->features + 1, width, number, b->rows + at + a->sequences * a->row, 1,
-         a->row, b->dz, width, dW, width, 1);
+    if (dW)
+        gemm(a->states + o->features + 1, width, number, b->rows + at + a->sequences * a->row, 1,
+             a->row, b->dz, width, dW, width, 1);
     int64_t columns = o->dx ? a->row : a->states;
     for (int64_t j = 0; j < columns; j += 192) {
         int64_t n = columns - j < 192 ? columns - j : 192;
@@ -58,18 +59,17 @@ static void read_state_gradients(const tile *a, real *gradients) {
         }
 }
 
-/* Gradients of the states after the chunk, which come from later ones. */
-static void read_ends(const tile *a, real *after) {
+/* Add the gradients of the states after the chunk, which come from later ones. */
+static void add_ends(const tile *a, real *last, real *one) {
     const states_arguments *o = a->o;
     int64_t states = o->channels * o->order;
-    memset(after, 0, a->sequences * a->row * sizeof(real));
     for (int64_t s = 0; s < a->sequences; s++) {
-        int64_t sequence = a->first + s;
-        if (sequence % o->chunks == o->chunks - 1) {
-            if (o->dlast) put_states(o, o->dlast + sequence / o->chunks * states, after + s * a->row);
-        } else if (o->ends) {
-            put_states(o, o->ends + sequence * states, after + s * a->row);
-        }
+        int64_t sequence = a->first + s, at_end = sequence % o->chunks == o->chunks - 1;
+        const real *from = at_end ? o->dlast : o->ends;
+        if (!from) continue;
+        memset(one, 0, a->states * sizeof(real));
+        put_states(o, from + (at_end ? sequence / o->chunks : sequence) * states, one);
+        for (int64_t i = 0; i < a->states; i++) last[s * a->row + i] += one[i];
     }
 }
 
@@ -141,7 +141,8 @@ static void run_tile(const tile *a, const buffers *b, real *dW, double *dE, doub
     } else {
         read_state_gradients(a, b->gradients);
     }
-    read_ends(a, b->gradients + o->chunk * size);
+    add_ends(a, b->gradients + (o->chunk - 1) * size, b->product);
+    memset(b->gradients + o->chunk * size, 0, size * sizeof(real));
     memory_adjoint(&a->memory, o->chunk, a->sequences, a->row, b->gradients);
     if (o->du) write_input_gradients(a, b->gradients);
     if (o->dstarts) write_start_gradients(a, b->gradients, b->product);
@@ -154,7 +155,7 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_t parts) {
     const states_arguments *o = arguments;
     tile a = tile_at(o, 0);
-    int64_t width = padded(o->rows), number = o->chunk * a.sequences, d = o->order;
+    int64_t width = wide(o->rows), number = o->chunk * a.sequences, d = o->order;
     int64_t block = a.block * a.sequences * width, own = o->own ? o->channels : 1;
     buffers b = {
         .W_T = zeros(o->rows * a.row),

@@ -5,14 +5,14 @@
  * where d_j is what the chunk itself says of the state before it. The sums are float64, so that
  * rounding does not add up over a long sequence; their increments are not.
  */
-#include "gemm.h"
+#include "states.h"
 
 typedef struct {
     int64_t batch, length, channels, order;
     int64_t chunk, chunks, own;
-    const real *H;       /* (channels or 1, chunk, padded order) backward in time, or with ends ... */
-    const real *H_T;     /* ... (channels or 1, order, padded chunk) */
-    const real *E_T, *E; /* (channels or 1, order, padded order) */
+    const real *H;       /* (channels or 1, chunk, wide order) backward in time, or with ends ... */
+    const real *H_T;     /* ... (channels or 1, order, wide chunk) */
+    const real *E_T, *E; /* (channels or 1, order, wide order) */
     const real *u;       /* (batch, length, channels) */
     const real *m_0;     /* (batch, channels, order), or NULL */
     const double *free;  /* what is left of m_0 after the first chunk, likewise, or NULL */
@@ -28,7 +28,7 @@ enum { SEQUENCES = 8 }; /* of the batch at once: the rows of a product */
 
 typedef struct {
     const scan_arguments *o;
-    int64_t first, sequences, width; /* of the batch, and the padded order */
+    int64_t first, sequences, width; /* of the batch, and the wide order */
     double *total;                   /* (sequences, channels, width) */
     real *rounded, *increment;
 } scan;
@@ -93,7 +93,7 @@ static void scan_states(const scan *a) {
 static void respond_backward(const scan *a, int64_t j, real *response) {
     const scan_arguments *o = a->o;
     int64_t begin = o->length - (o->chunks - j) * o->chunk, skip = begin < 0 ? -begin : 0;
-    int64_t width = padded(o->chunk), row = o->channels * a->width, to_row = o->channels * width;
+    int64_t width = wide(o->chunk), row = o->channels * a->width, to_row = o->channels * width;
     for (int64_t c = 0; c < o->channels; c++)
         gemm(a->sequences, width, o->order, a->rounded + c * a->width, row, 1,
              o->H_T + (o->own ? c : 0) * o->order * width, width, response + c * width, to_row, 0);
@@ -128,12 +128,12 @@ static void scan_gradients(const scan *a, real *response) {
 }
 
 static int run(const scan_arguments *o, int64_t part, int64_t parts, int backward) {
-    int64_t width = padded(o->order), rows = SEQUENCES * o->channels;
+    int64_t width = wide(o->order), rows = SEQUENCES * o->channels;
     scan a = {.o = o, .width = width};
     a.total = (double *)zeros(rows * width * (int64_t)(sizeof(double) / sizeof(real)));
     a.rounded = zeros(rows * width);
     a.increment = zeros(rows * width);
-    real *response = zeros(backward ? rows * padded(o->chunk) : 0);
+    real *response = zeros(backward ? rows * wide(o->chunk) : 0);
     int status = a.total && a.rounded && a.increment && response ? 0 : LMU_NO_MEMORY;
     int64_t end = share(o->batch, part + 1, parts);
     for (a.first = share(o->batch, part, parts); !status && a.first < end; a.first += a.sequences) {

@@ -102,7 +102,7 @@ static void multiply(int64_t m, int64_t n, int64_t k, const real *a, int64_t a_r
 
 /* W (row, padded rows): the weights of a row's states and input, and the bias. */
 static void pack_weights(const states_arguments *o, real *W) {
-    int64_t states = o->groups * o->padded, width = padded(o->rows);
+    int64_t states = o->groups * o->padded, width = wide(o->rows);
     for (int64_t i = 0; i < o->rows; i++) {
         for (int64_t c = 0; c < o->channels; c++) {
             real *to = W + place_of(o, c) * width + i;
