@@ -134,14 +134,13 @@ def chunk_matrices_of(system: System, steps: int, dtype: torch.dtype) -> ChunkMa
         Ad, Bd = widen(system.Ad), widen(system.Bd)
         H = narrow(impulse_response(Ad, Bd, steps), dtype).flip(-1)
         power = torch.linalg.matrix_power(Ad, steps)
-        E = narrow(power - torch.eye(Ad.shape[-1], dtype=Ad.dtype, device=Ad.device), dtype)
-        return ChunkMatrices(*(_padded(t) for t in (H.mT, H, E.mT, E)))
+        E = (power - torch.eye(Ad.shape[-1], dtype=Ad.dtype)).double()
+        return ChunkMatrices(*(_padded(t, 64 // dtype.itemsize) for t in (H.mT, H, E.mT, E)))
 
     return system.derived(("native chunk", steps, dtype), make)
 
 
-def _padded(matrix: Tensor) -> Tensor:
-    vector = 64 // matrix.element_size()
+def _padded(matrix: Tensor, vector: int) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % vector)).contiguous()
 
 

@@ -2,8 +2,8 @@
  *
  * With the response H to an input and E = Ad^L - I of chunks of L steps,
  *   m_{j+1} = m_j + E m_j + sum_s H[L-1-s] u_{jL+s},  g_j = d_j + g_{j+1} + E^T g_{j+1},
- * where d_j is what the chunk itself says of the state before it. The sums are float64, so that
- * rounding does not add up over a long sequence; their increments are not.
+ * where d_j is what the chunk itself says of the state before it. The states are float64, so that
+ * rounding does not add up over a long sequence.
  */
 #include "states.h"
 
@@ -12,7 +12,7 @@ typedef struct {
     int64_t chunk, chunks, own;
     const real *H;       /* (channels or 1, chunk, wide order) backward in time, or with ends ... */
     const real *H_T;     /* ... (channels or 1, order, wide chunk) */
-    const real *E_T, *E; /* (channels or 1, order, wide order) */
+    const double *E_T, *E; /* (channels or 1, order, wide order) */
     const real *u;       /* (batch, length, channels) */
     const real *m_0;     /* (batch, channels, order), or NULL */
     const double *free;  /* what is left of m_0 after the first chunk, likewise, or NULL */
@@ -29,22 +29,67 @@ enum { SEQUENCES = 8 }; /* of the batch at once: the rows of a product */
 typedef struct {
     const scan_arguments *o;
     int64_t first, sequences, width; /* of the batch, and the wide order */
-    double *total;                   /* (sequences, channels, width) */
+    double *total, *after;           /* (sequences, channels, width) */
     real *rounded, *increment;
 } scan;
 
-/* total += E total, by rows of E. */
-static void carry_over(const scan *a, const real *E) {
+enum { DOUBLES = VECTOR_BYTES / sizeof(double) };
+typedef double doubles __attribute__((vector_size(VECTOR_BYTES)));
+typedef double loose_doubles
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(double)), may_alias));
+
+/* Some rows and vectors of total + total E. */
+INLINE void carry_tile(const int rows, const int vectors, int64_t order, int64_t width,
+                       int64_t row, const double *total, const double *E, int64_t column,
+                       double *after) {
+    doubles sum[4][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = (doubles){0};
+    for (int64_t p = 0; p < order; p++, E += width)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) {
+            doubles of_E = *(const loose_doubles *)(E + column + j * DOUBLES);
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; i++) sum[i][j] += total[i * row + p] * of_E;
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) {
+            int64_t at = i * row + column + j * DOUBLES;
+            *(loose_doubles *)(after + at) = *(const loose_doubles *)(total + at) + sum[i][j];
+        }
+}
+
+INLINE void carry_rows(const int rows, int64_t order, int64_t width, int64_t row,
+                       const double *total, const double *E, double *after) {
+    int64_t j = 0;
+    for (; j + 2 * DOUBLES <= width; j += 2 * DOUBLES)
+        carry_tile(rows, 2, order, width, row, total, E, j, after);
+    for (; j < width; j += DOUBLES)
+        carry_tile(rows, 1, order, width, row, total, E, j, after);
+}
+
+/* after = total + total E of all rows, by vectors of float64: what is lost here adds up. */
+static void carry_over(scan *a, const double *E) {
     const scan_arguments *o = a->o;
-    int64_t rows = a->sequences * o->channels, size = rows * a->width, row = o->channels * a->width;
-    for (int64_t i = 0; i < size; i++) a->rounded[i] = (real)a->total[i];
-    if (!o->own)
-        gemm(rows, a->width, o->order, a->rounded, a->width, 1, E, a->width, a->increment, a->width,
-             0);
-    for (int64_t c = 0; o->own && c < o->channels; c++)
-        gemm(a->sequences, a->width, o->order, a->rounded + c * a->width, row, 1,
-             E + c * o->order * a->width, a->width, a->increment + c * a->width, row, 0);
-    for (int64_t i = 0; i < size; i++) a->total[i] += a->increment[i];
+    int64_t width = a->width, d = o->order, rows = a->sequences * o->channels;
+    int64_t row = o->own ? o->channels * width : width;
+    for (int64_t c = 0; c < (o->own ? o->channels : 1); c++, E += d * width) {
+        const double *total = a->total + c * width;
+        double *after = a->after + c * width;
+        for (int64_t i = 0, n = o->own ? a->sequences : rows; i < n;) {
+            int64_t some = n - i < 4 ? 1 : 4;
+            if (some == 4)
+                carry_rows(4, d, width, row, total + i * row, E, after + i * row);
+            else
+                carry_rows(1, d, width, row, total + i * row, E, after + i * row);
+            i += some;
+        }
+    }
+    double *before = a->total;
+    a->total = a->after;
+    a->after = before;
 }
 
 /* What the inputs of chunk j leave behind, into the increment (sequences, channels, width). */
@@ -59,7 +104,7 @@ static void respond(const scan *a, int64_t j) {
     }
 }
 
-static void scan_states(const scan *a) {
+static void scan_states(scan *a) {
     const scan_arguments *o = a->o;
     int64_t d = o->order, rows = a->sequences * o->channels, states = o->channels * d;
     int64_t chunks = o->last ? o->chunks : o->chunks - 1;
@@ -104,7 +149,7 @@ static void respond_backward(const scan *a, int64_t j, real *response) {
                     response[s * to_row + c * width + t];
 }
 
-static void scan_gradients(const scan *a, real *response) {
+static void scan_gradients(scan *a, real *response) {
     const scan_arguments *o = a->o;
     int64_t d = o->order, rows = a->sequences * o->channels, states = o->channels * d;
     memset(a->total, 0, rows * a->width * sizeof(double));
@@ -130,11 +175,12 @@ static void scan_gradients(const scan *a, real *response) {
 static int run(const scan_arguments *o, int64_t part, int64_t parts, int backward) {
     int64_t width = wide(o->order), rows = SEQUENCES * o->channels;
     scan a = {.o = o, .width = width};
-    a.total = (double *)zeros(rows * width * (int64_t)(sizeof(double) / sizeof(real)));
+    int64_t doubles = rows * width * (int64_t)(sizeof(double) / sizeof(real));
+    double *first = a.total = (double *)zeros(doubles), *second = a.after = (double *)zeros(doubles);
     a.rounded = zeros(rows * width);
     a.increment = zeros(rows * width);
     real *response = zeros(backward ? rows * wide(o->chunk) : 0);
-    int status = a.total && a.rounded && a.increment && response ? 0 : LMU_NO_MEMORY;
+    int status = a.total && a.after && a.rounded && a.increment && response ? 0 : LMU_NO_MEMORY;
     int64_t end = share(o->batch, part + 1, parts);
     for (a.first = share(o->batch, part, parts); !status && a.first < end; a.first += a.sequences) {
         a.sequences = end - a.first < SEQUENCES ? end - a.first : SEQUENCES;
@@ -143,7 +189,8 @@ static int run(const scan_arguments *o, int64_t part, int64_t parts, int backwar
         else
             scan_states(&a);
     }
-    free(a.total);
+    free(first);
+    free(second);
     free(a.rounded);
     free(a.increment);
     free(response);
