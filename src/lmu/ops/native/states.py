@@ -2,7 +2,7 @@
 
 import ctypes
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,25 +19,33 @@ SEQUENCES = 8  # that are advanced together: rows of a product
 BUFFER = 1 << 17  # numbers of a tile, so that it stays in the cache
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_ENCODER = (
+    "encoder_features encoder_channels encoder_activation",
+    "encoder_W encoder_bias encoder_x encoder_u encoder_dx encoder_dW encoder_dbias encoder_sums",
+)
 
 
-def _structure(numbers: str, pointers: str) -> list[tuple[str, type]]:
-    fields: list[tuple[str, type]] = [(name, _NUMBER) for name in numbers.split()]
-    return fields + [(name, _POINTER) for name in pointers.split()]
+def _structure(*parts: str) -> list[tuple[str, type]]:
+    """Fields: numbers and pointers in turns."""
+    kinds = (_NUMBER, _POINTER)
+    return [(name, kinds[i % 2]) for i, names in enumerate(parts) for name in names.split()]
 
 
 class _States(ctypes.Structure):
     _fields_ = _structure(
         "batch length channels order chunk chunks tile features rows activation "
-        "groups inputs width padded own W_m_row W_x_row",
-        "E_T E B u x starts W_m W_x bias y last dy ends dlast du dx dstarts dW dE dB",
+        "groups inputs width padded own W_m_row W_x_row dW_row finished",
+        "E_T E B u x starts W_m W_x bias y last dy ends dlast du dx dstarts "
+        "dW_m dW_x dbias sums dE dB",
+        *_ENCODER,
     )
 
 
 class _Scan(ctypes.Structure):
     _fields_ = _structure(
-        "batch length channels order chunk chunks own",
+        "batch length channels order chunk chunks own finished",
         "H H_T E_T E u m_0 free starts last dstarts ends du first",
+        *_ENCODER,
     )
 
 
@@ -144,33 +152,26 @@ def _padded(matrix: Tensor, vector: int) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % vector)).contiguous()
 
 
-class Weights(NamedTuple):
-    """Of hidden units (rows, channels * order), (rows, features), (rows,); or None."""
-
-    W_m: Tensor
-    W_x: Tensor
-    bias: Tensor
-
-
 class Plan:
     """What calls of the same sizes share, forward and backward.
 
     Args:
-        u: Input (batch, time, channels).
+        u: Input (batch, time, channels), or its sizes.
         system: The memory's.
         rows: Hidden units; 0 for the memory alone.
+        dtype: Of the computation.
     """
 
-    def __init__(self, u: Tensor, system: System, rows: int) -> None:
-        (batch, length, channels), self.order = u.shape, system.Bd.shape[-1]
-        self.system, self.dtype, self.rows = system, u.dtype, rows
-        self.own = system.Ad.ndim == 3
+    def __init__(
+        self, u: tuple[int, int, int], system: System, rows: int, dtype: torch.dtype
+    ) -> None:
+        self.shape, self.system, self.rows, self.dtype = u, system, rows, dtype
+        self.order, self.own = system.Bd.shape[-1], system.Ad.ndim == 3
         self.threads = torch.get_num_threads()
-        self.layout = o = layout_of(
-            batch, length, channels, self.order, rows, u.element_size(), self.threads
-        )
-        self.matrices = matrices_of(system, channels, o, u.dtype)
-        self.parts = max(1, min(self.threads, -(-batch * o.chunks // o.tile)))
+        self.layout = o = layout_of(*u, self.order, rows, dtype.itemsize, self.threads)
+        self.matrices = matrices_of(system, u[2], o, dtype)
+        self.parts = max(1, min(self.threads, -(-u[0] * o.chunks // o.tile)))
+        self.scan_parts = max(1, min(self.threads, u[0]))
 
     @cached_property
     def chunk(self) -> ChunkMatrices:
@@ -178,50 +179,80 @@ class Plan:
         return chunk_matrices_of(self.system, self.layout.chunk, self.dtype)
 
 
+class Encoder(NamedTuple):
+    """``u = f(W x + bias)``; (channels, features) and (channels,)."""
+
+    W: Tensor
+    bias: Tensor
+    activation: str
+    x: Tensor  # (batch, time, features)
+
+
+class Weights(NamedTuple):
+    """Of hidden units (rows, channels * order), (rows, features), (rows,), and their activation."""
+
+    W_m: Tensor
+    W_x: Tensor
+    bias: Tensor
+    activation: str
+    x: Tensor  # (batch, time, features)
+
+
 class Run:
     """Calls of the kernels on tensors, which become contiguous and live as long as it."""
 
     def __init__(
-        self, plan: Plan, u: Tensor, x: Tensor | None = None, weights: Weights | None = None,
-        activation: str = "identity",
-    ) -> None:  # fmt: skip
+        self, plan: Plan, u: Tensor, weights: Weights | None = None, encoder: Encoder | None = None
+    ) -> None:
         self.plan, self.u = plan, u.contiguous()
-        self.x = None if x is None else x.contiguous()
-        self.weights = None if weights is None else Weights(*map(_rows_contiguous, weights))
-        self.activation = native.ACTIVATION_NUMBERS[activation]
+        self.features, self.activation, self.W_rows = 0, 0, (0, 0)
+        self.known: dict[str, Tensor | None] = {"u": self.u}
+        self.encoder = encoder
+        self.encoder_numbers = 0, 0, 0
+        if weights is not None:
+            W_m, W_x = _unit_stride(weights.W_m), _unit_stride(weights.W_x)
+            self.features, self.W_rows = W_x.shape[1], (W_m.stride(0), W_x.stride(0))
+            self.activation = native.ACTIVATION_NUMBERS[weights.activation]
+            self.known |= {"W_m": W_m, "W_x": W_x, "bias": weights.bias.contiguous()}
+            self.known["x"] = weights.x.contiguous()
+        if encoder is not None:
+            number = native.ACTIVATION_NUMBERS[encoder.activation]
+            self.encoder_numbers = encoder.W.shape[1], encoder.W.shape[0], number
+            self.known |= {
+                "encoder_W": encoder.W.contiguous(),
+                "encoder_bias": encoder.bias.contiguous(),
+                "encoder_x": encoder.x.contiguous(),
+                "encoder_u": self.u,
+            }
 
-    def states(self, kernel: str, **tensors: Tensor | None) -> None:
+    def states(self, kernel: str, dW_row: int = 0, **tensors: Tensor | None) -> None:
         """Run a kernel of tiles."""
         plan, o = self.plan, self.plan.layout
         arguments = _States(
-            *self.u.shape, plan.order, o.chunk, o.chunks, o.tile,
-            0 if self.x is None else self.x.shape[2], plan.rows, self.activation,
-            o.groups, o.inputs, o.width, o.padded, plan.own,
+            *plan.shape, plan.order, o.chunk, o.chunks, o.tile, self.features, plan.rows,
+            self.activation, o.groups, o.inputs, o.width, o.padded, plan.own, *self.W_rows, dW_row,
         )  # fmt: skip
-        tensors |= plan.matrices._asdict() | {"u": self.u, "x": self.x}
-        if self.weights is not None:
-            tensors |= self.weights._asdict()
-            arguments.W_m_row, arguments.W_x_row = (w.stride(0) for w in self.weights[:2])
-        self._run(kernel, arguments, tensors, plan.parts)
+        self._run(kernel, arguments, plan.matrices._asdict() | tensors, plan.parts)
 
     def scan(self, kernel: str, **tensors: Tensor | None) -> None:
         """Run a kernel from chunk to chunk."""
         plan, o = self.plan, self.plan.layout
-        arguments = _Scan(*self.u.shape, plan.order, o.chunk, o.chunks, plan.own)
-        tensors |= plan.chunk._asdict() | {"u": self.u}
-        self._run(kernel, arguments, tensors, min(plan.threads, len(self.u)))
+        arguments = _Scan(*plan.shape, plan.order, o.chunk, o.chunks, plan.own)
+        self._run(kernel, arguments, plan.chunk._asdict() | tensors, plan.scan_parts)
 
     def _run(
-        self, kernel: str, arguments: ctypes.Structure, tensors: dict[str, Tensor | None],
-        parts: int,
-    ) -> None:  # fmt: skip
-        for name, tensor in tensors.items():
+        self, kernel: str, arguments: Any, tensors: dict[str, Tensor | None], parts: int
+    ) -> None:
+        arguments.encoder_features, arguments.encoder_channels, arguments.encoder_activation = (
+            self.encoder_numbers
+        )
+        for name, tensor in (self.known | tensors).items():
             if tensor is not None:
                 setattr(arguments, name, tensor.data_ptr())
-        native.run(kernel, self.u.dtype, arguments, parts)
+        native.run(kernel, self.plan.dtype, arguments, parts)
 
 
-def _rows_contiguous(w: Tensor) -> Tensor:
+def _unit_stride(w: Tensor) -> Tensor:
     return w if w.stride(-1) == 1 else w.contiguous()
 
 
@@ -238,15 +269,15 @@ def forward(run: Run, m_0: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor
     y = u.new_empty(batch, length, *((plan.rows,) if plan.rows else shape[1:]))
     wide = m_0 is not None and m_0.dtype != u.dtype
     starts = None if m_0 is None else m_0.to(u.dtype).contiguous()
-    m_n = u.new_empty(shape if last else 0)
     if o.chunks > 1 or (last and wide):
         free = None if m_0 is None else plan.system.advance(widen(m_0), o.first(length))
         first, starts = starts, u.new_empty(batch, o.chunks, *shape[1:])
         end = u.new_empty(shape, dtype=torch.float64) if last else None
         run.scan("states_scan", m_0=first, free=free, starts=starts, last=end)
-        m_n = m_n if end is None else end.to(u.dtype if m_0 is None else m_0.dtype)
+        m_n = u.new_empty(0) if end is None else end.to(u.dtype if m_0 is None else m_0.dtype)
         run.states("states", starts=starts, y=y)
     else:
+        m_n = u.new_empty(shape if last else 0)
         run.states("states", starts=starts, y=y, last=m_n if last else None)
     return y, m_n, starts
 
@@ -254,78 +285,98 @@ def forward(run: Run, m_0: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor
 class Gradients(NamedTuple):
     """Gradients of all arguments; None where they are not needed."""
 
-    u: Tensor | None = None
-    x: Tensor | None = None
+    u: Tensor
+    x: Tensor | None = None  # of the read-out, and of the encoder
     Ad: Tensor | None = None
     Bd: Tensor | None = None
-    W_m: Tensor | None = None
-    W_x: Tensor | None = None
+    W: Tensor | None = None  # of both weights (rows, channels * order + features)
     bias: Tensor | None = None
     m_0: Tensor | None = None
+    encoder_W: Tensor | None = None
+    encoder_bias: Tensor | None = None
+
+
+class Needs(NamedTuple):
+    """Gradients that are needed beside those of the weights and ``u``."""
+
+    x: bool
+    dynamics: bool
+    start: bool
 
 
 def backward(
     run: Run, dy: Tensor, y: Tensor | None, dlast: Tensor | None, starts: Tensor | None,
-    *, learned: bool, needs_x: bool, needs_start: bool,
+    needs: Needs,
 ) -> Gradients:  # fmt: skip
     """Gradients from those of the outputs and of the last state.
 
-    Those of ``Ad`` and ``Bd``, if ``learned``, take a second pass, as adjoint states must be known
-    to the chunk's end.
+    Those of the dynamics take a second pass, as adjoint states must be known to the chunk's end;
+    there must be no encoder then.
     """
     u, plan, o = run.u, run.plan, run.plan.layout
-    (batch, length, channels), d = u.shape, plan.order
-    known = {
-        "dy": dy.contiguous(),
-        "y": y,
-        "starts": starts,
-        "dlast": None if dlast is None else dlast.to(u.dtype).contiguous(),
-    }
-    du, dx = torch.empty_like(u), torch.empty_like(run.x) if needs_x and run.x is not None else None
+    (batch, length, channels), d, several = u.shape, plan.order, o.chunks > 1
+    dlast = None if dlast is None else dlast.to(u.dtype).contiguous()
+    run.known |= {"dy": dy.contiguous(), "y": y, "starts": starts, "dlast": dlast}
     dstarts = u.new_empty(batch, o.chunks, channels, d)
-    dW = u.new_zeros(plan.parts, _row_length(run), _whole(plan.rows, u)) if plan.rows else None
-    several = o.chunks > 1
-    ends = torch.empty_like(dstarts) if several and learned else None
-    if ends is not None:
-        run.states("states_backward", **known, dstarts=dstarts)
+    ends = None
+    if several and needs.dynamics:
+        ends = torch.empty_like(dstarts)
+        run.states("states_backward", dstarts=dstarts)
         run.scan("states_scan_backward", dstarts=dstarts, ends=ends)
-    dE = dB = None
-    if learned:
+    du, dx, dE, dB = torch.empty_like(u), None, None, None
+    if needs.x and plan.rows:
+        dx = torch.empty_like(run.known["x"])  # pyright: ignore[reportArgumentType]
+        if run.encoder is not None and not run.features:
+            dx = torch.zeros_like(run.encoder.x, memory_format=torch.contiguous_format)
+    if needs.dynamics:
         number = channels if plan.own else 1
         dE = u.new_zeros(plan.parts, number, d, d, dtype=torch.float64)
         dB = u.new_zeros(plan.parts, number, d, dtype=torch.float64)
-    out = {"du": du, "dx": dx, "dW": dW, "dE": dE, "dB": dB}
-    wanted = dstarts if needs_start or (several and not learned) else None
-    run.states("states_backward", **known, **out, ends=ends, dstarts=wanted)
-    dm_0 = dstarts[:, 0] if needs_start else None
-    if several and not learned:
-        first = u.new_empty(batch, channels, d, dtype=torch.float64) if needs_start else None
-        run.scan("states_scan_backward", dstarts=dstarts, du=du, first=first)
+    W, bias, weights = _weights_to_fill(run)
+    from_encoder = _encoder_to_fill(run, plan.scan_parts if several else plan.parts, dx)
+    passes_on = needs.start or (several and not needs.dynamics)
+    run.states(
+        "states_backward", 0 if W is None else W.shape[1], du=du, dx=dx if run.features else None,
+        ends=ends, dE=dE, dB=dB, dstarts=dstarts if passes_on else None, **weights, **from_encoder,
+    )  # fmt: skip
+    dm_0 = dstarts[:, 0] if needs.start else None
+    if several and not needs.dynamics:
+        first = u.new_empty(batch, channels, d, dtype=torch.float64) if needs.start else None
+        run.scan("states_scan_backward", dstarts=dstarts, du=du, first=first, **from_encoder)
         if first is not None:
             dm_0 = dstarts[:, 0] + plan.system.advance(first, o.first(length), adjoint=True)
-    dynamics = [None if t is None else t.sum(0).view(s.shape) for t, s in (
-        (dE, plan.system.Ad), (dB, plan.system.Bd))]  # fmt: skip
-    return Gradients(du, dx, *dynamics, *_weight_gradients(run, dW), dm_0)
+    dynamics = (
+        None if t is None else t.sum(0).view(s.shape)
+        for t, s in ((dE, plan.system.Ad), (dB, plan.system.Bd))
+    )  # fmt: skip
+    of_encoder = from_encoder.get("encoder_dW"), from_encoder.get("encoder_dbias")
+    return Gradients(du, dx, *dynamics, W, bias, dm_0, *of_encoder)
+
+
+def _weights_to_fill(run: Run) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+    plan, o, u = run.plan, run.plan.layout, run.u
+    if not plan.rows:
+        return None, None, {}
+    states = u.shape[2] * plan.order
+    W, bias = u.new_empty(plan.rows, states + run.features), u.new_empty(plan.rows)
+    row = _whole(o.groups * o.padded + run.features + 1, u)
+    sums = u.new_zeros(plan.parts, row, _whole(plan.rows, u))
+    return W, bias, {"dW_m": W, "dW_x": W[:, states:], "dbias": bias, "sums": sums}
+
+
+def _encoder_to_fill(run: Run, parts: int, dx: Tensor | None) -> dict[str, Any]:
+    if run.encoder is None:
+        return {}
+    W, bias = run.encoder.W, run.encoder.bias
+    return {
+        "encoder_dx": dx,
+        "encoder_dW": torch.empty_like(W, memory_format=torch.contiguous_format),
+        "encoder_dbias": torch.empty_like(bias),
+        "encoder_sums": W.new_zeros(parts, W.shape[1] + 1, _whole(len(W), W)),
+    }
 
 
 def _whole(n: int, like: Tensor) -> int:
     """``n`` in whole vectors of any variant."""
     vector = 64 // like.element_size()
     return -(-n // vector) * vector
-
-
-def _row_length(run: Run) -> int:
-    o = run.plan.layout
-    assert run.x is not None
-    return _whole(o.groups * o.padded + run.x.shape[2] + 1, run.u)
-
-
-def _weight_gradients(run: Run, dW: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dW is None or run.x is None:
-        return None, None, None
-    o, rows, states = run.plan.layout, run.plan.rows, run.u.shape[2] * run.plan.order
-    total = dW[0] if len(dW) == 1 else dW.sum(0)
-    padded, features = o.groups * o.padded, run.x.shape[2]
-    W_m = total[:padded].unflatten(0, (o.groups, o.padded))[:, : o.width].flatten(0, 1)
-    W_m = W_m[:states, :rows].mT
-    return W_m, total[padded : padded + features, :rows].mT, total[padded + features, :rows]

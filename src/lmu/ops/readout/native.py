@@ -8,7 +8,7 @@ from torch import Tensor
 from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
 from lmu.ops.cost import Cost, Problem
-from lmu.ops.native.states import Plan, Run, Weights, backward, forward
+from lmu.ops.native.states import Needs, Plan, Run, Weights, backward, forward
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import system_of
 
@@ -42,8 +42,8 @@ class NativeReadout(torch.autograd.Function):
         bias: Tensor, m_0: Tensor | None, activation: str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Shapes as in :func:`lmu.ops.readout`."""
-        ctx.plan = Plan(u, system_of(Ad, Bd), len(bias))
-        run = Run(ctx.plan, u, x, Weights(W_m, W_x, bias), activation)
+        ctx.plan = Plan(tuple(u.shape), system_of(Ad, Bd), len(bias), u.dtype)
+        run = Run(ctx.plan, u, Weights(W_m, W_x, bias, activation, x))
         y, m_n, starts = forward(run, m_0, last=True)
         ctx.activation = activation
         ctx.set_materialize_grads(False)
@@ -63,16 +63,16 @@ class NativeReadout(torch.autograd.Function):
             return *_plain_backward(inputs, dy, dm, needs, ctx.activation), None
         with no_autocast(dy.device):
             u, x, _, _, *weights, m_0 = inputs
-            run = Run(ctx.plan, u, x, Weights(*weights), ctx.activation)
-            grads = backward(
-                run, dy, y, dm, starts,
-                learned=needs[2] or needs[3], needs_x=needs[1], needs_start=needs[7],
-            )  # fmt: skip
-        return *(_as(t, g) if need else None for t, g, need in zip(inputs, grads, needs)), None
-
-
-def _as(like: Tensor, grad: Tensor | None) -> Tensor | None:
-    return None if grad is None else grad.to(like.dtype)
+            run = Run(ctx.plan, u, Weights(*weights, ctx.activation, x))
+            g = backward(run, dy, y, dm, starts, Needs(needs[1], needs[2] or needs[3], needs[7]))
+            dW_m, dW_x = g.W.split([weights[0].shape[1], weights[1].shape[1]], dim=1)
+            grads = [g.u, g.x, g.Ad, g.Bd, dW_m, dW_x, g.bias, g.m_0]
+        for i, like in enumerate(inputs):  # dynamics and the initial state may be wider
+            if not needs[i]:
+                grads[i] = None
+            elif grads[i].dtype != like.dtype:
+                grads[i] = grads[i].to(like.dtype)
+        return *grads, None
 
 
 def _plain_backward(

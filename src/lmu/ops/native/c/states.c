@@ -3,6 +3,7 @@
 
 typedef struct {
     real *W, *rows, *z, *u;
+    encoder_buffers encoder;
 } buffers;
 
 static void write_outputs(const tile *a, int64_t t, int64_t steps, const real *rows, real *z,
@@ -37,6 +38,7 @@ static void run_tile(const tile *a, const buffers *b) {
     const states_arguments *o = a->o;
     int64_t size = a->sequences * a->row;
     memset(b->rows, 0, size * sizeof(real));
+    if (o->chunks == 1) encode(&o->encoder, &b->encoder, a->first * o->length, a->sequences * o->length);
     for (int64_t t = 0; t < o->chunk; t += a->block) {
         int64_t steps = o->chunk - t < a->block ? o->chunk - t : a->block;
         run_states(a, t, steps, b->rows, b->u);
@@ -52,8 +54,9 @@ LMU_EXPORT int NAME(states)(const void *arguments, int64_t part, int64_t parts) 
     tile a = tile_at(o, 0);
     int64_t width = wide(o->rows), rows = a.block * a.sequences;
     buffers b = {zeros(o->rows ? a.row * width : 0), zeros((rows + a.sequences) * a.row),
-                 zeros(rows * width), zeros(rows * o->groups * o->inputs)};
+                 zeros(rows * width), zeros(rows * o->groups * o->inputs), {0}};
     int status = b.W && b.rows && b.z && b.u ? 0 : LMU_NO_MEMORY;
+    if (!status) status = encoder_begin(&o->encoder, &b.encoder, 0);
     if (!status) {
         if (o->rows) pack_weights(o, b.W);
         int64_t tiles = tiles_of(o), end = share(tiles, part + 1, parts);
@@ -66,5 +69,6 @@ LMU_EXPORT int NAME(states)(const void *arguments, int64_t part, int64_t parts) 
     free(b.rows);
     free(b.z);
     free(b.u);
+    encoder_end(&b.encoder);
     return status;
 }

@@ -7,7 +7,7 @@
 #ifndef LMU_STATES_H
 #define LMU_STATES_H
 
-#include "activations.h"
+#include "encoder.h"
 #include "memory.h"
 
 typedef struct {
@@ -18,6 +18,8 @@ typedef struct {
     int64_t activation;
     int64_t groups, inputs, width, padded, own;
     int64_t W_m_row, W_x_row; /* numbers from a row of these weights to the next */
+    int64_t dW_row;           /* likewise of their gradients */
+    int64_t finished;         /* parts of the backward pass */
     const real *E_T, *E, *B;  /* as of memory_dynamics */
     const real *u;            /* (batch, length, channels) */
     const real *x;            /* (batch, length, features) */
@@ -31,15 +33,11 @@ typedef struct {
     const real *dlast;        /* gradients of `last`, or NULL */
     real *du, *dx;            /* as u and x, or NULL for dx */
     real *dstarts;            /* gradients of states before chunks, as starts */
-    real *dW;                 /* of each part, (parts, row_length(), wide(rows)) */
+    real *dW_m, *dW_x, *dbias; /* as the weights, or NULL */
+    real *sums;               /* of these, of each part, (parts, row_length(), wide(rows)) */
     double *dE, *dB;          /* of each part, (parts, channels or 1, order, order or 1), or NULL */
+    encoder encoder;          /* where there is one chunk, and so no scan, it runs here */
 } states_arguments;
-
-/* n rounded up to the longest vectors, as Python knows not which are in use. */
-INLINE int64_t wide(int64_t n) {
-    int64_t longest = 64 / (int64_t)sizeof(real);
-    return (n + longest - 1) / longest * longest;
-}
 
 /* A row of a tile: the states of all groups, the input, and a one for the bias. */
 INLINE int64_t row_length(const states_arguments *o) {

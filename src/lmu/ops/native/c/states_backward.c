@@ -3,6 +3,7 @@
 
 typedef struct {
     real *W_T, *rows, *gradients, *dz, *y, *u, *product;
+    encoder_buffers encoder;
 } buffers;
 
 /* Gradients of what the activation is applied to (steps, sequences, padded rows); zero beyond the
@@ -129,7 +130,14 @@ static void add_channel_gradients(const tile *a, const buffers *b, int64_t c, do
     }
 }
 
-static void run_tile(const tile *a, const buffers *b, real *dW, double *dE, double *dB) {
+/* What a part adds to. */
+typedef struct {
+    int64_t part;
+    real *dW;
+    double *dE, *dB;
+} sums;
+
+static void run_tile(const tile *a, const buffers *b, sums to) {
     const states_arguments *o = a->o;
     int64_t size = a->sequences * a->row, d = o->order;
     memset(b->rows, 0, size * sizeof(real));
@@ -137,7 +145,7 @@ static void run_tile(const tile *a, const buffers *b, real *dW, double *dE, doub
     if (o->rows) {
         read_features(a, 0, o->chunk, b->rows + size);
         for (int64_t t = 0; t < o->chunk; t += a->block)
-            read_out_backward(a, t, o->chunk - t < a->block ? o->chunk - t : a->block, b, dW);
+            read_out_backward(a, t, o->chunk - t < a->block ? o->chunk - t : a->block, b, to.dW);
     } else {
         read_state_gradients(a, b->gradients);
     }
@@ -146,8 +154,30 @@ static void run_tile(const tile *a, const buffers *b, real *dW, double *dE, doub
     memory_adjoint(&a->memory, o->chunk, a->sequences, a->row, b->gradients);
     if (o->du) write_input_gradients(a, b->gradients);
     if (o->dstarts) write_start_gradients(a, b->gradients, b->product);
-    for (int64_t c = 0; dE && c < o->channels; c++)
-        add_channel_gradients(a, b, c, dE + (o->own ? c : 0) * d * d, dB + (o->own ? c : 0) * d);
+    for (int64_t c = 0; to.dE && c < o->channels; c++)
+        add_channel_gradients(a, b, c, to.dE + (o->own ? c : 0) * d * d,
+                              to.dB + (o->own ? c : 0) * d);
+    if (o->chunks == 1 && o->encoder.W)
+        encode_backward(&o->encoder, &b->encoder, to.part, o->du, a->first * o->length,
+                        a->sequences * o->length);
+}
+
+/* The sums of all parts, in one order whoever is the last, and in the order of the weights. */
+static void finish(const states_arguments *o, int64_t parts) {
+    int64_t width = wide(o->rows), size = row_length(o) * width, states = o->groups * o->padded;
+    if (!o->sums) return;
+    for (int64_t p = 1; p < parts; p++)
+        for (int64_t i = 0; i < size; i++) o->sums[i] += o->sums[p * size + i];
+    for (int64_t i = 0; i < o->rows; i++) {
+        for (int64_t c = 0; c < o->channels; c++) {
+            const real *from = o->sums + place_of(o, c) * width + i;
+            real *to = o->dW_m + i * o->dW_row + c * o->order;
+            for (int64_t k = 0; k < o->order; k++) to[k] = from[k * width];
+        }
+        for (int64_t k = 0; k < o->features; k++)
+            o->dW_x[i * o->dW_row + k] = o->sums[(states + k) * width + i];
+        o->dbias[i] = o->sums[(states + o->features) * width + i];
+    }
 }
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -167,14 +197,19 @@ LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_
         .product = zeros(larger(2 * a.row, o->dE ? d * padded(d) : 0)),
     };
     int status = b.W_T && b.rows && b.gradients && b.dz && b.y && b.u && b.product ? 0 : LMU_NO_MEMORY;
+    if (!status) status = encoder_begin(&o->encoder, &b.encoder, 1);
     if (!status) {
         if (o->rows) pack_transpose(o, b.W_T);
+        sums to = {part, o->sums ? o->sums + part * a.row * width : NULL,
+                   o->dE ? o->dE + part * own * d * d : NULL, o->dB ? o->dB + part * own * d : NULL};
         int64_t tiles = tiles_of(o), end = share(tiles, part + 1, parts);
         for (int64_t i = share(tiles, part, parts); i < end; i++) {
             a = tile_at(o, i);
-            run_tile(&a, &b, o->dW ? o->dW + part * a.row * width : NULL,
-                     o->dE ? o->dE + part * own * d * d : NULL,
-                     o->dB ? o->dB + part * own * d : NULL);
+            run_tile(&a, &b, to);
+        }
+        if (is_last((int64_t *)&o->finished, parts)) {
+            finish(o, parts);
+            if (o->chunks == 1) encoder_finish(&o->encoder, parts);
         }
     }
     free(b.W_T);
@@ -184,5 +219,6 @@ LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_
     free(b.y);
     free(b.u);
     free(b.product);
+    encoder_end(&b.encoder);
     return status;
 }

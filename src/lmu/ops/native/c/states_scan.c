@@ -10,6 +10,7 @@
 typedef struct {
     int64_t batch, length, channels, order;
     int64_t chunk, chunks, own;
+    int64_t finished;    /* parts of the backward pass */
     const real *H;       /* (channels or 1, chunk, wide order) backward in time, or with ends ... */
     const real *H_T;     /* ... (channels or 1, order, wide chunk) */
     const double *E_T, *E; /* (channels or 1, order, wide order) */
@@ -22,6 +23,7 @@ typedef struct {
     real *ends;          /* gradients of the states after chunks but the last, or NULL */
     real *du;            /* as u: the response to these is added; or NULL */
     double *first;       /* gradient of the state after the first chunk (batch, channels, order) */
+    encoder encoder;
 } scan_arguments;
 
 enum { SEQUENCES = 8 }; /* of the batch at once: the rows of a product */
@@ -182,13 +184,22 @@ static int run(const scan_arguments *o, int64_t part, int64_t parts, int backwar
     real *response = zeros(backward ? rows * wide(o->chunk) : 0);
     int status = a.total && a.after && a.rounded && a.increment && response ? 0 : LMU_NO_MEMORY;
     int64_t end = share(o->batch, part + 1, parts);
+    encoder_buffers b = {0};
+    if (!status) status = encoder_begin(&o->encoder, &b, backward);
     for (a.first = share(o->batch, part, parts); !status && a.first < end; a.first += a.sequences) {
         a.sequences = end - a.first < SEQUENCES ? end - a.first : SEQUENCES;
-        if (backward)
+        int64_t step = a.first * o->length, steps = a.sequences * o->length;
+        if (backward) {
             scan_gradients(&a, response);
-        else
+            if (o->encoder.W) encode_backward(&o->encoder, &b, part, o->du, step, steps);
+        } else {
+            encode(&o->encoder, &b, step, steps);
             scan_states(&a);
+        }
     }
+    if (!status && backward && is_last((int64_t *)&o->finished, parts))
+        encoder_finish(&o->encoder, parts);
+    encoder_end(&b);
     free(first);
     free(second);
     free(a.rounded);
