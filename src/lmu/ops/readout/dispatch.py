@@ -18,6 +18,7 @@ from lmu.ops.cost import (
     MethodChoice,
     Problem,
     Seconds,
+    cached_problem,
     check_choice,
     compare,
     explain_comparison,
@@ -172,6 +173,11 @@ def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
     if torch.compiler.is_compiling():
         return "chunked"  # for any length, on which a compiler must not specialize
     return _decide(problem_of(u, Bd, rows), initial_state, is_transformed())[0]
+
+
+def pick_readout_of(sizes: tuple[int, int, int, int, int, str], initial_state: bool) -> str:
+    """Choose the method for the sizes of a :class:`Problem`."""
+    return _decide(cached_problem(*sizes), initial_state, False)[0]
 
 
 def run_readout(
