@@ -125,8 +125,17 @@ class BlockSteps(Steps):
         a.streams, a.hidden, a.channels, a.inputs = (
             self.batch, self.hidden, self.channels, self.inputs,
         )  # fmt: skip
-        a.order, a.length, a.stride, a.stages = self.memory.shape[1], LENGTH, STRIDE, len(self._doubling)
-        a.width, a.read_row, a.order_row = self._N.shape[1], self._read.shape[1], self._start.shape[1]
+        a.order, a.length, a.stride, a.stages = (
+            self.memory.shape[1],
+            LENGTH,
+            STRIDE,
+            len(self._doubling),
+        )
+        a.width, a.read_row, a.order_row = (
+            self._N.shape[1],
+            self._read.shape[1],
+            self._start.shape[1],
+        )
         a.activation = activation
         return a
 

@@ -144,9 +144,7 @@ class Steps:
         a.activation = native.ACTIVATION_NUMBERS[w.activation]
         row = a.state_row + self.channels * a.order_row + a.hidden_row
         self._work = self.state.new_empty(self.parts * a.tile * row)
-        a.state, a.memory, a.work = (
-            t.data_ptr() for t in (self.state, self.memory, self._work)
-        )
+        a.state, a.memory, a.work = (t.data_ptr() for t in (self.state, self.memory, self._work))
         a.dynamics = self._dynamics.data_ptr()
         a.encoder = None if self._encoder is None else self._encoder.data_ptr()
         a.read_out = None if self._read_out is None else self._read_out.data_ptr()
