@@ -21,16 +21,18 @@ from lmu.ops._modes import (
 )
 from lmu.ops.cost import (
     CostFunction,
+    Machine,
     MethodChoice,
     Problem,
-    Seconds,
+    Terms,
     check_choice,
     compare,
     explain_comparison,
+    present_machine,
     problem_of,
 )
-from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_seconds
-from lmu.ops.memory.fft import fft, fft_cost, fft_seconds
+from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_terms
+from lmu.ops.memory.fft import fft, fft_cost, fft_terms
 from lmu.ops.memory.final import compiled_final, final, final_cost
 from lmu.ops.memory.naive import naive
 from lmu.ops.memory.recurrent import recurrent, recurrent_cost
@@ -47,14 +49,16 @@ class MemoryMethod(NamedTuple):
     run: Run
     cost: CostFunction
     all_states: bool = True  # or only the last
-    seconds: Seconds | None = None  # of those that are compared by time where all states are needed
+    terms: Terms | None = None  # of those that are compared by time where all states are needed
+    needs: str = ""  # "core" or "triton"
+    starts: bool = False  # compared also where the memory starts from a state
 
 
 MEMORY_METHODS: dict[str, MemoryMethod] = {
     "naive": MemoryMethod(naive, recurrent_cost),
     "final": MemoryMethod(final, final_cost, all_states=False),
-    "fft": MemoryMethod(fft, fft_cost, seconds=fft_seconds),
-    "chunked": MemoryMethod(chunked, chunked_cost, seconds=chunked_seconds),
+    "fft": MemoryMethod(fft, fft_cost, terms=fft_terms),
+    "chunked": MemoryMethod(chunked, chunked_cost, terms=chunked_terms, starts=True),
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),
 }
@@ -63,7 +67,7 @@ MEMORY_METHODS: dict[str, MemoryMethod] = {
 def choose_memory(
     problem: Problem, *, all_states: bool, initial_state: bool = False, transformed: bool = False
 ) -> str:
-    """Choose the method of a memory; a cached pure function, the same on every machine.
+    """Choose the method of a memory; a cached pure function of the sizes and the machine.
 
     Args:
         problem: Its sizes.
@@ -72,7 +76,7 @@ def choose_memory(
         transformed: True under a compiler or a transform of ``torch.func``.
     """
     try:
-        return _decide(problem, all_states, initial_state, transformed)[0]
+        return _decide(problem, all_states, initial_state, transformed, present_machine())[0]
     except TypeError:  # an argument is not hashable
         _check(problem, all_states, initial_state, transformed)
         raise
@@ -85,9 +89,11 @@ def explain_memory(
     method = choose_memory(
         problem, all_states=all_states, initial_state=initial_state, transformed=transformed
     )
-    reason = _decide(problem, all_states, initial_state, transformed)[1]
+    machine = present_machine()
+    reason = _decide(problem, all_states, initial_state, transformed, machine)[1]
     if not reason:
-        reason = f"all states: {explain_comparison(_seconds(problem))}"
+        compared = explain_comparison(_seconds(problem, initial_state, machine))
+        reason = f"all states: {compared}"
     return MethodChoice(method, reason, MEMORY_METHODS[method].cost(problem))
 
 
@@ -99,7 +105,7 @@ def _check(problem: Problem, all_states: bool, initial_state: bool, transformed:
 
 @lru_cache(maxsize=4096, typed=True)
 def _decide(
-    problem: Problem, all_states: bool, initial_state: bool, transformed: bool
+    problem: Problem, all_states: bool, initial_state: bool, transformed: bool, machine: Machine
 ) -> tuple[str, str]:
     """The method and the reason, which is empty where times decide."""
     _check(problem, all_states, initial_state, transformed)
@@ -107,15 +113,20 @@ def _decide(
         return "final", "only the last state is needed: one matrix product gives it"
     if problem.length == 1:
         return "recurrent", "a single step needs no transform"
-    if initial_state:
-        return "chunked", "an initial state is one more row of a chunk's product"
     if transformed:
         return "chunked", "compilers and torch.func see plain products in it"
-    return next(iter(_seconds(problem))), ""
+    return next(iter(_seconds(problem, initial_state, machine))), ""
 
 
-def _seconds(problem: Problem) -> dict[str, float]:
-    return compare(problem, {k: m.seconds for k, m in MEMORY_METHODS.items() if m.seconds})
+def _seconds(problem: Problem, initial_state: bool, machine: Machine) -> dict[str, float]:
+    """Estimated seconds of the methods that can give all states, the fastest first."""
+    methods = {name: m for name, m in MEMORY_METHODS.items() if m.starts or not initial_state}
+    return compare("memory", methods, problem, machine)
+
+
+def fastest_seconds(problem: Problem, machine: Machine) -> float:
+    """Estimated seconds of all states by the method that is chosen for them."""
+    return next(iter(_seconds(problem, False, machine).values()))
 
 
 _tensor = tensor_rule(floating=True)
@@ -178,7 +189,9 @@ def run_memory(
     if method == "auto" and torch.compiler.is_compiling():
         method = "chunked"  # for any length, on which a compiler must not specialize
     elif method == "auto":
-        method = _decide(problem_of(u, Bd), True, m_0 is not None, is_transformed())[0]
+        method = _decide(
+            problem_of(u, Bd), True, m_0 is not None, is_transformed(), present_machine()
+        )[0]
     m = run_method(method, u, Ad, Bd, m_0, H)
     if m_0 is not None and m_0.dtype != m.dtype:
         return m, run_final(u, Ad, Bd, m_0, H=H)

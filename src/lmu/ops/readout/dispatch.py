@@ -15,17 +15,19 @@ from lmu.ops._checks import check_memory, check_readout
 from lmu.ops._modes import compute_dtype, is_transformed, no_autocast
 from lmu.ops.cost import (
     CostFunction,
+    Machine,
     MethodChoice,
     Problem,
-    Seconds,
+    Terms,
     check_choice,
     compare,
     explain_comparison,
+    present_machine,
     problem_of,
 )
-from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_seconds
-from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_seconds
-from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
+from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_terms
+from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_terms
+from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_terms
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H, activation) -> hidden units of all steps and the last
@@ -38,17 +40,21 @@ class ReadoutMethod(NamedTuple):
 
     run: Run
     cost: CostFunction
-    seconds: Seconds | None = None  # of those that are compared by time
+    terms: Terms | None = None  # of those that are compared by time
     activations: tuple[str, ...] = FUSED  # those that it applies itself
+    needs: str = ""  # "core" or "triton"
+    starts: bool = False  # compared also where the memory starts from a state
 
 
 READOUT_METHODS: dict[str, ReadoutMethod] = {
-    "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
-    "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
-    "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
+    "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_terms),
+    "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_terms),
+    "chunked": ReadoutMethod(
+        chunks_readout, chunks_readout_cost, chunks_readout_terms, starts=True
+    ),
     # By name only, as yet.
     "triton": ReadoutMethod(
-        kernels_readout, kernels_readout_cost, activations=("relu", "identity")
+        kernels_readout, kernels_readout_cost, activations=("relu", "identity"), needs="triton"
     ),
 }
 
@@ -56,7 +62,7 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
 def choose_readout(
     problem: Problem, *, initial_state: bool = False, transformed: bool = False
 ) -> str:
-    """Choose the method of a read-out; a cached pure function, the same on every machine.
+    """Choose the method of a read-out; a cached pure function of the sizes and the machine.
 
     Args:
         problem: Its sizes.
@@ -64,7 +70,7 @@ def choose_readout(
         transformed: True under a compiler or a transform of ``torch.func``.
     """
     try:
-        return _decide(problem, initial_state, transformed)[0]
+        return _decide(problem, initial_state, transformed, present_machine())[0]
     except TypeError:  # an argument is not hashable
         check_choice(problem, initial_state=initial_state, transformed=transformed)
         raise
@@ -75,27 +81,31 @@ def explain_readout(
 ) -> MethodChoice:
     """Explain the choice of :func:`choose_readout`: its reason and cost."""
     method = choose_readout(problem, initial_state=initial_state, transformed=transformed)
-    reason = _decide(problem, initial_state, transformed)[1]
+    machine = present_machine()
+    reason = _decide(problem, initial_state, transformed, machine)[1]
     if not reason:
-        reason = f"all outputs: {explain_comparison(_seconds(problem))}"
+        compared = explain_comparison(_seconds(problem, initial_state, machine))
+        reason = f"all outputs: {compared}"
     return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem))
 
 
 @lru_cache(maxsize=4096, typed=True)
-def _decide(problem: Problem, initial_state: bool, transformed: bool) -> tuple[str, str]:
+def _decide(
+    problem: Problem, initial_state: bool, transformed: bool, machine: Machine
+) -> tuple[str, str]:
     """The method and the reason, which is empty where times decide."""
     check_choice(problem, initial_state=initial_state, transformed=transformed)
     if problem.length == 1:
         return "states", "a single step has no time to share"
-    if initial_state:
-        return "chunked", "an initial state is one more row of a chunk's product"
     if transformed:
         return "chunked", "compilers and torch.func see plain products in it"
-    return next(iter(_seconds(problem))), ""
+    return next(iter(_seconds(problem, initial_state, machine))), ""
 
 
-def _seconds(problem: Problem) -> dict[str, float]:
-    return compare(problem, {k: m.seconds for k, m in READOUT_METHODS.items() if m.seconds})
+def _seconds(problem: Problem, initial_state: bool, machine: Machine) -> dict[str, float]:
+    """Estimated seconds of the methods that can run, the fastest first."""
+    methods = {name: m for name, m in READOUT_METHODS.items() if m.starts or not initial_state}
+    return compare("readout", methods, problem, machine)
 
 
 _tensor = tensor_rule(floating=True)
@@ -169,7 +179,8 @@ def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
     """Choose the method for an input (batch, time, channels) and a number of hidden units."""
     if torch.compiler.is_compiling():
         return "chunked"  # for any length, on which a compiler must not specialize
-    return _decide(problem_of(u, Bd, rows), initial_state, is_transformed())[0]
+    problem = problem_of(u, Bd, rows)
+    return _decide(problem, initial_state, is_transformed(), present_machine())[0]
 
 
 def run_readout(
@@ -189,7 +200,7 @@ def run_readout(
     """:func:`readout` of arguments that have been checked."""
     if method == "auto":
         method = pick_readout(u, Bd, W_m.shape[0], m_0 is not None)
-    run, _, _, fused = READOUT_METHODS[method]
+    run, fused = READOUT_METHODS[method].run, READOUT_METHODS[method].activations
     if activation not in fused:
         z, m_n = run_readout(
             u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation="identity"
