@@ -1,4 +1,4 @@
-"""Isolation of tests from the terminal, the clock, other tests and other processes; --device."""
+"""Isolation of tests from the terminal, the clock, other tests and processes; their options."""
 
 import functools
 import gc
@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests import devices
+from tests import cores, devices
 
 # Its own limits are of wall-clock time.
 hypothesis.settings.register_profile(
@@ -25,10 +25,18 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--device cuda`` runs the conformance tests of the operations there."""
+    """``--device cuda`` runs the conformance tests there, ``--native`` all with that core."""
     parser.addoption(
         "--device", choices=devices.CHOICES, default="cpu",
         help="where the conformance tests in tests/ops run",
+    )  # fmt: skip
+    parser.addoption(
+        "--native", choices=cores.CHOICES, default="auto",
+        help="the variant of the compiled core, or off to run without it",
+    )  # fmt: skip
+    parser.addoption(
+        "--sanitize", action="store_true",
+        help="build the core so that it checks addresses and arithmetic (make sanitize)",
     )  # fmt: skip
 
 
@@ -42,6 +50,7 @@ def device() -> torch.device:
 def pytest_configure(config: pytest.Config) -> None:
     """Text in boxes is not wrapped, however long the paths in it are, and has no colours."""
     devices.choose(str(config.getoption("--device")))
+    cores.choose(str(config.getoption("--native")), bool(config.getoption("--sanitize")))
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # whose own lines are as wide as the terminal
         writer = config.get_terminal_writer()

@@ -10,6 +10,7 @@ from lmu.layers import (
     Stream,
     detach_state,
 )
+from lmu.ops.native import native_status
 
 __version__ = "0.1.0"
 
@@ -23,4 +24,5 @@ __all__ = [
     "Stream",
     "__version__",
     "detach_state",
+    "native_status",
 ]

@@ -66,7 +66,7 @@ INLINE vec sigmoid_of(vec x) {
     vec y = -absolute(x), power, rest;
     mask tiny = y < (real)EXP_LEAST;
     exp_parts(choose(tiny, fill((real)EXP_LEAST), y), &power, &rest);
-    vec e = choose(tiny, (vec){0}, power * rest + power);
+    vec e = choose(tiny, (vec){0}, power * (rest + 1)); /* power * rest may be denormal */
     return choose(x < 0, e, fill(1)) / (1 + e);
 }
 

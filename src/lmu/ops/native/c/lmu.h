@@ -36,12 +36,17 @@ INLINE int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 /* The first row of a part of several, of which each has about as many rows. */
 INLINE int64_t share(int64_t rows, int64_t part, int64_t parts) { return rows * part / parts; }
 
-/* n numbers that are zero, aligned to vectors; NULL if there is no memory. Freed by free(). */
+/* n numbers that are zero, aligned to vectors but on Windows; NULL if there is no memory. Freed by
+ * free(). */
 INLINE real *zeros(int64_t n) {
-    size_t size = ((size_t)n * sizeof(real) + 63) / 64 * 64;
-    real *p = aligned_alloc(64, size ? size : 64);
-    if (p) memset(p, 0, size);
-    return p;
+    size_t size = (n > 0 ? (size_t)n : 1) * sizeof(real);
+#if defined(_WIN32) /* whose aligned memory needs a function of its own to free it */
+    return calloc(1, size);
+#else
+    void *p;
+    if (posix_memalign(&p, 64, size)) return NULL;
+    return memset(p, 0, size);
+#endif
 }
 
 #endif

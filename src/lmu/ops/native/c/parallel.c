@@ -42,11 +42,12 @@ void lmu_work(void *data) {
     restore(before);
 }
 
+/* The team is PyTorch's, whole even for few parts: libgomp ends the threads that a smaller team
+ * leaves out, and PyTorch's next operation would start them again. */
 int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t threads,
-            lmu_fork fork) {
+            lmu_fork fork, lmu_inside inside) {
     lmu_job job = {kernel, arguments, parts, 0, 0};
-    if (threads > parts) threads = parts;
-    if (fork && threads > 1)
+    if (fork && threads > 1 && parts > 1 && !inside())
         fork(lmu_work, &job, (unsigned)threads, 0);
     else
         lmu_work(&job);

@@ -18,6 +18,9 @@ enum { LMU_NO_MEMORY = 1 };
 /* GOMP_parallel of the OpenMP library that PyTorch has loaded: calls f(data) in each thread. */
 typedef void (*lmu_fork)(void (*f)(void *), void *data, unsigned threads, unsigned flags);
 
+/* omp_in_parallel of the same library: 1 in a thread that is one of a team's already. */
+typedef int (*lmu_inside)(void);
+
 typedef struct {
     lmu_kernel kernel;
     const void *arguments;
@@ -29,8 +32,8 @@ typedef struct {
 /* Takes parts of a job until none is left. Any number of threads may do so at once. */
 LMU_EXPORT void lmu_work(void *job);
 
-/* Does all parts, in up to `threads` threads if fork is not NULL; returns 0 or an error number. */
+/* Does all parts, in a team of `threads` threads if fork is not NULL; 0, or an error number. */
 LMU_EXPORT int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t threads,
-                       lmu_fork fork);
+                       lmu_fork fork, lmu_inside inside);
 
 #endif
