@@ -3,6 +3,11 @@
 # make test-all  the same, then the slow tests
 # make check  make test, after reformatting the code
 # make fuzz   random layers against their equations, and wrong calls (minutes); 1 if one is wrong
+# make core   compile the core again, as after a change of its C sources
+# make test-plain  the tests of layers and operations without the compiled core (minutes)
+# make sanitize  the kernels with checks of addresses and arithmetic (a minute)
+# make wheel-check  wheels with and without the core, each in a clean environment (minutes)
+# make arm    the tests of the kernels' headers on an emulated ARM processor
 # make docs   the site in site/, built strictly; mkdocs serve shows it while you write
 # make examples  run the notebooks in examples/ in full and write them (about twenty minutes on one core)
 # make kills  kill training and experiments hundreds of times, fill disks, and count losses
