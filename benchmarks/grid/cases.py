@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-LARGEST = 2**30  # bytes that the textbook's FFT layer may take
+LARGEST = 2**30  # bytes that the textbook's parallel layer may take
 BATCHES, LENGTHS = (1, 8, 32, 100), (16, 64, 256, 1000, 4000)
 ORDERS, CHANNELS = (4, 8, 32, 128, 468), (1, 4, 16)
 FFT, LMU, MEMORY = "LMUFFT", "LMU", "LegendreMemory"
@@ -75,8 +75,8 @@ def _every(step: int, layer: str, *axes: tuple[int, ...]) -> Iterator[Case]:
 
 
 def textbook_bytes(case: Case) -> float:
-    """Memory of the textbook's forward and backward: spectra and signals of all states."""
-    return 24.0 * case.batch * case.length * case.channels * case.order
+    """Memory of the textbook's forward and backward: spectra and signals of states, and outputs."""
+    return case.batch * case.length * (24.0 * case.channels * case.order + 12.0 * case.units)
 
 
 def grid(quick: bool = False) -> list[Case]:

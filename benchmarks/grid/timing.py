@@ -12,9 +12,9 @@ from benchmarks.measure import relative_error, seconds
 
 TOLERANCE = 1e-3
 SHORTEST = 4e-3  # seconds of a measurement; quicker work is repeated
-FEW, FEWEST, MOST = 2, 5, 25  # rounds: of a contender that is far behind, of a case
+FEWEST, MOST = 5, 25  # rounds
 PATIENCE = 1.5  # seconds of a case's rounds, after which only the fewest are run
-FAR, SLOW = 4.0, 0.02  # times the fastest, and seconds, beyond which a contender is far behind
+FAR, SLOW = 4.0, 0.02  # times the fastest, and seconds: beyond, one or two measurements do
 
 
 class WrongError(ArithmeticError):
@@ -56,15 +56,14 @@ def rounds(steps: dict[str, Step], order: random.Random) -> dict[str, list[float
     """Measure each contender once a round, in a random order, for as long as it is worth."""
     once = {name: seconds(step, 1) for name, step in steps.items()}
     repeats = {name: max(1, round(SHORTEST / t)) for name, t in once.items()}
-    fastest, spent = min(once.values()), 0.0
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    enough = {name: FEW if t > max(SLOW, FAR * fastest) else MOST for name, t in once.items()}
+    far = max(SLOW, FAR * min(once.values()))
+    spent, times = 0.0, {name: [t] if t > far else [] for name, t in once.items()}
     for turn in range(MOST):
         if turn >= FEWEST and spent > PATIENCE:
             break
         for name in order.sample(sorted(steps), len(steps)):
-            if turn >= enough[name]:
-                continue
+            if once[name] > far and (turn or once[name] > SLOW * 10):
+                continue  # far behind, and measured
             times[name].append(seconds(steps[name], repeats[name]))
             spent += times[name][-1] * repeats[name]
     return times

@@ -7,11 +7,10 @@ takes is measured: see :mod:`lmu.ops.rates`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from math import log2
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from lmu._arguments import flag, instance, whole, word
 from lmu.ops import native, rates
@@ -72,25 +71,17 @@ class Problem:
             rule(name, getattr(self, name))
 
 
-cached_problem = lru_cache(maxsize=4096)(Problem)
-
-
-def problem_of(u: Tensor, Bd: Tensor, rows: int = 0) -> Problem:
-    """Return the sizes of the memory of an input (batch, time, channels), cached."""
-    batch, length, channels = u.shape
-    return cached_problem(length, Bd.shape[-1], rows, batch, channels, u.device.type)
-
-
 class Machine(NamedTuple):
     """What the time of a method depends on besides the sizes, on one machine."""
 
     threads: int  # of PyTorch within an operation
     core: bool  # whether the compiled core can run
+    rates: int = 0  # which tables of rates are in use: a number that changes with them
 
 
 def present_machine() -> Machine:
     """Return what holds for this process now."""
-    return Machine(torch.get_num_threads(), native.is_available())
+    return Machine(torch.get_num_threads(), native.is_available(), rates.version())
 
 
 CostFunction = Callable[[Problem], Cost]
@@ -161,6 +152,11 @@ def explain_comparison(seconds: Mapping[str, float]) -> str:
     if not best or second / best < 1.05:  # the estimates tell no more; an empty batch costs nothing
         return f"about as fast as by method {name!r}"
     return f"about {second / best:.1f} times as fast as by method {name!r}"
+
+
+def far(n: int) -> float:
+    """Doublings by which ``n`` complex numbers of a transform leave a cache of a mebibyte."""
+    return max(0.0, log2(8.0 * n / (1 << 20)))
 
 
 def beyond(size: float, cache: float) -> float:

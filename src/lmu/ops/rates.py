@@ -1,11 +1,12 @@
 """Seconds that a unit of each term of a method's time takes: fitted tables, and what is typical.
 
-``rates.json`` beside this file is written by ``python -m benchmarks.cost_model`` from measured
-times: a table for each kind of device, number of threads, and with and without the compiled core.
+``rates.json`` beside this file is written by ``python -m benchmarks.rates`` from measured times: a
+table for each kind of device, number of threads, and with and without the compiled core.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ TYPICAL: dict[str, float] = {
     "calls": 4e-6,  # a PyTorch operation or a kernel's start, with its share of autograd
     "blocks": 3e-5,  # a block of time of the nonlinear layer
     "preparation": 1.5e-11,  # FLOPs of matrices made once for all steps
-    "steps": 1e-6,  # a step of a sequential loop within a kernel
+    "steps": 1e-6,  # a step of a sequential loop
     "flops": 1e-11,  # of matrix products
     "transforms": 1e-10,  # FLOPs of Fourier transforms, 2.5 n log2 n for a real one of n numbers
+    "far_transforms": 3e-11,  # of those, for each doubling of a transform beyond a mebibyte
     "bytes": 1e-10,  # read or written, in the cache
     "far_bytes": 2e-10,  # read or written beyond the cache, on top of "bytes"
     "new_bytes": 3e-10,  # of memory that the system hands out page by page
@@ -27,21 +29,56 @@ TYPICAL: dict[str, float] = {
 }
 
 Rates = Mapping[str, float]
+Content = Mapping[str, Any]  # of a file of rates
+
+_tables: list[dict[str, Any]] | None = None  # None until they are needed
+_version = 0
+
+
+def version() -> int:
+    """Return a number that changes with the tables in use, so that no old choice is kept."""
+    return _version
 
 
 @lru_cache(maxsize=256)
-def rates(family: str, name: str, device: str, threads: int, core: bool) -> Rates:
-    """Seconds of a unit of each term, of a method.
+def rates(family: str, name: str, device: str, threads: int, core: bool, version: int) -> Rates:
+    """Seconds of a unit of each term, of a method, by the tables of this version.
 
     A number of threads that was not measured is estimated from one and two threads: each term has
     a serial part and one that is shared out.
     """
+    del version
     return TYPICAL | _fitted(family, name, device, threads, core)
 
 
+def tables() -> list[dict[str, Any]]:
+    """Return the tables in use, from the file beside this one at first."""
+    global _tables
+    if _tables is None:
+        fitted = json.loads(FITTED.read_text(encoding="utf-8")) if FITTED.exists() else {}
+        _tables = fitted.get("tables", [])
+    return _tables
+
+
+def use(content: Content) -> None:
+    """Use other tables from now on."""
+    global _tables, _version
+    _tables, _version = list(content["tables"]), _version + 1
+
+
+@contextmanager
+def using(content: Content) -> Iterator[None]:
+    """Use other tables in a block."""
+    before = tables()
+    use(content)
+    try:
+        yield
+    finally:
+        use({"tables": before})
+
+
 def _fitted(family: str, name: str, device: str, threads: int, core: bool) -> dict[str, float]:
-    found = _tables(device, core)
-    of = {t["threads"]: t["rates"].get(family, {}).get(name) for t in found}
+    of = {t["threads"]: t["rates"].get(family, {}).get(name) for t in _closest(device, core)}
     of = {number: table for number, table in of.items() if table}
     if not of:
         return {}
@@ -52,21 +89,14 @@ def _fitted(family: str, name: str, device: str, threads: int, core: bool) -> di
     return of[max((n for n in of if n <= threads), default=min(of))]
 
 
-def _tables(device: str, core: bool) -> list[dict[str, Any]]:
-    tables = read(FITTED)["tables"] if FITTED.exists() else []
-    here = [t for t in tables if t["device"] == device] or [
-        t for t in tables if t["device"] == "cpu"
-    ]
+def _closest(device: str, core: bool) -> list[dict[str, Any]]:
+    """Tables of the device, or else the CPU's; with the core as it is, if there are any."""
+    here = [t for t in tables() if t["device"] == device]
+    here = here or [t for t in tables() if t["device"] == "cpu"]
     return [t for t in here if t["core"] is core] or here
 
 
 def _amdahl(one: float, two: float, threads: int) -> float:
-    """Seconds of ``threads`` threads, from those of one and two."""
+    """Seconds with ``threads`` threads, from those with one and two."""
     shared = min(max(0.0, 2 * (one - two)), one)
-    return max(two, one - shared) if not shared else one - shared + shared / threads
-
-
-@lru_cache(maxsize=4)
-def read(path: Path) -> dict[str, Any]:
-    """Read a file of rates."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return one - shared + shared / threads if shared else two

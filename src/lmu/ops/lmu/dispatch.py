@@ -16,7 +16,6 @@ from lmu.ops.cost import (
     MethodChoice,
     Problem,
     Terms,
-    cached_problem,
     check_choice,
     compare,
     explain_comparison,
@@ -101,6 +100,21 @@ def _decide(
     if activation not in FUSED:
         return "loop", f"blocks of time run the activations {', '.join(FUSED)}"
     return next(iter(_seconds(problem, activation, machine))), ""
+
+
+@lru_cache(maxsize=4096)
+def _pick(
+    sizes: tuple[int, int, int, int, int],
+    device: str,
+    feedback: bool,
+    transformed: bool,
+    activation: str | None,
+    machine: Machine,
+) -> str:
+    """The method, by one look-up: it is asked for at each call of a layer."""
+    batch, length, states, hidden, channels = sizes
+    problem = Problem(length, states // channels, hidden, batch, channels, device)
+    return _decide(problem, feedback, transformed, activation, machine)[0]
 
 
 def _seconds(problem: Problem, activation: str | None, machine: Machine) -> dict[str, float]:
@@ -210,11 +224,9 @@ def run_lmu(
         if not feedback and not is_exporting():
             method = "parallel"
     elif method == "auto":
-        (batch, length, _), channels = x.shape, len(weights.e_x)
-        order, device = m.shape[1] // channels, x.device.type
-        problem = cached_problem(length, order, h.shape[1], batch, channels, device)
-        machine = present_machine()
-        method = _decide(problem, feedback, is_transformed(), _name(activation), machine)[0]
+        sizes = *x.shape[:2], m.shape[1], h.shape[1], len(weights.e_x)
+        traits = feedback, is_transformed(), _name(activation), present_machine()
+        method = _pick(sizes, x.device.type, *traits)
     with no_autocast(x.device):
         y, h, m = LMU_METHODS[method].run(x, h, m, weights, dynamics, activation)
     return y, (h, m)

@@ -13,6 +13,7 @@ from lmu._arguments import tensor as tensor_rule
 from lmu.ops._checks import check_memory
 from lmu.ops._modes import (
     compute_dtype,
+    convert,
     is_differentiated,
     is_exporting,
     is_transformed,
@@ -29,7 +30,6 @@ from lmu.ops.cost import (
     compare,
     explain_comparison,
     present_machine,
-    problem_of,
 )
 from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_terms
 from lmu.ops.memory.fft import fft, fft_cost, fft_terms
@@ -118,6 +118,21 @@ def _decide(
     return next(iter(_seconds(problem, initial_state, machine))), ""
 
 
+@lru_cache(maxsize=4096)
+def _pick(
+    shape: tuple[int, int, int],
+    order: int,
+    device: str,
+    initial_state: bool,
+    transformed: bool,
+    machine: Machine,
+) -> str:
+    """The method for all states, by one look-up: it is asked for at each call of a layer."""
+    batch, length, channels = shape
+    problem = Problem(length, order, 0, batch, channels, device)
+    return _decide(problem, True, initial_state, transformed, machine)[0]
+
+
 def _seconds(problem: Problem, initial_state: bool, machine: Machine) -> dict[str, float]:
     """Estimated seconds of the methods that can give all states, the fastest first."""
     methods = {name: m for name, m in MEMORY_METHODS.items() if m.starts or not initial_state}
@@ -189,9 +204,9 @@ def run_memory(
     if method == "auto" and torch.compiler.is_compiling():
         method = "chunked"  # for any length, on which a compiler must not specialize
     elif method == "auto":
-        method = _decide(
-            problem_of(u, Bd), True, m_0 is not None, is_transformed(), present_machine()
-        )[0]
+        machine, transformed = present_machine(), is_transformed()
+        order, device = Bd.shape[-1], u.device.type
+        method = _pick(u.shape, order, device, m_0 is not None, transformed, machine)
     m = run_method(method, u, Ad, Bd, m_0, H)
     if m_0 is not None and m_0.dtype != m.dtype:
         return m, run_final(u, Ad, Bd, m_0, H=H)
@@ -270,7 +285,7 @@ def run_method(
     """Run a method on checked arguments, channel by channel where these have their own dynamics."""
     run = MEMORY_METHODS[name].run
     with no_autocast(u.device):
-        u = u.to(compute_dtype(u.dtype))
+        u = convert(u, compute_dtype(u.dtype))
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             return run_method(name, pad(u, (0, 0, 0, 0, 0, 1)), Ad, Bd, None, H)[:0]
         if Ad.ndim == 2:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lmu.ops._modes import widen
-from lmu.ops.cost import Cost, Machine, Problem, beyond
+from lmu.ops.cost import Cost, Machine, Problem, beyond, far
 from lmu.theory import impulse_response, krylov
 from lmu.theory.rounding import narrow
 
@@ -64,10 +64,11 @@ def fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     del machine
     n = fast_length(2 * problem.length - 1)
     signals = problem.batch * problem.channels * problem.order
-    size = 4.0 * n * signals
+    size, transforms = 4.0 * n * signals, 2.5 * n * log2(n) * (2 * signals + problem.order)
     return {
         "calls": 20.0,
-        "transforms": 2.5 * n * log2(n) * (2 * signals + problem.order),
+        "transforms": transforms,
+        "far_transforms": transforms * far(n),
         "bytes": size,
         "far_bytes": beyond(size, 1 << 20),
         "new_bytes": beyond(size, 1 << 25),

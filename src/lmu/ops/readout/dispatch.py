@@ -12,7 +12,7 @@ from lmu._arguments import explained, optional, word
 from lmu._arguments import tensor as tensor_rule
 from lmu.ops._activations import FUSED, Function, apply_rows, check_activation
 from lmu.ops._checks import check_memory, check_readout
-from lmu.ops._modes import compute_dtype, is_transformed, no_autocast
+from lmu.ops._modes import compute_dtype, convert, is_transformed, no_autocast
 from lmu.ops.cost import (
     CostFunction,
     Machine,
@@ -23,7 +23,6 @@ from lmu.ops.cost import (
     compare,
     explain_comparison,
     present_machine,
-    problem_of,
 )
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_terms
 from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_terms
@@ -179,8 +178,24 @@ def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
     """Choose the method for an input (batch, time, channels) and a number of hidden units."""
     if torch.compiler.is_compiling():
         return "chunked"  # for any length, on which a compiler must not specialize
-    problem = problem_of(u, Bd, rows)
-    return _decide(problem, initial_state, is_transformed(), present_machine())[0]
+    machine, transformed = present_machine(), is_transformed()
+    return _pick(u.shape, Bd.shape[-1], rows, u.device.type, initial_state, transformed, machine)
+
+
+@lru_cache(maxsize=4096)
+def _pick(
+    shape: tuple[int, int, int],
+    order: int,
+    rows: int,
+    device: str,
+    initial_state: bool,
+    transformed: bool,
+    machine: Machine,
+) -> str:
+    """The method, by one look-up: it is asked for at each call of a layer."""
+    batch, length, channels = shape
+    problem = Problem(length, order, rows, batch, channels, device)
+    return _decide(problem, initial_state, transformed, machine)[0]
 
 
 def run_readout(
@@ -200,7 +215,8 @@ def run_readout(
     """:func:`readout` of arguments that have been checked."""
     if method == "auto":
         method = pick_readout(u, Bd, W_m.shape[0], m_0 is not None)
-    run, fused = READOUT_METHODS[method].run, READOUT_METHODS[method].activations
+    row = READOUT_METHODS[method]
+    run, fused = row.run, row.activations
     if activation not in fused:
         z, m_n = run_readout(
             u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation="identity"
@@ -208,8 +224,8 @@ def run_readout(
         return apply_rows(activation, z), m_n
     dtype = compute_dtype(u.dtype)
     with no_autocast(u.device):
-        u, x = u.to(dtype), x.to(dtype)
-        W_m, W_x, bias = W_m.to(dtype), W_x.to(dtype), bias.to(dtype)
+        u, x = convert(u, dtype), convert(x, dtype)
+        W_m, W_x, bias = convert(W_m, dtype), convert(W_x, dtype), convert(bias, dtype)
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             u, x = (pad(t, (0, 0, 0, 0, 0, 1)) for t in (u, x))
             y, m_n = run(u, x, Ad, Bd, W_m, W_x, bias, None, H, activation)

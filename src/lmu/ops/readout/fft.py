@@ -22,7 +22,7 @@ from lmu.ops._modes import (
     no_autocast,
     widen,
 )
-from lmu.ops.cost import Cost, Machine, Problem, beyond
+from lmu.ops.cost import Cost, Machine, Problem, beyond, far
 from lmu.ops.memory.fft import fast_length
 from lmu.ops.memory.final import final
 from lmu.ops.readout.chunked import channels_readout
@@ -265,10 +265,12 @@ def fft_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
         problem.batch, problem.length, problem.channels, problem.order, problem.rows
     )  # fmt: skip
     p = plan(T)
-    signals, spectrum = r * (b + c * p.pieces), 4.0 * p.n * r
+    spectrum = 4.0 * p.n * r
+    transforms = 5.0 * p.n * log2(p.n) * r * (b + c * p.pieces)
     return {
         "calls": 60.0 + 15.0 * b + 4.0 * c,
-        "transforms": 5.0 * p.n * log2(p.n) * signals,
+        "transforms": transforms,
+        "far_transforms": transforms * far(p.n),
         "flops": 12.0 * p.n * b * c * p.pieces * r + 6.0 * r * d * T * c,
         "bytes": spectrum * (b + c * p.pieces),
         "far_bytes": beyond(spectrum, 1 << 20) * (b + c * p.pieces),
