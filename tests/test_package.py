@@ -64,7 +64,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     sources = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src").rglob("*.py")}
-    built = {"lmu/ops/native/_build.json"}
+    built = {"lmu/ops/native/_build.json", "lmu/ops/rates.json"}
     if "py3-none-any" not in wheel.name:  # where there is a C compiler
         built.add("lmu/ops/native/_core.so")
     package = {name for name in names if name.startswith("lmu/")}

@@ -97,9 +97,10 @@ def _decide(
         return "loop", "torch.func transforms need plain operations"
     if not feedback and problem.length > 1:
         return "parallel", "nothing is fed back: the memory needs no steps, only h does"
-    if activation not in FUSED:
-        return "loop", f"blocks of time run the activations {', '.join(FUSED)}"
-    return next(iter(_seconds(problem, activation, machine))), ""
+    method, *others = _seconds(problem, activation, machine)
+    if not others:
+        return method, f"blocks of time run the activations {', '.join(FUSED)}"
+    return method, ""
 
 
 @lru_cache(maxsize=4096)
