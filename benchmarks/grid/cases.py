@@ -47,6 +47,7 @@ def parallel() -> Iterator[Case]:
     for case in _every(2, FFT, *axes):
         if textbook_bytes(case) <= LARGEST:
             yield case
+    yield from _long(FFT, (16, 64, 346))
 
 
 def recurrent() -> Iterator[Case]:
@@ -55,6 +56,8 @@ def recurrent() -> Iterator[Case]:
     yield from _every(4, LMU, *axes)
     for batch, (units, order) in product((1, 16, 100), ((212, 256), (64, 32))):
         yield Case(LMU, batch, 784, order, units)
+    for batch, length in product((1, 16), (4, 40)):
+        yield Case(LMU, batch, length, 1024, 16)
 
 
 def states() -> Iterator[Case]:
@@ -62,6 +65,14 @@ def states() -> Iterator[Case]:
     for case in _every(3, MEMORY, BATCHES, LENGTHS, ORDERS, (0,), CHANNELS):
         if textbook_bytes(case) <= LARGEST:
             yield case
+    yield from _long(MEMORY, (0, 0, 0))
+
+
+def _long(layer: str, units: tuple[int, int, int]) -> Iterator[Case]:
+    """Yield long sequences, so that the fit need not go far beyond what it has seen."""
+    for length, order, n in zip((200_000, 50_000, 16_000), (16, 64, 468), units, strict=True):
+        yield Case(layer, 1, length, order, n)
+        yield Case(layer, 4, length // 4, order, n, 2)
 
 
 def _every(step: int, layer: str, *axes: tuple[int, ...]) -> Iterator[Case]:

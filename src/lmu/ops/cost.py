@@ -154,9 +154,9 @@ def explain_comparison(seconds: Mapping[str, float]) -> str:
     return f"about {second / best:.1f} times as fast as by method {name!r}"
 
 
-def far(n: int) -> float:
-    """Doublings by which ``n`` complex numbers of a transform leave a cache of a mebibyte."""
-    return max(0.0, log2(8.0 * n / (1 << 20)))
+def doublings(size: float, cache: float = 1 << 20) -> float:
+    """Doublings by which ``size`` bytes, those of one sequence's transforms, leave a cache."""
+    return max(0.0, log2(size / cache)) if size else 0.0
 
 
 def beyond(size: float, cache: float) -> float:

@@ -269,7 +269,7 @@ def check_choice_of_loop():
     assert flops == sorted(flops, reverse=True)
     assert explain_lmu(long).cost == LMU_METHODS["blocks"].cost(long)
     for problem, options in (
-        (Problem(40, 2048, 4), {}),
+        (Problem(3, 2048, 4), {}),
         (long, {"transformed": True}),
         (Problem(1, 256, 4), {"feedback": False}),
     ):

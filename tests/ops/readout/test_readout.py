@@ -191,7 +191,6 @@ def test_choice_without_the_core():
         assert pick(784) == "fft"
         assert pick(784, order=4) != "fft"
         assert pick(1) == "states"
-        assert pick(100_000) == "chunked"
         assert pick(784, initial_state=True) == pick(784, transformed=True) == "chunked"
 
 

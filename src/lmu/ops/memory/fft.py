@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lmu.ops._modes import widen
-from lmu.ops.cost import Cost, Machine, Problem, beyond, far
+from lmu.ops.cost import Cost, Machine, Problem, beyond, doublings
 from lmu.theory import impulse_response, krylov
 from lmu.theory.rounding import narrow
 
@@ -68,7 +68,7 @@ def fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     return {
         "calls": 20.0,
         "transforms": transforms,
-        "far_transforms": transforms * far(n),
+        "far_transforms": transforms * doublings(8.0 * problem.length * problem.order),
         "bytes": size,
         "far_bytes": beyond(size, 1 << 20),
         "new_bytes": beyond(size, 1 << 25),

@@ -22,7 +22,7 @@ from lmu.ops._modes import (
     no_autocast,
     widen,
 )
-from lmu.ops.cost import Cost, Machine, Problem, beyond, far
+from lmu.ops.cost import Cost, Machine, Problem, beyond, doublings
 from lmu.ops.memory.fft import fast_length
 from lmu.ops.memory.final import final
 from lmu.ops.readout.chunked import channels_readout
@@ -270,7 +270,7 @@ def fft_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     return {
         "calls": 60.0 + 15.0 * b + 4.0 * c,
         "transforms": transforms,
-        "far_transforms": transforms * far(p.n),
+        "far_transforms": transforms * doublings(spectrum),
         "flops": 12.0 * p.n * b * c * p.pieces * r + 6.0 * r * d * T * c,
         "bytes": spectrum * (b + c * p.pieces),
         "far_bytes": beyond(spectrum, 1 << 20) * (b + c * p.pieces),
