@@ -40,7 +40,7 @@ def main() -> None:
         content["tables"] = [t for t in content["tables"] if key(t) != key(table)] + [table]
         content["tables"].sort(key=lambda t: (t["device"], t["core"], t["threads"]))
         write_json(args.output, content)
-        with rates.using(content):
+        with rates.using(content["tables"]):
             print(f"{path.name}: {len(grid['cases'])} cases")
             print(report(grid))
 
@@ -61,7 +61,7 @@ def fit(grid: dict[str, Any], rows: list[Row] | None = None) -> Table:
     }  # fmt: skip
     for family, (layer, methods) in FAMILIES.items():
         here = [row for row in rows if row["layer"] == layer]
-        with rates.using({"tables": [table]}):
+        with rates.using([table]):
             machine = Machine(table["threads"], table["core"], rates.version())
             samples = {
                 name: samples_of(here, name, method.terms, machine, where)
@@ -120,7 +120,7 @@ def report(grid: dict[str, Any]) -> str:
             continue
         unseen = []
         for half in (0, 1):
-            with rates.using({"tables": [fit(grid, rows[half::2])]}):
+            with rates.using([fit(grid, rows[half::2])]):
                 unseen += regrets(grid, rows[1 - half :: 2], family)
         for label, found in (("fitted", seen), ("unseen", unseen)):
             d = describe([r for r, *_ in found], high=False)

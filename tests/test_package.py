@@ -29,6 +29,7 @@ ROOMS = (
     "ops",
     "layers",
     "__init__",
+    "calibrate",
     "distributed",
     "plots",
     "models",

@@ -26,11 +26,20 @@ class Cost:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """The chosen method, the reason in words, and the cost where it is known."""
+    """The chosen method, the reason in words, and the cost where it is known.
+
+    Attributes:
+        method: A key of the family's table.
+        reason: Why it was chosen.
+        cost: Of a forward pass.
+        machine: Threads, whether the compiled core can run and if not why, and where the estimates
+            of time come from; empty where time did not decide.
+    """
 
     method: str
     reason: str
     cost: Cost | None = None
+    machine: str = ""
 
 
 _ONE, _NONE = whole(1), whole(0)
@@ -141,6 +150,17 @@ def seconds_of(family: str, name: str, terms: Terms, problem: Problem, machine: 
     """Estimated seconds of a method, forward and backward."""
     rate = rates.rates(family, name, problem.device, *machine)
     return sum(rate[term] * amount for term, amount in terms(problem, machine).items())
+
+
+def explain_machine(machine: Machine, device: str) -> str:
+    """Say in words where methods run, and where their estimates come from."""
+    text = device
+    if device == "cpu":
+        status = native.native_status()
+        core = f"compiled core {status.variant}"
+        core = core if machine.core else f"no compiled core: {status.reason}"
+        text = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}, {core}"
+    return f"{text}; {rates.source(device, machine.threads, machine.core)}"
 
 
 def explain_comparison(seconds: Mapping[str, float]) -> str:

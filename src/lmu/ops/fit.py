@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmu.ops.rates import TYPICAL
 
-ROUNDS = 8  # of weights that follow from the fit before
+ROUNDS = 20  # of weights that follow from the fit before
 MOST_TERMS = 10  # of a method: all subsets of them are tried
 
 
@@ -56,7 +56,8 @@ def fit_rates(
     pull = sqrt(trust) * torch.eye(len(terms), dtype=torch.float64)
     estimates = t
     for _ in range(ROUNDS):
-        scale = (w / (estimates * t)).sqrt()
+        # Of a weighted square whose derivative is that of the sum above.
+        scale = (w * (estimates + t) / (2 * t)).sqrt() / estimates
         rows = torch.cat([a * scale[:, None], pull])
         target = torch.cat([t * scale, sqrt(trust) * torch.ones(len(terms), dtype=torch.float64)])
         x = non_negative(rows, target)

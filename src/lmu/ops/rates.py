@@ -1,15 +1,18 @@
 """Seconds that a unit of each term of a method's time takes: fitted tables, and what is typical.
 
 ``rates.json`` beside this file is written by ``python -m benchmarks.rates`` from measured times: a
-table for each kind of device, number of threads, and with and without the compiled core.
+table for each kind of device, number of threads, and with and without the compiled core. Tables
+that ``python -m lmu.calibrate`` has measured on this machine come before them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from lmu.ops import calibration
 
 FITTED = Path(__file__).with_name("rates.json")
 
@@ -29,9 +32,9 @@ TYPICAL: dict[str, float] = {
 }
 
 Rates = Mapping[str, float]
-Content = Mapping[str, Any]  # of a file of rates
+Table = dict[str, Any]  # of one device, number of threads, and with or without the core
 
-_tables: list[dict[str, Any]] | None = None  # None until they are needed
+_tables: list[Table] | None = None  # None until they are needed
 _version = 0
 
 
@@ -51,35 +54,53 @@ def rates(family: str, name: str, device: str, threads: int, core: bool, version
     return TYPICAL | _fitted(family, name, device, threads, core)
 
 
-def tables() -> list[dict[str, Any]]:
-    """Return the tables in use, from the file beside this one at first."""
+def source(device: str, threads: int, core: bool) -> str:
+    """Say in words where the rates come from."""
+    found = [t for t in _closest(device, core) if t["threads"] == threads]
+    for table in found:
+        if where := table.get("file"):
+            return f"costs measured on this machine {table['source']['date']}, file {where}"
+    tables = found or _closest(device, core)
+    if not tables:
+        return "costs estimated"
+    return f"costs fitted on {tables[0]['source']['cpu']}"
+
+
+def packaged() -> list[Table]:
+    """Return the tables that come with the package."""
+    return json.loads(FITTED.read_text(encoding="utf-8"))["tables"] if FITTED.exists() else []
+
+
+def tables() -> list[Table]:
+    """Return the tables in use: at first those measured on this machine and the package's."""
     global _tables
     if _tables is None:
-        fitted = json.loads(FITTED.read_text(encoding="utf-8")) if FITTED.exists() else {}
-        _tables = fitted.get("tables", [])
+        _tables = [*calibration.read_or_warn(), *packaged()]
     return _tables
 
 
-def use(content: Content) -> None:
-    """Use other tables from now on."""
+def use(tables: Sequence[Table] | None) -> None:
+    """Use other tables from now on; None for those that are found at first."""
     global _tables, _version
-    _tables, _version = list(content["tables"]), _version + 1
+    _tables, _version = None if tables is None else list(tables), _version + 1
 
 
 @contextmanager
-def using(content: Content) -> Iterator[None]:
+def using(tables: Sequence[Table]) -> Iterator[None]:
     """Use other tables in a block."""
-    before = tables()
-    use(content)
+    before = _tables
+    use(tables)
     try:
         yield
     finally:
-        use({"tables": before})
+        use(before)
 
 
 def _fitted(family: str, name: str, device: str, threads: int, core: bool) -> dict[str, float]:
-    of = {t["threads"]: t["rates"].get(family, {}).get(name) for t in _closest(device, core)}
-    of = {number: table for number, table in of.items() if table}
+    of: dict[int, dict[str, float]] = {}
+    for table in _closest(device, core):  # the first of those with as many threads
+        if found := table["rates"].get(family, {}).get(name):
+            of.setdefault(table["threads"], found)
     if not of:
         return {}
     if threads in of:
@@ -89,7 +110,7 @@ def _fitted(family: str, name: str, device: str, threads: int, core: bool) -> di
     return of[max((n for n in of if n <= threads), default=min(of))]
 
 
-def _closest(device: str, core: bool) -> list[dict[str, Any]]:
+def _closest(device: str, core: bool) -> list[Table]:
     """Tables of the device, or else the CPU's; with the core as it is, if there are any."""
     here = [t for t in tables() if t["device"] == device]
     here = here or [t for t in tables() if t["device"] == "cpu"]

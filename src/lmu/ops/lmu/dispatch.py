@@ -19,6 +19,7 @@ from lmu.ops.cost import (
     check_choice,
     compare,
     explain_comparison,
+    explain_machine,
     present_machine,
 )
 from lmu.ops.lmu.block_matrices import BlockDynamics
@@ -79,12 +80,13 @@ def explain_lmu(
 ) -> MethodChoice:
     """Explain the choice of :func:`choose_lmu`: its reason and cost."""
     method = choose_lmu(problem, feedback=feedback, transformed=transformed, activation=activation)
-    machine = present_machine()
+    machine, where = present_machine(), ""
     reason = _decide(problem, feedback, transformed, _name(activation), machine)[1]
     if not reason:
         compared = explain_comparison(_seconds(problem, _name(activation), machine))
         reason = f"all steps: {compared}"
-    return MethodChoice(method, reason, LMU_METHODS[method].cost(problem))
+        where = explain_machine(machine, problem.device)
+    return MethodChoice(method, reason, LMU_METHODS[method].cost(problem), where)
 
 
 @lru_cache(maxsize=4096, typed=True)

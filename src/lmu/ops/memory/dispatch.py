@@ -29,6 +29,7 @@ from lmu.ops.cost import (
     check_choice,
     compare,
     explain_comparison,
+    explain_machine,
     present_machine,
 )
 from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_terms
@@ -89,12 +90,13 @@ def explain_memory(
     method = choose_memory(
         problem, all_states=all_states, initial_state=initial_state, transformed=transformed
     )
-    machine = present_machine()
+    machine, where = present_machine(), ""
     reason = _decide(problem, all_states, initial_state, transformed, machine)[1]
     if not reason:
         compared = explain_comparison(_seconds(problem, initial_state, machine))
         reason = f"all states: {compared}"
-    return MethodChoice(method, reason, MEMORY_METHODS[method].cost(problem))
+        where = explain_machine(machine, problem.device)
+    return MethodChoice(method, reason, MEMORY_METHODS[method].cost(problem), where)
 
 
 def _check(problem: Problem, all_states: bool, initial_state: bool, transformed: bool) -> None:

@@ -22,6 +22,7 @@ from lmu.ops.cost import (
     check_choice,
     compare,
     explain_comparison,
+    explain_machine,
     present_machine,
 )
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_terms
@@ -80,12 +81,13 @@ def explain_readout(
 ) -> MethodChoice:
     """Explain the choice of :func:`choose_readout`: its reason and cost."""
     method = choose_readout(problem, initial_state=initial_state, transformed=transformed)
-    machine = present_machine()
+    machine, where = present_machine(), ""
     reason = _decide(problem, initial_state, transformed, machine)[1]
     if not reason:
         compared = explain_comparison(_seconds(problem, initial_state, machine))
         reason = f"all outputs: {compared}"
-    return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem))
+        where = explain_machine(machine, problem.device)
+    return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem), where)
 
 
 @lru_cache(maxsize=4096, typed=True)
