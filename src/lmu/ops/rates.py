@@ -19,6 +19,7 @@ FITTED = Path(__file__).with_name("rates.json")
 # What a unit takes on a common processor, for methods that nobody has measured yet.
 TYPICAL: dict[str, float] = {
     "calls": 4e-6,  # a PyTorch operation or a kernel's start, with its share of autograd
+    "loops": 4e-5,  # a turn of a loop over sequences or chunks, of several operations
     "blocks": 3e-5,  # a block of time of the nonlinear layer
     "preparation": 1.5e-11,  # FLOPs of matrices made once for all steps
     "steps": 1e-6,  # a step of a sequential loop

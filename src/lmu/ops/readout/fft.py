@@ -268,7 +268,8 @@ def fft_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     spectrum = 4.0 * p.n * r
     transforms = 5.0 * p.n * log2(p.n) * r * (b + c * p.pieces)
     return {
-        "calls": 60.0 + 15.0 * b + 4.0 * c,
+        "calls": 60.0 + 4.0 * c,
+        "loops": b,
         "transforms": transforms,
         "far_transforms": transforms * doublings(spectrum),
         "flops": 12.0 * p.n * b * c * p.pieces * r + 6.0 * r * d * T * c,
