@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lmu.ops._activations import activation_of
 from lmu.ops._modes import differentiable_backward, is_batched, no_autocast, widen
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.lmu.block_matrices import (
     BlockDynamics,
     BlockMatrices,
@@ -78,6 +78,24 @@ def blocks_cost(problem: Problem) -> Cost:
     width = n + steps * problem.channels
     flops = 2.0 * b * T * (width**2 + n * d + d * d / steps) + 2.0 * steps * n * d * d
     return Cost(flops, 4.0 * b * T * n + 4.0 * (2 * b + d) * steps * width)
+
+
+def blocks_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of a sequence in blocks, forward and backward."""
+    del machine
+    b, T, d, n = problem.batch, problem.length, problem.channels * problem.order, problem.rows
+    steps = min(T, block_length(n, problem.channels))
+    width = n + steps * problem.channels
+    matrices, product = 4.0 * steps * width * d, 4.0 * width**2
+    return {
+        "calls": 120.0,
+        "steps": T,
+        "blocks": T / steps,
+        "flops": 6.0 * b * T * (width**2 + n * d + d * d / steps),
+        "preparation": 6.0 * steps * width * d * d,
+        "bytes": T * product + (T / steps) * (matrices + 4.0 * d * d),
+        "far_bytes": T / steps * beyond(matrices, 1 << 20) + T * beyond(4.0 * b * width, 1 << 16),
+    }
 
 
 class BlockLMU(torch.autograd.Function):
