@@ -15,6 +15,7 @@ from lmu.ops.lmu.block_matrices import BlockDynamics
 from lmu.ops.lmu.blocks import blocks, blocks_cost
 from lmu.ops.lmu.loop import loop, loop_cost
 from lmu.ops.lmu.naive import LMUWeights
+from lmu.ops.lmu.native import native, native_cost
 from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 
@@ -29,6 +30,7 @@ class LMUMethod(NamedTuple):
 LMU_METHODS: dict[str, LMUMethod] = {
     "loop": LMUMethod(loop, loop_cost),
     "blocks": LMUMethod(blocks, blocks_cost, FUSED),
+    "native": LMUMethod(native, native_cost, FUSED),
     "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost, ("tanh",)),
     "parallel": LMUMethod(parallel, parallel_cost),
 }
