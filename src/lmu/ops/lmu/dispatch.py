@@ -31,7 +31,8 @@ LMU_METHODS: dict[str, LMUMethod] = {
     "loop": LMUMethod(loop, loop_cost),
     "blocks": LMUMethod(blocks, blocks_cost, FUSED),
     "native": LMUMethod(native, native_cost, FUSED),
-    "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost, ("tanh",)),
+    "native_blocks": LMUMethod(partial(blocks, engine="native"), blocks_cost, FUSED),
+    "triton": LMUMethod(partial(blocks, engine="triton"), blocks_cost, ("tanh",)),
     "parallel": LMUMethod(parallel, parallel_cost),
 }
 

@@ -1,4 +1,4 @@
-"""The nonlinear LMU step by step in the compiled core, forward and backward."""
+"""The nonlinear LMU in the compiled core, step by step."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -30,26 +30,21 @@ def native(
     """
     del dynamics
     core.require(x)
-    run = _compiled if torch.compiler.is_compiling() else _eager
-    y, m_n = run(x, h, m, weights, activation)
+    if torch.compiler.is_compiling():
+        y, m_n, _ = _operator(x, h, m, list(weights), activation)
+    elif torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, m, *weights)):
+        y, m_n, _ = NativeLMU.apply(activation, x, h, m, *weights)
+    else:
+        y, m_n, _ = kernels.forward(x, h, m, weights, activation, False)
+        m_n = m_n.to(m.dtype)
     return y, flush(y[:, -1].clone()), m_n
 
 
 def native_cost(problem: Problem) -> Cost:
-    """Cost of a sequence in the compiled core."""
+    """Cost of a sequence in the compiled core, step by step."""
     p, states = problem, problem.channels * problem.order
     flops = 2.0 * p.batch * p.length * (p.rows * (p.rows + states) + states * p.order)
     return Cost(flops, 4.0 * p.batch * p.length * (p.rows + states))
-
-
-def _eager(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, activation: str
-) -> tuple[Tensor, Tensor]:
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, m, *weights))
-    if not keep:
-        y, m_n, _ = kernels.forward(x, h, m, weights, activation, False)
-        return y, m_n.to(m.dtype)
-    return NativeLMU.apply(activation, x, h, m, *weights)[:2]
 
 
 class NativeLMU(torch.autograd.Function):
@@ -104,30 +99,23 @@ def _gradients(
     return [grad if need else None for grad, need in each]
 
 
-# Operators for torch.compile.
-
-
-def _compiled(
-    x: Tensor, h: Tensor, m: Tensor, weights: LMUWeights, activation: str
-) -> tuple[Tensor, Tensor]:
-    y, m_n, _ = _forward_operator(x, h, m, list(weights), activation)
-    return y, m_n
+# Operators for torch.compile; the layer takes that of blocks, for any length.
 
 
 @torch.library.custom_op(
-    "lmu::lmu_native",
+    "lmu::native",
     mutates_args=(),
     schema="(Tensor x, Tensor h, Tensor m, Tensor[] weights, str activation) "
     "-> (Tensor, Tensor, Tensor)",
 )
-def _forward_operator(
+def _operator(
     x: Tensor, h: Tensor, m: Tensor, weights: Sequence[Tensor], activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, m_n, memories = kernels.forward(x, h, m, LMUWeights(*weights), activation, True)
-    return y, m_n if m.dtype == m_n.dtype else m_n.to(m.dtype), memories
+    return y, m_n.to(m.dtype), memories
 
 
-@_forward_operator.register_fake
+@_operator.register_fake
 def _(
     x: Tensor, h: Tensor, m: Tensor, weights: Sequence[Tensor], activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +125,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "lmu::lmu_native_backward",
+    "lmu::native_backward",
     mutates_args=(),
     schema="(Tensor[] inputs, Tensor y, Tensor memories, Tensor dy, Tensor dm, bool[] needed, "
     "str activation) -> Tensor[]",
@@ -169,11 +157,9 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward_of_operator(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
     y, memories, *inputs = ctx.saved_tensors
-    grads = _backward_operator(
-        inputs, y, memories, *grad_outputs[:2], ctx.needed, ctx.activation
-    )
+    grads = _backward_operator(inputs, y, memories, *grad_outputs[:2], ctx.needed, ctx.activation)
     each = [g if need else None for g, need in zip(grads, ctx.needed, strict=True)]
     return *each[:3], each[3:], None
 
 
-_forward_operator.register_autograd(_backward_of_operator, setup_context=_keep_for_backward)
+_operator.register_autograd(_backward_of_operator, setup_context=_keep_for_backward)

@@ -67,7 +67,9 @@ class Blocks(NamedTuple):
             return Blocks(1, states, w.E.contiguous()[None], w.Bd.mT.contiguous())
         c = torch.arange(channels)
         E = w.E.unflatten(1, (channels, order)).unflatten(0, (channels, order))[c, :, c]
-        return Blocks(channels, order, E.contiguous(), w.Bd.unflatten(0, (channels, order))[c, :, c])
+        return Blocks(
+            channels, order, E.contiguous(), w.Bd.unflatten(0, (channels, order))[c, :, c]
+        )
 
     def join(self, dE: Tensor, dB: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradients of the joined system from those of the blocks."""
