@@ -203,7 +203,8 @@ def _compiled_backward(
     x, h_0, _, *matrices = inputs
     o = BlockMatrices(*matrices)
     grads = _backward(engine, activation, x, h_0, Saved(*saved), o, dy, dm, needed)
-    return [x.new_empty(0) if grad is None else grad for grad in grads]
+    each = zip(grads, needed, strict=True)
+    return [x.new_empty(0) if g is None or not need else g for g, need in each]
 
 
 @_compiled_backward.register_fake
@@ -211,8 +212,8 @@ def _(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
     needed: Sequence[bool], engine: str, activation: str,
 ) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(t) for t in inputs]
-    return grads if needed[0] else [inputs[0].new_empty(0), *grads[1:]]
+    each = zip(inputs, needed, strict=True)
+    return [torch.empty_like(t) if need else inputs[0].new_empty(0) for t, need in each]
 
 
 def _backward_of_compiled(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:

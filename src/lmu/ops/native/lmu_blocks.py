@@ -85,18 +85,20 @@ def backward(
 
 def _finish(
     o: BlockMatrices, dX: Tensor, dM: Tensor, dR: Tensor, system: Sequence[Tensor], length: int
-) -> BlockMatrices:
-    """Gradients of the matrices, that of ``R_s = W + W D_s`` added to those of W and D."""
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the matrices, those of the dynamics only if they are learned; that of ``R_s = W + W D_s`` added to those of W and D."""
     size = min(len(dR), length)
-    dW = dR.sum(0) + torch.einsum("sij,skj->ik", dR[:size], o.D[:size])
-    dD = torch.zeros_like(o.D)
+    dW = dR.sum(0)
+    for dR_s, D_s in zip(dR[:size], o.D[:size], strict=True):
+        dW.addmm_(dR_s, D_s.mT)
     if not system:
-        return BlockMatrices(dX, dM, dW, dD, torch.zeros_like(o.H))
+        return dX, dM, dW, None, None
     dH, dE = system
+    dD = torch.zeros_like(o.D)
     dD[:-1] = o.W.mT @ dR
     dD[-1] += dE[0]
     dD[length % (len(o.D) - 1)] += dE[1]
-    return BlockMatrices(dX, dM, dW, dD, dH)
+    return dX, dM, dW, dD, dH
 
 
 def _increments(o: BlockMatrices, length: int) -> Tensor:

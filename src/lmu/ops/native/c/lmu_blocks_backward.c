@@ -18,7 +18,10 @@ typedef struct {
     real *dX, *dM, *dR, *dH, *dE;
 } backward_arguments;
 
-enum { GATHERED = 64 }; /* rows at least of products that give gradients of weights */
+enum {
+    GATHERED = 64, /* rows at least of products that give gradients of weights */
+    AT_ONCE = 128, /* block states of such a product, so that they stay in the cache */
+};
 
 /* Buffers of a group of blocks: gradients and predecessors of block states, and memories. */
 typedef struct {
@@ -133,7 +136,10 @@ static void add_products(const backward_arguments *b, int64_t start, int64_t num
     const block_sizes *o = &b->sizes;
     int64_t w = o->width, m_row = whole(o->states), q = number * s->rows, k = o->inputs;
     int64_t x_row = whole(k), row = o->length * w;
-    if (size == o->length) gemm(w, w, q * size, s->before, 1, w, s->grads, w, b->dM, w, 1);
+    for (int64_t i = 0; size == o->length && i < q * size; i += AT_ONCE) {
+        int64_t some = q * size - i < AT_ONCE ? q * size - i : AT_ONCE;
+        gemm(w, w, some, s->before + i * w, 1, w, s->grads + i * w, w, b->dM, w, 1);
+    }
     for (int64_t i = 0; i < q; i++) {
         const real *g = s->grads + i * row;
         int64_t at = (s->first + i % s->rows) * o->steps + (start + i / s->rows) * o->length;
