@@ -83,9 +83,7 @@ def test_state_in_and_out_at_any_step(kind, at):
         run(first, x[:, :at])
     second.state = first.state
     for stream in (first, second, copy.deepcopy(first)):
-        torch.testing.assert_close(
-            (run(stream, x[:, at:]), *stream.state), (right[:, at:], *state)
-        )
+        torch.testing.assert_close((run(stream, x[:, at:]), *stream.state), (right[:, at:], *state))
 
 
 @kinds
