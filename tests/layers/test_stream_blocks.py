@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmu import LMU, Stream
+from lmu import LMU, LMUFFT, Stream
 from lmu.layers import _backend_native
 from lmu.ops import native
 from lmu.ops.native.block_steps import LENGTH, BlockSteps, is_worth_blocks
@@ -21,7 +21,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "own windows, relu": {
         "memory_channels": 2, "theta": (20.0, 35.0), "hidden_activation": "relu",
     },
-    "open": {"hidden_to_memory": False, "hidden_activation": "sigmoid"},
+    "not fed by h": {"hidden_to_memory": False, "hidden_activation": "sigmoid"},
+    "LMUFFT": {},
+    "LMUFFT, channels": {"memory_channels": 3, "encoder_activation": torch.tanh},
+    "LMUFFT, own windows": {
+        "memory_channels": 2, "theta": (20.0, 35.0), "encode_input": False,
+        "hidden_activation": "gelu", "input_to_hidden": False,
+    },
 }  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
 # In a block, at its ends, and while the first one is prepared.
@@ -34,13 +40,13 @@ def always_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_backend_native, "is_worth_blocks", lambda *sizes: True)
 
 
-def build(kind: str, dtype: torch.dtype = F64) -> LMU:
+def build(kind: str, dtype: torch.dtype = F64) -> Any:
     torch.manual_seed(1)
     options: dict[str, Any] = {"theta": 40.0, "dtype": dtype} | KINDS[kind]
-    return fill(LMU(2, 19, 9, **options), 0.1)
+    return fill((LMUFFT if kind.startswith("LMUFFT") else LMU)(2, 19, 9, **options), 0.1)
 
 
-def build_stream(layer: LMU, batch: int) -> tuple[Stream, BlockSteps]:
+def build_stream(layer: Any, batch: int) -> tuple[Stream, BlockSteps]:
     stream: Any = Stream(layer, batch)
     assert isinstance(stream._backend.steps, BlockSteps)
     return stream, stream._backend.steps
@@ -51,8 +57,8 @@ def run(stream: Stream, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def whole(layer: LMU, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-    return layer(x, state)
+def whole(layer: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    return layer(x, state, **layer.with_state)
 
 
 @kinds
@@ -153,6 +159,6 @@ def test_rounding_does_not_add_up():
 
 
 def test_blocks_are_for_large_layers():
-    assert is_worth_blocks(1, 212, 256, 1)
-    assert not is_worth_blocks(1, 32, 32, 1)
-    assert not is_worth_blocks(100_000, 212, 256, 1)  # whose buffers would take gigabytes
+    assert is_worth_blocks(1, 212, 256, 1, True)
+    assert not is_worth_blocks(1, 32, 32, 1, True)
+    assert not is_worth_blocks(100_000, 212, 256, 1, False)  # whose buffers would take gigabytes

@@ -1,4 +1,4 @@
-"""Kernel of a time step of the nonlinear LMU in blocks, for streams of large layers.
+"""Kernel of a time step in blocks, for streams of large LMUs and LMUFFTs.
 
 With ``z = [a | u]``, the argument of the activation and the input of the memory, step s of a block
 is ``z_s = N [h | x 1] + V Ad^s m + sum_i K_i u_{s-1-i}``, ``K_i = V Ad^i Bd``, where m is the memory
@@ -6,6 +6,9 @@ before the block and ``V = [W_m (Ad + Bd e_m); e_m]``. Only N, as large as ``W_h
 step. For m the steps of a block share products of several rows, with ``Ad^s m`` by doubling; these
 are made one block earlier, from the memory then, a piece at each step, so that all steps take about
 as long. Inputs of the block before are added to eight steps at once.
+
+Without feedback u is known before z, which is a alone: then N has no columns for h, and a step
+reads ``V = W_m Ad`` and ``K_i = W_m Ad^i Bd`` from i = 0, the new input, on.
 """
 
 import ctypes
@@ -20,11 +23,12 @@ from lmu.theory.rounding import flush
 LENGTH, STRIDE, GROUP = 32, 4, 8  # steps of a block, between powers, and of GROUP in C
 _POINTERS = (
     "x", "out", "read", "memory", "start", "powers", "change", "bases", "past", "now", "N", "K",
-    "H", "doubling", "reading",
+    "H", "doubling", "reading", "encoder",
 )  # fmt: skip
 _SIZES = (
     "streams", "at", "turn", "warm", "length", "stride", "stages", "width", "read_row", "order_row",
-    "hidden", "channels", "order", "inputs", "activation",
+    "hidden", "channels", "order", "inputs", "open",
+    "encoder_activation", "activation",
 )  # fmt: skip
 # Numbers a second that a thread reads, within 1 MiB and beyond, and products that it adds up.
 _NEAR, _FAR, _PRODUCTS = 20e9, 10e9, 45e9
@@ -38,11 +42,12 @@ class _Arguments(ctypes.Structure):
     )
 
 
-def is_worth_blocks(batch: int, hidden: int, order: int, channels: int) -> bool:
+def is_worth_blocks(batch: int, hidden: int, order: int, channels: int, feedback: bool) -> bool:
     """True if a step in blocks takes less time than a direct one."""
     n, d = hidden, order * channels
-    direct = n * (n + d) + channels * (order * order + n + d)
-    block = n * (n + LENGTH * channels)
+    fed = n if feedback else 0
+    direct = n * (fed + d) + channels * (order * order + fed + d)
+    block = n * (fed + LENGTH * channels)
     # For each step of a block.
     reads = (STRIDE * n + 4 * d) * d / LENGTH
     products = n * d + d * d * STRIDE / LENGTH + LENGTH / GROUP * n * channels
@@ -74,33 +79,39 @@ class BlockSteps(Steps):
         super().__init__(weights, batch, inputs, channels, hidden, dtype)
         self._keep_matrices(weights)
         self._make_buffers()
-        self._block = self._fill_block(native.ACTIVATION_NUMBERS[weights.activation])
+        self._block = self._fill_block(weights)
         self._run_block = native.bind("step_blocks", dtype, self._block)
         self._stop(0)
 
     def _keep_matrices(self, w: StepWeights) -> None:
         c, n = self.channels, self.hidden
+        # Nothing is fed back if what is read of a row of the state is x.
+        self.open = w.encoder is None or (w.encoder.W_h is None and w.encoder.W_m is None)
         E = torch.block_diag(*w.E.double().expand(c, -1, -1))
         Bd = torch.block_diag(*w.Bd.double().expand(c, -1)).mT
-        encoder, read_out = (self._whole(r).double() for r in (w.encoder, w.read_out))
+        assert w.read_out is not None
+        read_out = self._whole(w.read_out).double()
+        encoder = torch.zeros(c, read_out.shape[1], dtype=torch.float64)
+        encoder = encoder if w.encoder is None else self._whole(w.encoder).double()
         (e_h, e_m, e_x), (W_h, W_m, W_x) = (
             r.split([n, c * self.order, self.inputs + 1], dim=1) for r in (encoder, read_out)
         )
-        N = torch.cat([torch.cat([W_h, W_x], 1), torch.cat([e_h, e_x], 1)])
-        V = torch.cat([W_m + W_m @ E, e_m])
-        N[:n] += W_m @ Bd @ N[n:]
-        V[:n] += W_m @ Bd @ e_m
+        N, V, first = W_x, W_m + W_m @ E, W_m
+        if not self.open:
+            N = torch.cat([torch.cat([W_h, W_x], 1), torch.cat([e_h, e_x], 1)])
+            N[:n] += W_m @ Bd @ N[n:]
+            V = first = torch.cat([V + W_m @ Bd @ e_m, e_m])
         reading, H, increments = [V], [Bd], [E]
         for _ in range(1, STRIDE):
             reading.append(reading[-1] + reading[-1] @ E)
-        for _ in range(2 * LENGTH - 2):
+        for _ in range(2 * LENGTH - 1):
             H.append(H[-1] + E @ H[-1])
         for _ in range(LENGTH.bit_length() - 1):  # of 1, 2, 4, ... LENGTH steps
             increments.append(increments[-1] @ increments[-1] + 2 * increments[-1])
         powers = [increments[-1], *increments[STRIDE.bit_length() - 1 : -1]]
         rows = torch.stack(H)
         self._N = self._narrow(N.mT)
-        self._K = self._narrow((V @ rows).mT)
+        self._K = self._narrow((first @ rows).mT)
         self._H = self._narrow(rows[:LENGTH].mT)
         self._doubling = self._narrow(torch.stack(powers).mT)
         self._reading = self._narrow(torch.stack(reading).mT)
@@ -118,16 +129,20 @@ class BlockSteps(Steps):
         self._bases = new(2, b, LENGTH, width)
         self._past, self._now = new(b, LENGTH + 2 * GROUP, c), new(b, LENGTH, c)
 
-    def _fill_block(self, activation: int) -> _Arguments:
+    def _fill_block(self, w: StepWeights) -> _Arguments:
         a = _Arguments()
-        for name in _POINTERS[2:]:
+        a.open = self.open
+        if self.open and self._encoder is not None:
+            a.encoder = self._encoder.data_ptr()
+        for name in _POINTERS[2:-1]:
             setattr(a, name, getattr(self, "memory" if name == "memory" else f"_{name}").data_ptr())
         a.streams, a.hidden, a.channels, a.inputs = (
             self.batch, self.hidden, self.channels, self.inputs,
         )  # fmt: skip
         a.order, a.length, a.stride, a.stages = self.memory.shape[1], LENGTH, STRIDE, len(self._doubling)
         a.width, a.read_row, a.order_row = self._N.shape[1], self._read.shape[1], self._start.shape[1]
-        a.activation = activation
+        a.encoder_activation = native.ACTIVATION_NUMBERS[w.encoder_activation]
+        a.activation = native.ACTIVATION_NUMBERS[w.activation]
         return a
 
     def _stop(self, waiting: int) -> None:
@@ -207,6 +222,13 @@ class BlockSteps(Steps):
         if not self.blocks:
             return super().get()
         return self._read[:, : self.hidden], flush(self._replay().to(self.dtype))
+
+    def keep(self, h: Tensor, rows: Tensor | None) -> None:
+        """Replace hidden units; see :meth:`Steps.keep`."""
+        if self.blocks:
+            self._read[:, : self.hidden] = h
+        else:
+            super().keep(h, rows)
 
     def reset(self, rows: Tensor) -> None:
         """Forget the past of some streams; the others go on in their block."""
