@@ -10,11 +10,12 @@ from torch import Tensor
 from lmu import LMU, LMUFFT, Stream
 from lmu.layers import _backend_native
 from lmu.ops import native
-from lmu.ops.native.block_steps import LENGTH, BlockSteps, is_worth_blocks
+from lmu.ops.native.block_steps import BlockSteps, is_worth_blocks, plan
 from tests import cores
 from tests.variants import fill
 
 F64 = torch.float64
+LENGTH = plan(1).length
 KINDS: dict[str, dict[str, Any]] = {
     "one channel": {},
     "channels, biases": {"memory_channels": 3, "memory_bias": True, "hidden_bias": True},
@@ -62,7 +63,7 @@ def whole(layer: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
 
 
 @kinds
-@pytest.mark.parametrize("batch", [1, 3, 11])
+@pytest.mark.parametrize("batch", [1, 3, 17])
 @pytest.mark.parametrize("variant", cores.VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["f32", "f64"])
 def test_numbers_of_the_whole(kind, batch, variant, dtype):
@@ -89,17 +90,16 @@ def test_state_in_and_out_at_any_step(kind, at):
         run(first, x[:, :at])
     second.state = first.state
     for stream in (first, second, copy.deepcopy(first)):
-        torch.testing.assert_close(
-            (run(stream, x[:, at:]), *stream.state), (right[:, at:], *state)
-        )
+        torch.testing.assert_close((run(stream, x[:, at:]), *stream.state), (right[:, at:], *state))
 
 
 @kinds
+@pytest.mark.parametrize("batch", [3, 18])
 @pytest.mark.parametrize("at", AT[1:])
-def test_reset_of_some_streams_lets_the_others_go_on(kind, at):
+def test_reset_of_some_streams_lets_the_others_go_on(kind, at, batch):
     layer = build(kind)
-    x = torch.randn(3, at + 3 * LENGTH, 2, dtype=F64)
-    stream, steps = build_stream(layer, 3)
+    x = torch.randn(batch, at + 3 * LENGTH, 2, dtype=F64)
+    stream, steps = build_stream(layer, batch)
     run(stream, x[:, :at])
     before = steps.blocks
     stream.reset([0, 2])
@@ -129,10 +129,10 @@ def test_a_step_of_some_ends_the_block_and_another_begins(kind, at):
 
 def test_threads_change_nothing():
     layer = build("one channel", torch.float32)
-    x = torch.randn(11, 3 * LENGTH, 2)
-    stream, steps = build_stream(layer, 11)
+    x = torch.randn(19, 3 * LENGTH, 2)
+    stream, steps = build_stream(layer, 19)
     right = run(stream, x)
-    stream, steps = build_stream(layer, 11)
+    stream, steps = build_stream(layer, 19)
     steps.parts = 3
     steps._work = steps._work.new_empty(3 * len(steps._work))
     steps._arguments.work = steps._work.data_ptr()

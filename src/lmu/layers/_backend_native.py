@@ -18,6 +18,7 @@ from lmu.ops._modes import compute_dtype
 from lmu.ops.native.block_steps import BlockSteps, is_worth_blocks
 from lmu.ops.native.steps import Reader, Steps, StepWeights, core_name
 
+
 class NativeBackend:
     """Any layer whose step is a memory between two matrix products."""
 

@@ -1,17 +1,18 @@
 """Kernel of a time step in blocks, for streams of large LMUs and LMUFFTs.
 
 With ``z = [a | u]``, the argument of the activation and the input of the memory, step s of a block
-is ``z_s = N [h | x 1] + V Ad^s m + sum_i K_i u_{s-1-i}``, ``K_i = V Ad^i Bd``, where m is the memory
-before the block and ``V = [W_m (Ad + Bd e_m); e_m]``. Only N, as large as ``W_h``, is read at every
-step. For m the steps of a block share products of several rows, with ``Ad^s m`` by doubling; these
-are made one block earlier, from the memory then, a piece at each step, so that all steps take about
-as long. Inputs of the block before are added to eight steps at once.
+is ``z_s = N [h | x 1] + V Ad^s m + sum_i K_i u_{s-1-i}``, ``K_i = V Ad^i Bd``, where m is the
+memory before the block and ``V = [W_m (Ad + Bd e_m); e_m]``. Only N, as large as ``W_h``, is read at
+every step. For m the steps of a block share products of several rows, with ``Ad^s m`` by doubling;
+these are made one block earlier, from the memory then, a piece at each step, so that all steps take
+about as long. Inputs of the block before are added to eight steps at once.
 
 Without feedback u is known before z, which is a alone: then N has no columns for h, and a step
 reads ``V = W_m Ad`` and ``K_i = W_m Ad^i Bd`` from i = 0, the new input, on.
 """
 
 import ctypes
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from lmu.ops import native
 from lmu.ops.native.steps import Steps, StepWeights, pad_rows, padded
 from lmu.theory.rounding import flush
 
-LENGTH, STRIDE, GROUP = 32, 4, 8  # steps of a block, between powers, and of GROUP in C
+GROUP = 8  # as in C
 _POINTERS = (
     "x", "out", "read", "memory", "start", "powers", "change", "bases", "past", "now", "N", "K",
     "H", "doubling", "reading", "encoder",
@@ -31,7 +32,7 @@ _SIZES = (
     "encoder_activation", "activation",
 )  # fmt: skip
 # Numbers a second that a thread reads, within 1 MiB and beyond, and products that it adds up.
-_NEAR, _FAR, _PRODUCTS = 20e9, 10e9, 45e9
+_NEAR, _FAR, _PRODUCTS, _PRODUCTS_OF_BLOCKS = 20e9, 10e9, 45e9, 41e9
 _LARGEST = 2**25  # numbers in the buffers of all streams
 
 
@@ -42,17 +43,30 @@ class _Arguments(ctypes.Structure):
     )
 
 
+class Plan(NamedTuple):
+    """Steps of a block, and between the powers of ``Ad`` that are made for it by doubling."""
+
+    length: int
+    stride: int
+
+
+def plan(batch: int) -> Plan:
+    """Where few streams step, powers are the rows of products; else streams are."""
+    return Plan(32, 4) if batch < 16 else Plan(16, 16)
+
+
 def is_worth_blocks(batch: int, hidden: int, order: int, channels: int, feedback: bool) -> bool:
     """True if a step in blocks takes less time than a direct one."""
-    n, d = hidden, order * channels
+    n, d, (length, stride) = hidden, order * channels, plan(batch)
     fed = n if feedback else 0
     direct = n * (fed + d) + channels * (order * order + fed + d)
-    block = n * (fed + LENGTH * channels)
+    block = n * (fed + length * channels)
     # For each step of a block.
-    reads = (STRIDE * n + 4 * d) * d / LENGTH
-    products = n * d + d * d * STRIDE / LENGTH + LENGTH / GROUP * n * channels
-    buffers = batch * (2 * LENGTH * (n + channels) + LENGTH // STRIDE * d)
-    blocks = _seconds(batch, block) + max(reads / _FAR, batch * products / _PRODUCTS) + 0.4e-6
+    reads = (stride * n + (length // stride).bit_length() * d) * d / length
+    products = n * d + d * d / stride + length / GROUP * n * channels
+    buffers = batch * (2 * length * (n + channels) + length // stride * d)
+    prepared = max(reads / _FAR, batch * products / _PRODUCTS_OF_BLOCKS)
+    blocks = _seconds(batch, block) + prepared + 0.3e-6 + 0.1e-6 * batch
     return blocks < 0.9 * _seconds(batch, direct) and buffers < _LARGEST
 
 
@@ -77,6 +91,7 @@ class BlockSteps(Steps):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(weights, batch, inputs, channels, hidden, dtype)
+        self.length, self.stride = plan(batch)
         self._keep_matrices(weights)
         self._make_buffers()
         self._block = self._fill_block(weights)
@@ -102,17 +117,17 @@ class BlockSteps(Steps):
             N[:n] += W_m @ Bd @ N[n:]
             V = first = torch.cat([V + W_m @ Bd @ e_m, e_m])
         reading, H, increments = [V], [Bd], [E]
-        for _ in range(1, STRIDE):
+        for _ in range(1, self.stride):
             reading.append(reading[-1] + reading[-1] @ E)
-        for _ in range(2 * LENGTH - 1):
+        for _ in range(2 * self.length - 1):
             H.append(H[-1] + E @ H[-1])
-        for _ in range(LENGTH.bit_length() - 1):  # of 1, 2, 4, ... LENGTH steps
+        for _ in range(self.length.bit_length() - 1):  # of 1, 2, 4, ... self.length steps
             increments.append(increments[-1] @ increments[-1] + 2 * increments[-1])
-        powers = [increments[-1], *increments[STRIDE.bit_length() - 1 : -1]]
+        powers = [increments[-1], *increments[self.stride.bit_length() - 1 : -1]]
         rows = torch.stack(H)
         self._N = self._narrow(N.mT)
         self._K = self._narrow((first @ rows).mT)
-        self._H = self._narrow(rows[:LENGTH].mT)
+        self._H = self._narrow(rows[: self.length].mT)
         self._doubling = self._narrow(torch.stack(powers).mT)
         self._reading = self._narrow(torch.stack(reading).mT)
 
@@ -125,9 +140,9 @@ class BlockSteps(Steps):
         self._read = new(b, padded(n + self.inputs + 1))
         self._read[:, n + self.inputs] = 1
         self._start, self._change = new(b, padded(d)), new(b, padded(d))
-        self._powers = new(b, LENGTH // STRIDE, padded(d))
-        self._bases = new(2, b, LENGTH, width)
-        self._past, self._now = new(b, LENGTH + 2 * GROUP, c), new(b, LENGTH, c)
+        self._powers = new(b, self.length // self.stride, padded(d))
+        self._bases = new(2, b, self.length, width)
+        self._past, self._now = new(b, self.length + 2 * GROUP, c), new(b, self.length, c)
 
     def _fill_block(self, w: StepWeights) -> _Arguments:
         a = _Arguments()
@@ -139,8 +154,17 @@ class BlockSteps(Steps):
         a.streams, a.hidden, a.channels, a.inputs = (
             self.batch, self.hidden, self.channels, self.inputs,
         )  # fmt: skip
-        a.order, a.length, a.stride, a.stages = self.memory.shape[1], LENGTH, STRIDE, len(self._doubling)
-        a.width, a.read_row, a.order_row = self._N.shape[1], self._read.shape[1], self._start.shape[1]
+        a.order, a.length, a.stride, a.stages = (
+            self.memory.shape[1],
+            self.length,
+            self.stride,
+            len(self._doubling),
+        )
+        a.width, a.read_row, a.order_row = (
+            self._N.shape[1],
+            self._read.shape[1],
+            self._start.shape[1],
+        )
         a.encoder_activation = native.ACTIVATION_NUMBERS[w.encoder_activation]
         a.activation = native.ACTIVATION_NUMBERS[w.activation]
         return a
@@ -152,7 +176,7 @@ class BlockSteps(Steps):
     def step(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Advance the streams, or some of them, one step; see :meth:`Steps.step`."""
         if rows is not None:
-            self._leave(LENGTH)
+            self._leave(self.length)
             return super().step(x, rows)
         if not self.blocks:
             return self._step_before(x)
@@ -163,7 +187,7 @@ class BlockSteps(Steps):
         if at == 0:
             block.warm = 0
         self.at = at + 1
-        if at + 1 == LENGTH:
+        if at + 1 == self.length:
             self._turn()
         return y
 
@@ -185,9 +209,9 @@ class BlockSteps(Steps):
         at = self._block.at = self.at
         self._advance(None, None)
         y = super().step(x)
-        self._now[:, LENGTH - 1 - at] = self._inputs.squeeze(2)
+        self._now[:, self.length - 1 - at] = self._inputs.squeeze(2)
         self.at = at + 1
-        if self.at == LENGTH:
+        if self.at == self.length:
             self._read[:, : self.hidden] = self.h
             self.blocks = True
             self._turn()
@@ -203,7 +227,7 @@ class BlockSteps(Steps):
 
     def _replay(self) -> Tensor:
         """The memory after the last step, in float64."""
-        done = self.at or (0 if self._block.warm else LENGTH)
+        done = self.at or (0 if self._block.warm else self.length)
         base = flush(self.memory.to(self.dtype)).unflatten(1, (self.channels, -1)).transpose(0, 1)
         B, E = self._dynamics[..., : self.order].split([1, self.order], dim=1)
         m, delta = base, torch.zeros_like(base)

@@ -145,9 +145,7 @@ class Steps:
         a.activation = native.ACTIVATION_NUMBERS[w.activation]
         row = a.state_row + self.channels * a.order_row + a.hidden_row
         self._work = self.state.new_empty(self.parts * a.tile * row)
-        a.state, a.memory, a.work = (
-            t.data_ptr() for t in (self.state, self.memory, self._work)
-        )
+        a.state, a.memory, a.work = (t.data_ptr() for t in (self.state, self.memory, self._work))
         a.dynamics = self._dynamics.data_ptr()
         a.encoder = None if self._encoder is None else self._encoder.data_ptr()
         a.read_out = None if self._read_out is None else self._read_out.data_ptr()
@@ -183,7 +181,7 @@ class Steps:
         native.run("step", self.dtype, self._arguments, self.parts)
 
     def set(self, h: Tensor, m: Tensor) -> None:
-        """Replace the states: hidden units (batch, hidden), and memory (batch, channels * order)."""
+        """Replace hidden units (batch, hidden) and memory (batch, channels * order)."""
         self.h.copy_(h)
         self.memory.copy_(m)
         self._inputs.zero_()
@@ -229,6 +227,7 @@ def parts_of(batch: int, flops: float) -> int:
 
 
 def padded(size: int) -> int:
+    """Round up to whole vectors."""
     return size + -size % VECTOR
 
 

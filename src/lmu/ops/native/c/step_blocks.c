@@ -83,11 +83,17 @@ static void more_powers(const arguments_of_blocks *o, int64_t first, int64_t row
 static void read_powers(const arguments_of_blocks *o, int64_t first, int64_t rows, int64_t phase,
                         int64_t from, int64_t to) {
     int64_t w = o->order_row, number = o->length / o->stride, block = o->length * o->width;
-    real *next = o->bases + (1 - o->turn) * o->streams * block;
-    for (int64_t i = first; i < first + rows; i++)
-        columns(number, o->order, from, to, o->powers + i * number * w, w,
-                o->reading + phase * o->order * o->width, o->width,
-                next + i * block + phase * o->width, o->stride * o->width);
+    const real *powers = o->powers + first * number * w;
+    const real *reading = o->reading + phase * o->order * o->width;
+    real *next = o->bases + ((1 - o->turn) * o->streams + first) * block + phase * o->width;
+    if (rows > number)
+        for (int64_t i = 0; i < number; i++)
+            columns(rows, o->order, from, to, powers + i * w, number * w, reading, o->width,
+                    next + i * o->stride * o->width, block);
+    else
+        for (int64_t i = 0; i < rows; i++)
+            columns(number, o->order, from, to, powers + i * number * w, w, reading, o->width,
+                    next + i * block, o->stride * o->width);
 }
 
 /* The share of step `at` in the preparation of the next block. A piece is some columns of one of
