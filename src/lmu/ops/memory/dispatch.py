@@ -33,6 +33,8 @@ from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked
 from lmu.ops.memory.fft import fft, fft_cost, fft_seconds
 from lmu.ops.memory.final import compiled_final, final, final_cost
 from lmu.ops.memory.naive import naive
+from lmu.ops.memory.native import native_cost, native_states
+from lmu.ops.memory.native_fft import native_fft, native_fft_cost, native_fft_seconds
 from lmu.ops.memory.recurrent import recurrent, recurrent_cost
 from lmu.ops.system import System, channels
 
@@ -48,15 +50,18 @@ class MemoryMethod(NamedTuple):
     cost: CostFunction
     all_states: bool = True  # or only the last
     seconds: Seconds | None = None  # of those that are compared by time where all states are needed
+    own_dynamics: bool = False  # whether it takes Ad and Bd of each channel; else one by one
 
 
 MEMORY_METHODS: dict[str, MemoryMethod] = {
     "naive": MemoryMethod(naive, recurrent_cost),
     "final": MemoryMethod(final, final_cost, all_states=False),
     "fft": MemoryMethod(fft, fft_cost, seconds=fft_seconds),
+    "native_fft": MemoryMethod(native_fft, native_fft_cost, seconds=native_fft_seconds),
     "chunked": MemoryMethod(chunked, chunked_cost, seconds=chunked_seconds),
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),
+    "native": MemoryMethod(native_states, native_cost, own_dynamics=True),
 }
 
 
@@ -255,12 +260,12 @@ def run_method(
     name: str, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
 ) -> Tensor:
     """Run a method on checked arguments, channel by channel where these have their own dynamics."""
-    run = MEMORY_METHODS[name].run
+    run, own = MEMORY_METHODS[name].run, MEMORY_METHODS[name].own_dynamics
     with no_autocast(u.device):
         u = u.to(compute_dtype(u.dtype))
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             return run_method(name, pad(u, (0, 0, 0, 0, 0, 1)), Ad, Bd, None, H)[:0]
-        if Ad.ndim == 2:
+        if Ad.ndim == 2 or own:
             return run(u, Ad, Bd, m_0, H)
         parts = []
         for c, (A, B, K) in enumerate(channels(u.shape[2], Ad, Bd, H)):

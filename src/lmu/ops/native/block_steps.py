@@ -1,11 +1,11 @@
 """Kernel of a time step in blocks, for streams of large LMUs and LMUFFTs.
 
 With ``z = [a | u]``, the argument of the activation and the input of the memory, step s of a block
-is ``z_s = N [h | x 1] + V Ad^s m + sum_i K_i u_{s-1-i}``, ``K_i = V Ad^i Bd``, where m is the
-memory before the block and ``V = [W_m (Ad + Bd e_m); e_m]``. Only N, as large as ``W_h``, is read at
-every step. For m the steps of a block share products of several rows, with ``Ad^s m`` by doubling;
-these are made one block earlier, from the memory then, a piece at each step, so that all steps take
-about as long. Inputs of the block before are added to eight steps at once.
+is ``z_s = N [h | x 1] + V Ad^s m + sum_i K_i u_{s-1-i}``, where ``K_i = V Ad^i Bd``, m is the memory
+before the block and ``V = [W_m (Ad + Bd e_m); e_m]``. Only N, as large as ``W_h``, is read at each
+step. For m the steps of a block share products of several rows, with ``Ad^s m`` by doubling; these
+are made one block earlier, from the memory then, a piece at each step, so that all steps take about
+as long. Inputs of the block before are added to eight steps at once.
 
 Without feedback u is known before z, which is a alone: then N has no columns for h, and a step
 reads ``V = W_m Ad`` and ``K_i = W_m Ad^i Bd`` from i = 0, the new input, on.
@@ -146,25 +146,15 @@ class BlockSteps(Steps):
 
     def _fill_block(self, w: StepWeights) -> _Arguments:
         a = _Arguments()
-        a.open = self.open
-        if self.open and self._encoder is not None:
-            a.encoder = self._encoder.data_ptr()
         for name in _POINTERS[2:-1]:
             setattr(a, name, getattr(self, "memory" if name == "memory" else f"_{name}").data_ptr())
-        a.streams, a.hidden, a.channels, a.inputs = (
-            self.batch, self.hidden, self.channels, self.inputs,
-        )  # fmt: skip
-        a.order, a.length, a.stride, a.stages = (
-            self.memory.shape[1],
-            self.length,
-            self.stride,
-            len(self._doubling),
-        )
-        a.width, a.read_row, a.order_row = (
-            self._N.shape[1],
-            self._read.shape[1],
-            self._start.shape[1],
-        )
+        if self.open and self._encoder is not None:
+            a.encoder = self._encoder.data_ptr()
+        a.streams, a.open = self.batch, self.open
+        a.hidden, a.channels, a.inputs = self.hidden, self.channels, self.inputs
+        a.order, a.order_row = self.memory.shape[1], self._start.shape[1]
+        a.length, a.stride, a.stages = self.length, self.stride, len(self._doubling)
+        a.width, a.read_row = self._N.shape[1], self._read.shape[1]
         a.encoder_activation = native.ACTIVATION_NUMBERS[w.encoder_activation]
         a.activation = native.ACTIVATION_NUMBERS[w.activation]
         return a

@@ -18,6 +18,7 @@ from lmu.ops.cost import (
     MethodChoice,
     Problem,
     Seconds,
+    cached_problem,
     check_choice,
     compare,
     explain_comparison,
@@ -25,6 +26,8 @@ from lmu.ops.cost import (
 )
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_seconds
 from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_seconds
+from lmu.ops.readout.native import native_readout, native_readout_cost
+from lmu.ops.readout.native_fft import native_fft_cost, native_fft_readout, native_fft_seconds
 from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
@@ -46,6 +49,10 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
     "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
     "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
     "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
+    "native_fft": ReadoutMethod(
+        native_fft_readout, native_fft_cost, native_fft_seconds, activations=(*FUSED, "gelu")
+    ),
+    "native": ReadoutMethod(native_readout, native_readout_cost),
     # By name only, as yet.
     "triton": ReadoutMethod(
         kernels_readout, kernels_readout_cost, activations=("relu", "identity")
@@ -170,6 +177,11 @@ def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
     if torch.compiler.is_compiling():
         return "chunked"  # for any length, on which a compiler must not specialize
     return _decide(problem_of(u, Bd, rows), initial_state, is_transformed())[0]
+
+
+def pick_readout_of(sizes: tuple[int, int, int, int, int, str], initial_state: bool) -> str:
+    """Choose the method for the sizes of a :class:`Problem`."""
+    return _decide(cached_problem(*sizes), initial_state, False)[0]
 
 
 def run_readout(

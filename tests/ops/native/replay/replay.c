@@ -2,7 +2,7 @@
  *
  * replay LIBRARY CALLS RESULTS. CALLS holds whole numbers of 8 bytes, and bytes, as recorded.py
  * writes them: for each call its symbol, its parts, its buffers, its arguments, and where in these
- * the address of which buffer goes.
+ * the address of which buffer goes. RESULTS gets each call's status and buffers.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -30,33 +30,40 @@ static int64_t number(FILE *file) {
     return value;
 }
 
-/* One call; its buffers are malloc'ed one by one, so that sanitizers and emulators see their ends. */
-static void replay(void *library, runner run, FILE *calls, FILE *results) {
-    int64_t length = number(calls);
-    char *name = bytes(calls, length + 1); /* with its zero */
+typedef struct {
+    int64_t size;
+    char *bytes;
+} buffer;
+
+/* A buffer by its number: new bytes, or what the calls before have left in it. */
+static buffer *next_buffer(FILE *calls, buffer *all) {
+    buffer *one = all + number(calls);
+    if (number(calls)) return one;
+    free(one->bytes);
+    one->size = number(calls);
+    one->bytes = bytes(calls, one->size); /* each on its own, so that its end is watched */
+    return one;
+}
+
+static void replay(void *library, runner run, buffer *all, FILE *calls, FILE *results) {
+    char *name = bytes(calls, number(calls));
     void *kernel = dlsym(library, name);
     if (!kernel) fail(name);
-    int64_t parts = number(calls), buffers = number(calls);
-    int64_t *sizes = calloc((size_t)buffers + 1, sizeof *sizes);
-    char **buffer = calloc((size_t)buffers + 1, sizeof *buffer);
-    if (!sizes || !buffer) fail("no memory");
-    for (int64_t i = 0; i < buffers; i++) {
-        sizes[i] = number(calls);
-        buffer[i] = bytes(calls, sizes[i]);
-    }
+    int64_t parts = number(calls), count = number(calls);
+    buffer **used = calloc((size_t)count + 1, sizeof *used);
+    if (!used) fail("no memory");
+    for (int64_t i = 0; i < count; i++) used[i] = next_buffer(calls, all);
     char *arguments = bytes(calls, number(calls));
     for (int64_t left = number(calls); left > 0; left--) {
         int64_t where = number(calls), which = number(calls), offset = number(calls);
-        char *address = buffer[which] + offset;
+        char *address = used[which]->bytes + offset;
         memcpy(arguments + where, &address, sizeof address);
     }
     int64_t status = run((lmu_kernel)kernel, arguments, parts, 1, NULL, NULL);
     fwrite(&status, sizeof status, 1, results);
-    for (int64_t i = 0; i < buffers; i++) {
-        fwrite(buffer[i], 1, (size_t)sizes[i], results);
-        free(buffer[i]);
-    }
-    free(arguments), free(buffer), free(sizes), free(name);
+    for (int64_t i = 0; i < count; i++)
+        fwrite(used[i]->bytes, 1, (size_t)used[i]->size, results);
+    free(arguments), free(used), free(name);
 }
 
 int main(int count, char **words) {
@@ -66,6 +73,11 @@ int main(int count, char **words) {
     runner run = (runner)dlsym(library, "lmu_run");
     FILE *calls = fopen(words[2], "rb"), *results = fopen(words[3], "wb");
     if (!run || !calls || !results) fail("cannot open the files");
-    for (int64_t left = number(calls); left > 0; left--) replay(library, run, calls, results);
+    int64_t buffers = number(calls);
+    buffer *all = calloc((size_t)buffers + 1, sizeof *all);
+    if (!all) fail("no memory");
+    for (int64_t left = number(calls); left > 0; left--) replay(library, run, all, calls, results);
+    for (int64_t i = 0; i < buffers; i++) free(all[i].bytes);
+    free(all);
     return fclose(results);
 }
