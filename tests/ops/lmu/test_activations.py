@@ -14,6 +14,7 @@ from lmu.ops import (
     explain_lmu,
     lmu_sequence,
     lmu_step,
+    native,
 )
 from lmu.ops.lmu.block_matrices import block_matrices
 from lmu.ops.lmu.naive import naive
@@ -178,7 +179,12 @@ def test_recurrence_is_a_valid_operator(activation):
     torch.testing.assert_close(*grads)
 
 
-def test_choice():
+def test_choice_without_the_core():
+    with native.use(None):
+        check_choice()
+
+
+def check_choice():
     long = Problem(784, 256, 212, 100)
     for name in FUSED:
         assert choose_lmu(long, activation=name) == "blocks"
