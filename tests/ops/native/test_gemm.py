@@ -1,6 +1,5 @@
 """Products of matrices in C, of every shape of a tile, against float64."""
 
-
 import pytest
 import torch
 from torch import Tensor

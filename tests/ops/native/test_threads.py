@@ -3,7 +3,6 @@
 import ctypes
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
@@ -94,10 +93,11 @@ def test_the_team_is_the_one_that_pytorch_uses(two):
     if team is None:
         pytest.skip("this PyTorch has no OpenMP whose threads kernels could use")
     assert native.native_status().threads == _threads.TEAM or not native.is_available()
-    for library in _threads._as_pytorch_looks_it_up():
-        most: Any = getattr(library, "omp_get_max_threads", None)
-        if most and _threads.address(library.GOMP_parallel) == team.fork:
-            break
+    most = next(
+        library.omp_get_max_threads
+        for library in _threads._as_pytorch_looks_it_up()
+        if _threads.address(library.GOMP_parallel) == team.fork
+    )
     for number in (1, 2, 1):
         torch.set_num_threads(number)  # which tells its OpenMP library
         assert most() == number

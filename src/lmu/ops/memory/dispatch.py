@@ -34,6 +34,7 @@ from lmu.ops.memory.fft import fft, fft_cost, fft_seconds
 from lmu.ops.memory.final import compiled_final, final, final_cost
 from lmu.ops.memory.naive import naive
 from lmu.ops.memory.native import native_cost, native_states
+from lmu.ops.memory.native_fft import native_fft, native_fft_cost, native_fft_seconds
 from lmu.ops.memory.recurrent import recurrent, recurrent_cost
 from lmu.ops.system import System, channels
 
@@ -56,6 +57,7 @@ MEMORY_METHODS: dict[str, MemoryMethod] = {
     "naive": MemoryMethod(naive, recurrent_cost),
     "final": MemoryMethod(final, final_cost, all_states=False),
     "fft": MemoryMethod(fft, fft_cost, seconds=fft_seconds),
+    "native_fft": MemoryMethod(native_fft, native_fft_cost, seconds=native_fft_seconds),
     "chunked": MemoryMethod(chunked, chunked_cost, seconds=chunked_seconds),
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),

@@ -13,7 +13,9 @@ from lmu.ops.native.states import Needs, Plan, Run, backward, forward
 from lmu.ops.system import channels, system_of
 
 
-def native_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
+def native_states(
+    u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
+) -> Tensor:
     """All memory states, step by step within chunks of time, which start at once.
 
     The states between chunks come first, by the impulse response.

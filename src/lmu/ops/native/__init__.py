@@ -8,7 +8,7 @@ import ctypes
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ ACTIVATION_NUMBERS = {"tanh": 0, "relu": 1, "sigmoid": 2, "identity": 3}  # of a
 _PRECISIONS = {torch.float32: "f32", torch.float64: "f64"}
 
 # Plain globals, so that torch.compile can trace is_available, and traces again if they change.
-_library = open_library()
-_variant: str | None = next(iter(_library.variants), None)
+_core = open_library()
+_variant: str | None = next(iter(_core.variants), None)
 _kernels: dict[tuple[str, torch.dtype], int] = {}
 
 
@@ -53,18 +53,18 @@ def native_status() -> NativeStatus:
         A named tuple of available, variant, threads, reason and path.
     """
     if _variant is None:
-        return NativeStatus(False, None, None, _reason(), _library.path)
+        return NativeStatus(False, None, None, _reason(), _core.path)
     threads = _threads.OWN if _threads.team() is None else _threads.TEAM
-    return NativeStatus(True, _variant, threads, "", _library.path)
+    return NativeStatus(True, _variant, threads, "", _core.path)
 
 
 def variants() -> tuple[str, ...]:
     """Return the variants that are built and that this processor can run, best first."""
-    return _library.variants
+    return _core.variants
 
 
 def _reason() -> str:
-    return _library.reason or 'lmu.ops.native.use switched it off, and use("auto") switches it on'
+    return _core.reason or 'lmu.ops.native.use switched it off, and use("auto") switches it on'
 
 
 def is_available(*tensors: Tensor) -> bool:
@@ -122,8 +122,8 @@ class use:  # noqa: N801
     """
 
     def __init__(self, variant: str | None, *, library: Path | None = None) -> None:
-        self._before = _library, _variant
-        source = _library if library is None else open_library(library)
+        self._before = _core, _variant
+        source = _core if library is None else open_library(library)
         if library is not None and source.reason:
             raise ValueError(f"{library}: {source.reason}")
         if variant == "auto":
@@ -149,8 +149,8 @@ class use:  # noqa: N801
 
 
 def _choose(library: Library, variant: str | None) -> None:
-    global _library, _variant
-    _library, _variant = library, variant
+    global _core, _variant
+    _core, _variant = library, variant
     _kernels.clear()
 
 
@@ -169,11 +169,11 @@ def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure, parts: int) 
     kernel = _kernels.get((name, dtype)) or _find(name, dtype)
     threads = torch.get_num_threads() if parts > 1 else 1
     if threads == 1:
-        status = _library.c.lmu_run(kernel, ctypes.byref(arguments), parts, 1, None, None)
+        status = _core.c.lmu_run(kernel, ctypes.byref(arguments), parts, 1, None, None)
     elif (team := _threads.team()) is not None:
-        status = _library.c.lmu_run(kernel, ctypes.byref(arguments), parts, threads, *team)
+        status = _core.c.lmu_run(kernel, ctypes.byref(arguments), parts, threads, *team)
     else:
-        status = _threads.run_on_own(_library.c, kernel, arguments, parts, threads)
+        status = _threads.run_on_own(_core.c, kernel, arguments, parts, threads)
     if status:
         raise MemoryError(f"no memory for the buffers of the kernel {name!r}")
 
@@ -181,14 +181,18 @@ def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure, parts: int) 
 def bind(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> partial[int]:
     """Return a function that runs a kernel in one part, for steps that are called very often.
 
-    It keeps ``arguments``, which may be changed between calls, and the variant of now; it returns
-    0, or the number of an error.
+    It takes the addresses of an input and an output, which come first in ``arguments``, and returns
+    0 or the number of an error. It keeps ``arguments``, which may be changed between calls, and the
+    variant of now.
     """
     kernel = _kernels.get((name, dtype)) or _find(name, dtype)
-    return partial(_library.c.lmu_run, kernel, ctypes.byref(arguments), 1, 1, None, None)
+    job = _threads.Job(kernel, ctypes.addressof(arguments), 1, 0, 0)
+    run: Any = partial(_core.c.lmu_repeat, ctypes.addressof(job))
+    run.kept = job, arguments
+    return run
 
 
 def _find(name: str, dtype: torch.dtype) -> int:
     require()
-    function = getattr(_library.c, f"lmu_{name}_{_PRECISIONS[dtype]}_{_variant}")
+    function = getattr(_core.c, f"lmu_{name}_{_PRECISIONS[dtype]}_{_variant}")
     return _kernels.setdefault((name, dtype), _threads.address(function))

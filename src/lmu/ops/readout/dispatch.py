@@ -27,6 +27,7 @@ from lmu.ops.cost import (
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_seconds
 from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_seconds
 from lmu.ops.readout.native import native_readout, native_readout_cost
+from lmu.ops.readout.native_fft import native_fft_cost, native_fft_readout, native_fft_seconds
 from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
@@ -48,6 +49,9 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
     "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
     "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
     "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
+    "native_fft": ReadoutMethod(
+        native_fft_readout, native_fft_cost, native_fft_seconds, activations=(*FUSED, "gelu")
+    ),
     "native": ReadoutMethod(native_readout, native_readout_cost),
     # By name only, as yet.
     "triton": ReadoutMethod(

@@ -73,9 +73,7 @@ class EncodedReadout(torch.autograd.Function):
         return *found, None, None, None
 
 
-def _run(
-    ctx: Any, u: Tensor, x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor
-) -> Run:
+def _run(ctx: Any, u: Tensor, x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor) -> Run:
     states = u.shape[2] * ctx.plan.order
     weights = Weights(W_h[:, :states], W_h[:, states:], b_h, ctx.how[1], x)
     return Run(ctx.plan, u, weights, Encoder(W_u, b_u, ctx.how[0], x))
@@ -95,9 +93,7 @@ def _plain_backward(
         W_m, W_x = W_h[:, :states], W_h[:, states:]
         read = x[..., : W_x.shape[1]]
         m_0, system = start[0] if start else None, plan.system
-        y, m_n = chunks_readout(
-            u, read, system.Ad, system.Bd, W_m, W_x, b_h, m_0, None, activation
-        )
+        y, m_n = chunks_readout(u, read, system.Ad, system.Bd, W_m, W_x, b_h, m_0, None, activation)
         return (y,) if dm is None else (y, m_n)
 
     seeds = (dy,) if dm is None else (dy, dm)
