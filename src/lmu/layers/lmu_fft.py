@@ -23,6 +23,7 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
+from lmu.layers._fused import fused_outputs
 from lmu.layers._modules import (
     is_hooked,
     is_simple,
@@ -306,8 +307,14 @@ class LMUFFT(MemoryLayer):
         h_0, m_0 = self._checked_state(signal.shape[0], state, like)
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
+        last, fused = self.memory._of_last_step, None
+        if every and ragged is None:
+            fused = fused_outputs(self, signal, m_0)
+        if fused is not None:
+            output, m_n = fused
+            h_n = output[:, -1].clone()
+            return output, (h_n, m_n.flatten(1))
         u = self._encode(signal)
-        last = self.memory._of_last_step
         if every:
             output, m_n = self._all_outputs(u, signal, m_0)
             if ragged is None:

@@ -167,6 +167,10 @@ class System:
                 rows = rows @ (square if adjoint else square.mT)
         return rows.transpose(0, 1).to(m.dtype).contiguous()
 
+    def derived(self, name: Hashable, make: Callable[[], T]) -> T:
+        """A value that is derived from the system, kept by its name while the system is constant."""
+        return self._keep(name, make)
+
     def _keep(self, name: Hashable, make: Callable[[], T]) -> T:
         kept = self._look_up(name)
         if kept is not None:

@@ -36,6 +36,7 @@ from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked
 from lmu.ops.memory.fft import fft, fft_cost, fft_terms
 from lmu.ops.memory.final import compiled_final, final, final_cost
 from lmu.ops.memory.naive import naive
+from lmu.ops.memory.native import native_cost, native_states, native_terms
 from lmu.ops.memory.recurrent import recurrent, recurrent_cost
 from lmu.ops.system import System, channels
 
@@ -53,6 +54,7 @@ class MemoryMethod(NamedTuple):
     terms: Terms | None = None  # of those that are compared by time where all states are needed
     needs: str = ""  # "core" or "triton"
     starts: bool = False  # compared also where the memory starts from a state
+    own_dynamics: bool = False  # whether it takes Ad and Bd of each channel; else one by one
 
 
 MEMORY_METHODS: dict[str, MemoryMethod] = {
@@ -62,6 +64,14 @@ MEMORY_METHODS: dict[str, MemoryMethod] = {
     "chunked": MemoryMethod(chunked, chunked_cost, terms=chunked_terms, starts=True),
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),
+    "native": MemoryMethod(
+        native_states,
+        native_cost,
+        terms=native_terms,
+        needs="core",
+        starts=True,
+        own_dynamics=True,
+    ),
 }
 
 
@@ -285,12 +295,12 @@ def run_method(
     name: str, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None
 ) -> Tensor:
     """Run a method on checked arguments, channel by channel where these have their own dynamics."""
-    run = MEMORY_METHODS[name].run
+    run, own = MEMORY_METHODS[name].run, MEMORY_METHODS[name].own_dynamics
     with no_autocast(u.device):
         u = convert(u, compute_dtype(u.dtype))
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             return run_method(name, pad(u, (0, 0, 0, 0, 0, 1)), Ad, Bd, None, H)[:0]
-        if Ad.ndim == 2:
+        if Ad.ndim == 2 or own:
             return run(u, Ad, Bd, m_0, H)
         parts = []
         for c, (A, B, K) in enumerate(channels(u.shape[2], Ad, Bd, H)):

@@ -27,6 +27,7 @@ from lmu.ops.cost import (
 )
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_terms
 from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_terms
+from lmu.ops.readout.native import native_readout, native_readout_cost, native_readout_terms
 from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_terms
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
@@ -51,6 +52,9 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
     "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_terms),
     "chunked": ReadoutMethod(
         chunks_readout, chunks_readout_cost, chunks_readout_terms, starts=True
+    ),
+    "native": ReadoutMethod(
+        native_readout, native_readout_cost, native_readout_terms, needs="core", starts=True
     ),
     # By name only, as yet.
     "triton": ReadoutMethod(
@@ -198,6 +202,11 @@ def _pick(
     batch, length, channels = shape
     problem = Problem(length, order, rows, batch, channels, device)
     return _decide(problem, initial_state, transformed, machine)[0]
+
+
+def pick_readout_of(sizes: tuple[int, int, int], order: int, rows: int, initial_state: bool) -> str:
+    """Choose the method for batch, time and channels on the CPU, where nothing is transformed."""
+    return _pick(sizes, order, rows, "cpu", initial_state, False, present_machine())
 
 
 def run_readout(
