@@ -3,6 +3,7 @@
 import platform
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,12 @@ def need(variant: str | None = None) -> None:
         pytest.skip(f"the compiled core is not available: {status.reason}")
     if variant is not None and variant not in native.variants():
         pytest.skip(f"the compiled core has no variant {variant!r} here")
+
+
+def param(method: str) -> Any:
+    """A method as a parameter of a test, which is skipped where its kernels are not there."""
+    missing = "native" in method and not native.native_status().available
+    return pytest.param(method, marks=pytest.mark.skipif(missing, reason="needs the compiled core"))
 
 
 def compiler() -> hatch_build.Compiler:

@@ -15,6 +15,7 @@ PACKAGE = Path(lmu.__file__).parent
 
 BLOCKS = "Tensor x, Tensor h_0, Tensor m_0, Tensor X, Tensor M, Tensor W, Tensor D, Tensor H"
 CHUNKS = "Tensor sources, Tensor R, Tensor x1, Tensor W1"
+CONVOLUTION = "Tensor u, Tensor K, Tensor x, Tensor W_x, Tensor bias"
 LINE = "Tensor Ad, Tensor steps, str group, str algorithm"
 SCHEMAS = {
     "blocks": f"(bool kernels, str activation, {BLOCKS}) -> "
@@ -26,6 +27,11 @@ SCHEMAS = {
     "final": "(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor",
     "final_backward": "(Tensor dm, Tensor Ad, Tensor Bd, SymInt length, bool with_m_0) "
     "-> (Tensor, Tensor)",
+    "convolution": f"({CONVOLUTION}, str activation) -> Tensor",
+    "convolution_backward": f"(Tensor dy, Tensor y, {CONVOLUTION}, str activation) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "responses": "(Tensor u, Tensor K) -> Tensor",
+    "responses_backward": "(Tensor dm, Tensor u, Tensor K) -> (Tensor, Tensor)",
     "recurrence": "(Tensor a, Tensor h, Tensor W, str activation) -> Tensor",
     "recurrence_backward": "(Tensor dy, Tensor y, Tensor W, str activation) -> Tensor",
     "readout_chunks": f"({CHUNKS}, bool relu) -> Tensor",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmu.ops import MEMORY_METHODS, final_memory, memory
 from lmu.theory import discretize, impulse_response, legt
-from tests import devices
+from tests import cores, devices
 from tests.devices import exact, place, place_system
 
 F64 = torch.float64
@@ -42,7 +42,7 @@ CASES = [
     for initial in (False, True)
 ]
 
-methods = pytest.mark.parametrize("method", MEMORY_METHODS)
+methods = pytest.mark.parametrize("method", [cores.param(method) for method in MEMORY_METHODS])
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lmu.ops import READOUT_METHODS, Problem, choose_readout, explain_readout, native, readout
 from lmu.ops.readout.naive import naive
 from lmu.theory import discretize, impulse_response, legt
-from tests import devices
+from tests import cores, devices
 from tests.devices import exact, place, place_system
 
 F64 = torch.float64
@@ -20,7 +20,7 @@ runs_kernels = os.environ.get("TRITON_INTERPRET") == "1" or devices.current.type
 methods = pytest.mark.parametrize(
     "method",
     [
-        *(method for method in READOUT_METHODS if method != "triton"),
+        *(cores.param(method) for method in READOUT_METHODS if method != "triton"),
         pytest.param("triton", marks=pytest.mark.skipif(not runs_kernels, reason="needs CUDA")),
     ],
 )

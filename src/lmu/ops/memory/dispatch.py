@@ -37,6 +37,7 @@ from lmu.ops.memory.fft import fft, fft_cost, fft_terms
 from lmu.ops.memory.final import compiled_final, final, final_cost
 from lmu.ops.memory.naive import naive
 from lmu.ops.memory.native import native_cost, native_states, native_terms
+from lmu.ops.memory.native_fft import native_fft, native_fft_cost, native_fft_terms
 from lmu.ops.memory.recurrent import recurrent, recurrent_cost
 from lmu.ops.system import System, channels
 
@@ -61,6 +62,7 @@ MEMORY_METHODS: dict[str, MemoryMethod] = {
     "naive": MemoryMethod(naive, recurrent_cost),
     "final": MemoryMethod(final, final_cost, all_states=False),
     "fft": MemoryMethod(fft, fft_cost, terms=fft_terms),
+    "native_fft": MemoryMethod(native_fft, native_fft_cost, terms=native_fft_terms, needs="core"),
     "chunked": MemoryMethod(chunked, chunked_cost, terms=chunked_terms, starts=True),
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),

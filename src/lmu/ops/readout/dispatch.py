@@ -28,6 +28,7 @@ from lmu.ops.cost import (
 from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_terms
 from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_terms
 from lmu.ops.readout.native import native_readout, native_readout_cost, native_readout_terms
+from lmu.ops.readout.native_fft import native_fft_cost, native_fft_readout, native_fft_terms
 from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_terms
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
@@ -55,6 +56,13 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
     ),
     "native": ReadoutMethod(
         native_readout, native_readout_cost, native_readout_terms, needs="core", starts=True
+    ),
+    "native_fft": ReadoutMethod(
+        native_fft_readout,
+        native_fft_cost,
+        native_fft_terms,
+        activations=(*FUSED, "gelu"),
+        needs="core",
     ),
     # By name only, as yet.
     "triton": ReadoutMethod(
