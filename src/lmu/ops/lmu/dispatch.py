@@ -23,9 +23,10 @@ from lmu.ops.cost import (
     present_machine,
 )
 from lmu.ops.lmu.block_matrices import BlockDynamics
-from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms
+from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms, native_blocks_terms
 from lmu.ops.lmu.loop import loop, loop_cost, loop_terms
 from lmu.ops.lmu.naive import LMUWeights
+from lmu.ops.lmu.native import native, native_cost, native_terms
 from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 
@@ -42,7 +43,11 @@ class LMUMethod(NamedTuple):
 LMU_METHODS: dict[str, LMUMethod] = {
     "loop": LMUMethod(loop, loop_cost, terms=loop_terms),
     "blocks": LMUMethod(blocks, blocks_cost, FUSED, blocks_terms),
-    "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost, ("tanh",), needs="triton"),
+    "native": LMUMethod(native, native_cost, FUSED, native_terms, needs="core"),
+    "native_blocks": LMUMethod(
+        partial(blocks, engine="native"), blocks_cost, FUSED, native_blocks_terms, needs="core"
+    ),
+    "triton": LMUMethod(partial(blocks, engine="triton"), blocks_cost, ("tanh",), needs="triton"),
     "parallel": LMUMethod(parallel, parallel_cost),
 }
 
