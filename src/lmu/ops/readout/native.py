@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
-from lmu.ops.cost import Cost, Machine, Problem, beyond
+from lmu.ops.cost import Cost, Machine, Problem
+from lmu.ops.memory.native import terms_of_tiles
 from lmu.ops.native.states import Needs, Plan, Run, Weights, backward, forward
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import system_of
@@ -100,15 +101,5 @@ def native_readout_cost(problem: Problem) -> Cost:
 
 
 def native_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
-    """Terms of the time of all hidden units, forward and backward, of the busiest thread."""
-    p, parts = problem, min(machine.threads, max(problem.batch, 1))
-    steps = -(-p.batch // parts) * p.length
-    states = p.channels * p.order
-    return {
-        "calls": 45.0,
-        "steps": steps * p.channels,
-        "flops": 6.0 * steps * states * (p.order + p.rows),
-        "bytes": 4.0 * steps * (2 * p.rows + 6 * states),
-        "far_bytes": beyond(12.0 * p.batch * p.length * p.rows, 1 << 20),
-        "new_bytes": beyond(4.0 * p.batch * p.length * p.rows, 1 << 25),
-    }
+    """Terms of the time of all hidden units, forward and backward."""
+    return terms_of_tiles(problem, machine, problem.rows)
