@@ -40,8 +40,9 @@ class Stream:
 
     Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
     the others stand still. That costs a gather and a scatter of their states; a layer in blocks
-    ends its block there and goes step by step, an :class:`lmu.LMU` at ``n^2 + n d + d^2`` multiplications a step of
-    a stream, until all streams have stepped together for the length of a block.
+    ends its block there and goes step by step, an :class:`lmu.LMU` at ``n^2 + n d + d^2``
+    multiplications a step of a stream, until all streams have stepped together for the length of a
+    block.
 
     Args:
         layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`; or a
