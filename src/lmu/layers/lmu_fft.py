@@ -23,7 +23,16 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._modules import is_hooked, is_simple, name_of, name_of_function, reset_modules
+from lmu.layers._fused import fused_outputs
+from lmu.layers._modules import (
+    is_hooked,
+    is_simple,
+    name_of,
+    name_of_function,
+    read,
+    reset_modules,
+)
+from lmu.layers._native_step import step_fft
 from lmu.layers._sequences import Ragged, in_pieces, last_step, unpack
 from lmu.layers._stateful import StatefulCheck
 from lmu.layers.memory import LegendreMemory, Lengths
@@ -299,8 +308,14 @@ class LMUFFT(MemoryLayer):
         h_0, m_0 = self._checked_state(signal.shape[0], state, like)
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
+        last, fused = self.memory._of_last_step, None
+        if every and ragged is None:
+            fused = fused_outputs(self, signal, m_0)
+        if fused is not None:
+            output, m_n = fused
+            h_n = output[:, -1].clone()
+            return output, (h_n, m_n.flatten(1))
         u = self._encode(signal)
-        last = self.memory._of_last_step
         if every:
             output, m_n = self._all_outputs(u, signal, m_0)
             if ragged is None:
@@ -359,9 +374,15 @@ class LMUFFT(MemoryLayer):
         if is_hooked(self) or self.memory._own_hooks:
             return step_by_call(self, x, state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        u = self._encode(x)
         _, m = self._checked_state(x.shape[0], state, like)
-        m_n = self.memory._step(u, self.memory._zeros(u) if m is None else m)
+        m = self.memory._zeros(x) if m is None else m
+        if is_simple(self.W_h) and (self.W_u is None or is_simple(self.W_u)):
+            after = step_fft(self, x, m)
+            if after is not None:
+                h, m_n, done = after
+                h = h if done else apply_rows(self.hidden_activation, h)
+                return h, (h, m_n.flatten(1))
+        m_n = self.memory._step(self._encode(x), m)
         h = self._read_out(m_n, x)
         return h, (h, m_n.flatten(1))
 
@@ -488,7 +509,7 @@ class LMUFFT(MemoryLayer):
 
     def _like(self) -> Tensor:
         # An adapter or a quantized module may have something else of this name.
-        weight: Any = getattr(self.W_h, "weight", None)
+        weight: Any = read(self._modules["W_h"], "weight")
         fits = isinstance(weight, Tensor) and weight.is_floating_point()
         # A weight that hooks load during a call is on meta before it.
         away = fits and weight.is_meta and is_hooked(self.W_h)

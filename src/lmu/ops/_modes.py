@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from lmu.ops import native
+
 _C: Any = torch._C  # its type stubs are incomplete
 _FUNCTORCH = _C._functorch
 
@@ -29,7 +31,14 @@ def memory_dtype(m: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 def widen(tensor: Tensor) -> Tensor:
     """Convert a tensor to the dtype for powers."""
+    if tensor.dtype is torch.float64:  # as a layer's constants are: a conversion takes as long
+        return tensor
     return tensor.to(power_dtype(tensor.device))
+
+
+def convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, which takes half a microsecond where nothing is to be done."""
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)
 
 
 # At import: PyTorch 2.6 cannot trace is_autocast_available.
@@ -94,6 +103,23 @@ def is_plain(*tensors: Tensor) -> bool:
         and not (wrapped(t) or functional(t))
         for t in tensors
     )
+
+
+def has_kernels(*tensors: Tensor) -> bool:
+    """True if the compiled core can run on these: plain, on the CPU, all float32 or all float64.
+
+    Not while something records PyTorch's operations, which would not see the core's.
+    """
+    if not native.is_available(*tensors):
+        return False
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype != dtype or type(tensor) not in _PLAIN:
+            return False
+    return not (_C._len_torch_dispatch_stack() or _C._get_tracing_state())
+
+
+_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def is_batched(*tensors: Tensor) -> bool:

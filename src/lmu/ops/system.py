@@ -97,6 +97,15 @@ class System:
 
         return self._keep(("joined", channels, dtype), make)
 
+    def stepping(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """``Ad - I`` and ``Bd``, shared or with a first axis for the channels."""
+
+        def make() -> Joined:
+            E, Bd = self.increment(dtype), narrow(self.Bd, dtype)
+            return (E, Bd.clone()) if self.constant else (E, Bd)
+
+        return self._keep(("stepping", dtype), make)
+
     @explained(length=whole(1), dtype=dtype_rule, likely=optional(whole(1)))
     def response(self, length: int, dtype: torch.dtype, likely: int | None = None) -> Tensor | None:
         """The impulse response, of ``length`` steps or more; None where it cannot be kept.
@@ -166,6 +175,10 @@ class System:
             if steps >> bit & 1:
                 rows = rows @ (square if adjoint else square.mT)
         return rows.transpose(0, 1).to(m.dtype).contiguous()
+
+    def derived(self, name: Hashable, make: Callable[[], T]) -> T:
+        """A value that is derived from the system, kept by its name while the system is constant."""
+        return self._keep(name, make)
 
     def _keep(self, name: Hashable, make: Callable[[], T]) -> T:
         kept = self._look_up(name)

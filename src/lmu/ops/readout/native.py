@@ -1,0 +1,114 @@
+"""The read-out by kernels of the compiled core: states are formed a few at a time, and not kept."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmu.ops import native
+from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
+from lmu.ops.cost import Cost, Machine, Problem, beyond
+from lmu.ops.native.states import Needs, Plan, Run, Weights, backward, forward
+from lmu.ops.readout.chunked import chunks_readout
+from lmu.ops.system import system_of
+
+
+def native_readout(
+    u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor,
+    m_0: Tensor | None, H: Tensor | None, activation: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Advance some sequences a few steps, read them out, and go on from there.
+
+    Time is cut into chunks; the states between these come first, by the impulse response, so that
+    chunks are sequences like those of the batch.
+
+    Cost: 2 b T c d (d + r) FLOPs; memory b T r floats, and b c d of each chunk.
+
+    Raises:
+        ValueError: The compiled core is missing, or does not run on these tensors.
+    """
+    native.require(u, x)
+    if is_transformed():
+        return chunks_readout(u, x, Ad, Bd, W_m, W_x, bias, m_0, H, activation)
+    return NativeReadout.apply(u, x, Ad, Bd, W_m, W_x, bias, m_0, activation)  # pyright: ignore[reportReturnType]
+
+
+class NativeReadout(torch.autograd.Function):
+    """``(u, x, Ad, Bd, W_m, W_x, bias, m_0, activation) -> (y, m_n)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, x: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, W_x: Tensor,
+        bias: Tensor, m_0: Tensor | None, activation: str,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Shapes as in :func:`lmu.ops.readout`."""
+        ctx.plan = Plan(tuple(u.shape), system_of(Ad, Bd), len(bias), u.dtype)
+        run = Run(ctx.plan, u, Weights(W_m, W_x, bias, activation, x))
+        y, m_n, starts = forward(run, m_0, last=True)
+        ctx.activation = activation
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y, starts, u, x, Ad, Bd, W_m, W_x, bias, m_0)
+        return y, m_n
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of all arguments."""
+        dy, dm = grad_outputs
+        y, starts, *inputs = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        if dy is None:
+            dy = torch.zeros_like(y)
+        # A derivative of the gradients is needed, or many gradients at once.
+        if torch.is_grad_enabled() or is_batched(*(g for g in (dy, dm) if g is not None)):
+            return *_plain_backward(inputs, dy, dm, needs, ctx.activation), None
+        with no_autocast(dy.device):
+            u, x, _, _, *weights, m_0 = inputs
+            run = Run(ctx.plan, u, Weights(*weights, ctx.activation, x))
+            g = backward(run, dy, y, dm, starts, Needs(needs[1], needs[2] or needs[3], needs[7]))
+            dW_m, dW_x = g.W.split([weights[0].shape[1], weights[1].shape[1]], dim=1)
+            grads = [g.u, g.x, g.Ad, g.Bd, dW_m, dW_x, g.bias, g.m_0]
+        for i, like in enumerate(inputs):  # dynamics and the initial state may be wider
+            if not needs[i]:
+                grads[i] = None
+            elif grads[i].dtype != like.dtype:
+                grads[i] = grads[i].to(like.dtype)
+        return *grads, None
+
+
+def _plain_backward(
+    inputs: list[Any], dy: Tensor, dm: Tensor | None, needs: tuple[bool, ...], activation: str
+) -> tuple[Tensor | None, ...]:
+    """Gradients by plain operations, which may be differentiated again."""
+    *tensors, m_0 = inputs
+    given = [*tensors, m_0] if m_0 is not None else tensors
+
+    def run(*t: Tensor) -> tuple[Tensor, ...]:
+        start = t[7] if m_0 is not None else None
+        y, m_n = chunks_readout(*t[:7], start, None, activation)
+        return (y,) if dm is None else (y, m_n)
+
+    seeds = (dy,) if dm is None else (dy, dm)
+    grads = differentiable_backward(run, given, seeds, needs[: len(given)])
+    return *grads, *([None] * (8 - len(given)))
+
+
+def native_readout_cost(problem: Problem) -> Cost:
+    """Cost of the hidden units at all steps; states are not kept."""
+    p = problem
+    steps, states = p.batch * p.length, p.channels * p.order
+    return Cost(2.0 * steps * states * (p.order + p.rows), 4.0 * steps * (p.rows + states / 64))
+
+
+def native_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all hidden units, forward and backward, of the busiest thread."""
+    p, parts = problem, min(machine.threads, max(problem.batch, 1))
+    steps = -(-p.batch // parts) * p.length
+    states = p.channels * p.order
+    return {
+        "calls": 45.0,
+        "steps": steps * p.channels,
+        "flops": 6.0 * steps * states * (p.order + p.rows),
+        "bytes": 4.0 * steps * (2 * p.rows + 6 * states),
+        "far_bytes": beyond(12.0 * p.batch * p.length * p.rows, 1 << 20),
+        "new_bytes": beyond(4.0 * p.batch * p.length * p.rows, 1 << 25),
+    }
