@@ -18,19 +18,51 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check fuzz docs examples kills format lint types clean
+.PHONY: demo core test test-plain test-all sanitize wheel-check arm check fuzz docs examples kills
+.PHONY: format lint types clean
 
 demo: $(VENV)/.train
 	$(BIN)/lmu train psmnist --epochs 15
 
+# Written with the core, and where there is no compiler instead of it.
+CORE := src/lmu/ops/native/_build.json
+
+core:
+	rm -f $(CORE)
+	$(MAKE) $(CORE)
+
+$(CORE): hatch_build.py $(wildcard src/lmu/ops/native/c/*) | $(VENV)/.dev
+	-$(BIN)/python hatch_build.py
+
 # Two processes, of which each takes a file when it has done with one: fixtures are of files.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: lint types
+test: lint types $(CORE)
 	$(PYTEST) -m "not slow"
 
-test-all: test
+test-plain: $(VENV)/.dev
+	$(PYTEST) -m "not slow" --native off tests/ops tests/layers
+
+test-all: test test-plain sanitize
 	$(PYTEST) -m slow
+
+# The library is loaded by a Python that knows nothing of sanitizers, so theirs must be there first.
+# It prints what it finds and ends the process, which therefore captures no output.
+ASAN := $(shell gcc -print-file-name=libasan.so 2>/dev/null)
+
+sanitize: $(VENV)/.dev
+ifneq ($(findstring /,$(ASAN)),)
+	CC=gcc LD_PRELOAD=$(ASAN) ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1 \
+		$(BIN)/python -m pytest --capture=sys --sanitize tests/ops/native -m "not slow"
+else
+	@echo "make sanitize: left out, as there is no gcc with a libasan.so"
+endif
+
+wheel-check: $(VENV)/.dev
+	$(BIN)/python -m tests.wheels
+
+arm: $(VENV)/.dev
+	$(BIN)/pytest -rs tests/ops/native/test_arm.py
 
 check: format test
 

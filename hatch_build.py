@@ -5,6 +5,7 @@ Either way a record, ``_build.json``, goes beside the library, for ``lmu.native_
 """
 
 import argparse
+import hashlib
 import json
 import os
 import runpy
@@ -30,7 +31,7 @@ LIBRARY, RECORD = "_core.so", "_build.json"
 ONCE = ("machine.c", "parallel.c")  # the rest is compiled for each variant and precision
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-function"]
-SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZE = ["-g", "-O0", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512"
 VARIANTS = {  # of each architecture, best first: bytes of a vector, and flags
     "x86_64": {"avx512": (64, AVX512), "avx2": (32, "-mavx2 -mfma"), "baseline": (16, "")},
@@ -118,8 +119,7 @@ def compile_library(
     sources: Iterable[Path],
     compiler: Compiler,
     extra: Iterable[str] = (),
-    include: Path = FOLDER / "c",
-) -> list[str]:
+) -> None:
     """Compile C files for every variant and precision, and link them to one shared library.
 
     Args:
@@ -127,14 +127,10 @@ def compile_library(
         sources: C files; those named in ``ONCE`` are compiled once.
         compiler: From ``find_compiler``.
         extra: More flags for compiler and linker.
-        include: Folder of the headers.
-
-    Returns:
-        The names of the variants.
     """
     variants = variants_of(compiler.architecture)
     windows = sys.platform == "win32"
-    common = [*FLAGS, *WARNINGS, *([] if windows else ["-fPIC"]), *extra, f"-I{include}"]
+    common = [*FLAGS, *WARNINGS, *([] if windows else ["-fPIC"]), *extra, f"-I{FOLDER / 'c'}"]
     with tempfile.TemporaryDirectory() as folder:
         commands: list[list[str]] = []
 
@@ -158,12 +154,14 @@ def compile_library(
         flags = shlex.split(os.environ.get("LDFLAGS", "")) + ([] if windows else ["-lm"])
         compiler("-shared", *extra, *objects, "-o", str(linked), *flags)
         _replace(target, linked.read_bytes())
-    return list(variants)
 
 
 def _facts(variants: Iterable[str], folder: Path) -> list[str]:
-    digest = runpy.run_path(str(FOLDER / "_sources.py"))["digest"](folder)
-    return [f'-DLMU_VARIANTS="{" ".join(variants)}"', f'-DLMU_SOURCES="{digest}"']
+    return [f'-DLMU_VARIANTS="{" ".join(variants)}"', f'-DLMU_SOURCES="{_digest(folder)}"']
+
+
+def _digest(folder: Path) -> str:
+    return runpy.run_path(str(FOLDER / "_sources.py"))["digest"](folder)
 
 
 def _replace(target: Path, content: bytes) -> None:
@@ -177,17 +175,40 @@ def _replace(target: Path, content: bytes) -> None:
 
 
 def build(folder: Path = FOLDER, extra: Iterable[str] = ()) -> dict[str, Any]:
-    """Build the core into a folder and return the record that is written beside it."""
+    """Build the core into a folder and return the record that is written beside it.
+
+    A library in this checkout that the same compiler built from the same sources is taken as it is.
+    """
     try:
         compiler = find_compiler()
-        sources = sorted((FOLDER / "c").glob("*.c"))
-        variants = compile_library(folder / LIBRARY, sources, compiler, extra)
-        record = {"built": True, "variants": variants, "architecture": compiler.architecture}
+        record = {"built": True, "architecture": compiler.architecture}
+        record["variants"] = list(variants_of(compiler.architecture))
+        record["key"] = _key(compiler, extra)
+        if not _is_in_place(record):
+            sources = sorted((FOLDER / "c").glob("*.c"))
+            compile_library(folder / LIBRARY, sources, compiler, extra)
+        elif folder != FOLDER:
+            _replace(folder / LIBRARY, (FOLDER / LIBRARY).read_bytes())
     except BuildError as error:
         (folder / LIBRARY).unlink(missing_ok=True)
         record = {"built": False, "reason": str(error)}
     _replace(folder / RECORD, json.dumps(record).encode() + b"\n")
     return record
+
+
+def _key(compiler: Compiler, extra: Iterable[str]) -> str:
+    """Return a number of all that a library depends on."""
+    version = subprocess.run([*compiler.command, "--version"], capture_output=True).stdout
+    flags = [*compiler.command, os.environ.get("LDFLAGS", ""), *extra, _digest(FOLDER / "c")]
+    text = Path(__file__).read_bytes() + version + "\n".join(flags).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _is_in_place(record: dict[str, Any]) -> bool:
+    try:
+        return (FOLDER / LIBRARY).exists() and json.loads((FOLDER / RECORD).read_text()) == record
+    except (OSError, ValueError):
+        return False
 
 
 def platform_tag(architecture: str) -> str:

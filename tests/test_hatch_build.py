@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -97,6 +98,31 @@ def test_a_library_is_replaced_whole(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_is_built_already_is_taken(tmp_path, monkeypatch):
+    cores.compiler()
+    first, second = tmp_path / "first", tmp_path / "second"
+    calls = []
+
+    def compile_library(target, sources, compiler, extra):
+        calls.append(extra)
+        target.write_text("library")
+
+    monkeypatch.setattr(hatch_build, "compile_library", compile_library)
+    sources = shutil.copytree(hatch_build.FOLDER, first, ignore=shutil.ignore_patterns("_core.so"))
+    monkeypatch.setattr(hatch_build, "FOLDER", sources)
+    second.mkdir()
+    record = hatch_build.build(first)
+    assert hatch_build.build(second) == record == hatch_build.build(first)
+    assert calls == [()]
+    assert (second / hatch_build.LIBRARY).read_text() == "library"
+    hatch_build.build(second, ["-O0"])
+    assert calls == [(), ["-O0"]]
+    (first / "c" / "lmu.h").write_text("changed")
+    hatch_build.build(second)
+    assert len(calls) == 3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_every_variant_compiles_without_warnings(name, monkeypatch, tmp_path):
     monkeypatch.setenv("CC", name)

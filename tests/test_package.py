@@ -3,15 +3,18 @@
 import ast
 import shutil
 import subprocess
-import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import hatch_build
 import lmu
 from docs.figures.tables import PAGES, render
+from tests import cores, wheels
+from tests.wheels import python
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "lmu"
@@ -36,51 +39,46 @@ ROOMS = (
 )
 ROOMS += ("training", "tasks", "interop", "cli", "__main__")
 
-USE = """
-import torch
-import lmu.interop.ports
-from lmu import LMU, LMUCell, LMUFFT
-x = torch.zeros(2, 5, 1)
-assert LMU(1, 4, 3, 5)(x)[0].shape == LMUFFT(1, 4, 3, 5, 5)(x)[0].shape == (2, 5, 4)
-assert LMUCell(1, 4, 3, 5)(x[:, 0])[0].shape == (2, 4)
-"""
 
-
-def python(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, **kwargs
-    )
+@pytest.fixture(scope="module", params=[True, False], ids=["core", "pure"])
+def core(request) -> bool:
+    """Whether a wheel is built with the compiled core."""
+    if request.param:
+        cores.compiler()
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    built = python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
-    assert built.returncode == 0, built.stderr
-    (path,) = folder.glob("*.whl")
-    return path
+def wheel(core, tmp_path_factory) -> Path:
+    return wheels.build_wheel(tmp_path_factory.mktemp("wheel"), core=core)
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel):
+def test_wheel_holds_the_package_and_nothing_else(wheel, core):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     sources = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src").rglob("*.py")}
     built = {"lmu/ops/native/_build.json", "lmu/ops/rates.json"}
-    if "py3-none-any" not in wheel.name:  # where there is a C compiler
-        built.add("lmu/ops/native/_core.so")
+    built |= {"lmu/ops/native/_core.so"} if core else set()
     package = {name for name in names if name.startswith("lmu/")}
     assert package == sources | built | {"lmu/py.typed"}
     others = {name.split("/")[0] for name in names} - {"lmu"}
     assert others == {f"torch_lmu-{lmu.__version__}.dist-info"}
 
 
-def test_installed_wheel_runs(wheel, tmp_path):
+def test_wheels_are_for_any_python_and_with_the_core_for_one_platform(wheel, core):
+    tag = hatch_build.platform_tag(cores.compiler().architecture) if core else "any"
+    assert wheel.name == f"torch_lmu-{lmu.__version__}-py3-none-{tag}.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(f"torch_lmu-{lmu.__version__}.dist-info/WHEEL").decode()
+    assert f"Root-Is-Purelib: {str(not core).lower()}" in text
+
+
+def test_installed_wheel_runs(wheel, core, tmp_path):
     target = tmp_path / "site"
     installed = python("-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel))
     assert installed.returncode == 0, installed.stderr
-    where = f"import lmu; assert lmu.__file__.startswith({str(target)!r}), lmu.__file__"
     environment = {"PYTHONPATH": str(target), "PATH": ""}
-    used = python("-c", where + USE, cwd=tmp_path, env=environment)
+    used = python("-c", wheels.use(core, target), cwd=tmp_path, env=environment)
     assert used.returncode == 0, used.stderr
     version = python("-m", "lmu", "--version", cwd=tmp_path, env=environment)
     assert version.stdout == f"torch-lmu {lmu.__version__}\n", version.stderr
@@ -92,6 +90,17 @@ def test_installed_wheel_runs(wheel, tmp_path):
     assert command.stdout == f"torch-lmu {lmu.__version__}\n", command.stderr
 
 
+def test_a_source_distribution_holds_what_builds_the_core(tmp_path):
+    built = python("-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT))
+    assert built.returncode == 0, built.stderr
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {p.relative_to(ROOT).as_posix() for p in (hatch_build.FOLDER / "c").iterdir()}
+    assert sources | {"hatch_build.py"} <= names
+    assert not [name for name in names if name.endswith(("_core.so", "_build.json"))]
+
+
 def test_core_needs_torch_only():
     # Whatever the extras bring, and NumPy, cannot be imported here.
     block = """
@@ -101,7 +110,7 @@ for name in ("numpy", "scipy", "lightning", "typer", "rich", "matplotlib", "pooc
 import warnings
 warnings.filterwarnings("ignore", "Failed to initialize NumPy")
 """
-    used = python("-c", block + USE)
+    used = python("-c", block + wheels.USE)
     assert used.returncode == 0, used.stderr
 
 

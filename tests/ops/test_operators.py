@@ -33,7 +33,8 @@ SCHEMAS = {
     "responses": "(Tensor u, Tensor K) -> Tensor",
     "responses_backward": "(Tensor dm, Tensor u, Tensor K) -> (Tensor, Tensor)",
     "recurrence": "(Tensor a, Tensor h, Tensor W, str activation) -> Tensor",
-    "recurrence_backward": "(Tensor dy, Tensor y, Tensor W, str activation) -> Tensor",
+    "recurrence_backward": "(Tensor dy, Tensor y, Tensor h, Tensor W, str activation) -> "
+    "(Tensor, Tensor, Tensor)",
     "readout_chunks": f"({CHUNKS}, bool relu) -> Tensor",
     "readout_chunks_backward": f"(Tensor dy, Tensor y, {CHUNKS}, bool relu) "
     "-> (Tensor, Tensor, Tensor, Tensor)",

@@ -23,6 +23,7 @@ from lmu.layers._checks import (
 )
 from lmu.layers._hidden import RNN, CellAdapter, is_recurrent
 from lmu.layers._modules import name_of_function, reset_modules
+from lmu.layers._native_step import step_lmu
 from lmu.layers._stateful import StatefulCheck
 from lmu.layers.memory import LegendreMemory
 from lmu.layers.state import State
@@ -381,6 +382,9 @@ class LMUCell(MemoryLayer):
         if not self._is_published:
             y, h, m = self._loop(x.unsqueeze(1), h, m)
             y = y.squeeze(1)
+        elif (after := step_lmu(self, x, h, m)) is not None:
+            h, m = after
+            y = h
         else:
             weights = self._weights(ones=self._biased)
             with no_autocast(x.device):

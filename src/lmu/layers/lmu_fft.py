@@ -32,6 +32,7 @@ from lmu.layers._modules import (
     read,
     reset_modules,
 )
+from lmu.layers._native_step import step_fft
 from lmu.layers._sequences import Ragged, in_pieces, last_step, unpack
 from lmu.layers._stateful import StatefulCheck
 from lmu.layers.memory import LegendreMemory, Lengths
@@ -373,9 +374,15 @@ class LMUFFT(MemoryLayer):
         if is_hooked(self) or self.memory._own_hooks:
             return step_by_call(self, x, state)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        u = self._encode(x)
         _, m = self._checked_state(x.shape[0], state, like)
-        m_n = self.memory._step(u, self.memory._zeros(u) if m is None else m)
+        m = self.memory._zeros(x) if m is None else m
+        if is_simple(self.W_h) and (self.W_u is None or is_simple(self.W_u)):
+            after = step_fft(self, x, m)
+            if after is not None:
+                h, m_n, done = after
+                h = h if done else apply_rows(self.hidden_activation, h)
+                return h, (h, m_n.flatten(1))
+        m_n = self.memory._step(self._encode(x), m)
         h = self._read_out(m_n, x)
         return h, (h, m_n.flatten(1))
 

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lmu._arguments import checked, explained, flag, optional, tensor, whole
 from lmu.layers._checks import check_input, check_sequence, check_state, check_weight
 from lmu.layers._dynamics import Dynamics
+from lmu.layers._native_step import step_memory
 from lmu.layers._sequences import Ragged, align_right, unpack
 from lmu.layers._shard import Shard
 from lmu.layers._window import read_window
@@ -337,6 +338,9 @@ class LegendreMemory(Dynamics):
 
     def _step(self, u: Tensor, m: Tensor) -> Tensor:
         dtype, system = compute_dtype(u.dtype), self._system(u.device)
+        after = step_memory(u.to(dtype), m, system)
+        if after is not None:
+            return after
         with no_autocast(u.device):
             return memory_step(u.to(dtype), m, system.increment(dtype), system.Bd.to(dtype))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lmu.layers._backend_fft import FFTBackend
 from lmu.layers._backend_lmu import LMUBackend
 from lmu.layers._backend_memory import MemoryBackend
+from lmu.layers._backend_native import NativeBackend
 from lmu.layers._backends import Backend, StepsBackend
 from lmu.layers._checks import check_input, check_size
 from lmu.layers._modules import in_evaluation, unwrap
@@ -89,6 +90,8 @@ class Stream:
         fits = isinstance(x, Tensor) and x.shape == shape and x.layout is torch.strided
         if not fits or x.dtype != self._dtype or x.device != self._device:
             self._refuse(x, rows)
+        if self._is_native and not torch.is_inference_mode_enabled():
+            return self._backend.step(x, rows)
         # Nothing here has a graph; entering a context would take as long as a product.
         x = x.detach() if x.requires_grad else x
         if torch.is_autocast_enabled(self._device.type):
@@ -186,7 +189,10 @@ class Stream:
         self._shape = torch.Size([self.batch_size, self.input_size])
         self._everyone = torch.arange(self.batch_size)
         self._device, self._dtype = weight.device, weight.dtype
+        self._is_native = NativeBackend.fits(layer)  # which no mode of PyTorch's touches
         with torch.inference_mode(False), torch.no_grad(), no_autocast(weight.device):
+            if self._is_native:
+                return NativeBackend(layer, self.batch_size)
             if alone:
                 return MemoryBackend(layer, self.batch_size, weight)
             if FFTBackend.fits(layer):

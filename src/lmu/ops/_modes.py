@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from lmu.ops import native
+
 _C: Any = torch._C  # its type stubs are incomplete
 _FUNCTORCH = _C._functorch
 
@@ -101,6 +103,23 @@ def is_plain(*tensors: Tensor) -> bool:
         and not (wrapped(t) or functional(t))
         for t in tensors
     )
+
+
+def has_kernels(*tensors: Tensor) -> bool:
+    """True if the compiled core can run on these: plain, on the CPU, all float32 or all float64.
+
+    Not while something records PyTorch's operations, which would not see the core's.
+    """
+    if not native.is_available(*tensors):
+        return False
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype != dtype or type(tensor) not in _PLAIN:
+            return False
+    return not (_C._len_torch_dispatch_stack() or _C._get_tracing_state())
+
+
+_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def is_batched(*tensors: Tensor) -> bool:

@@ -11,12 +11,14 @@ from lmu.ops._activations import ACTIVATIONS, activation_of, is_fused
 from lmu.ops._loops import Carry, Slices, Stepped, over_time
 from lmu.ops._modes import (
     differentiable_backward,
+    has_kernels,
     is_batched,
     is_differentiated,
     is_exporting,
     is_transformed,
     no_autocast,
 )
+from lmu.ops.native import recurrence as kernels
 from lmu.theory.rounding import flush_
 
 OFTEN = 16  # steps between flushes of numbers that are about to become denormal
@@ -29,7 +31,8 @@ def recurrence(
 
     Shapes: ``a`` (batch, time, size), ``h`` (batch, size), ``W`` (size, size); returns (batch,
     time, size). ``activation`` is f, a name of :data:`lmu.ops._activations.ACTIVATIONS` or a
-    function; by a hand-written backward pass where the gradient of f follows from its output.
+    function; by a hand-written backward pass where the gradient of f follows from its output,
+    and then in the compiled core where that can run.
 
     Cost: 2 b T n^2 FLOPs in T sequential steps, one product and one f each.
     """
@@ -80,10 +83,12 @@ class Recurrence(torch.autograd.Function):
             return *differentiable_backward(run, inputs, (dy,), ctx.needs_input_grad[:3]), None
         _, h_0, W = inputs
         with no_autocast(dy.device):
-            return *_gradients(_backward(dy, y, W, ctx.activation), y, h_0, W), None
+            return *_backward(dy, y, h_0, W, ctx.activation), None
 
 
 def _forward(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
+    if has_kernels(a, h, W):
+        return kernels.forward(a, h, W, activation)
     activate = ACTIVATIONS[activation].in_place
     y = a.clone(memory_format=torch.contiguous_format)
     with torch.inference_mode():  # the same kernels, with less overhead per call
@@ -96,8 +101,12 @@ def _forward(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
     return y
 
 
-def _backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
-    """The gradient of ``a``."""
+def _backward(
+    dy: Tensor, y: Tensor, h_0: Tensor, W: Tensor, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``a``, ``h_0`` and ``W``."""
+    if has_kernels(dy, y, h_0, W):
+        return kernels.backward(dy, y, h_0, W, activation)
     da = dy.clone(memory_format=torch.contiguous_format)
     differentiate: Any = ACTIVATIONS[activation].backward
     with torch.inference_mode():
@@ -110,10 +119,6 @@ def _backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
             g = g_t
             if i % OFTEN == 0:
                 flush_(g)
-    return da
-
-
-def _gradients(da: Tensor, y: Tensor, h_0: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Cut after the concatenation: a compiler would specialize on a single step.
     before = torch.cat([h_0[:, None], y], dim=1)[:, :-1]
     return da, da[:, 0] @ W, da.flatten(0, 1).mT @ before.flatten(0, 1)
@@ -128,8 +133,10 @@ def _compiled(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
 
 
 @torch.library.custom_op("lmu::recurrence_backward", mutates_args=())
-def _compiled_backward(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
-    return _backward(dy, y, W, activation)
+def _compiled_backward(
+    dy: Tensor, y: Tensor, h: Tensor, W: Tensor, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward(dy, y, h, W, activation)
 
 
 @_compiled.register_fake
@@ -138,8 +145,15 @@ def _(a: Tensor, h: Tensor, W: Tensor, activation: str) -> Tensor:
 
 
 @_compiled_backward.register_fake
-def _(dy: Tensor, y: Tensor, W: Tensor, activation: str) -> Tensor:
-    return torch.empty_like(dy, memory_format=torch.contiguous_format)
+def _(
+    dy: Tensor, y: Tensor, h: Tensor, W: Tensor, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(dy, memory_format=contiguous),
+        torch.empty_like(h, memory_format=contiguous),
+        torch.empty_like(W, memory_format=contiguous),
+    )
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -149,7 +163,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 def _backward_of_compiled(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     y, h, W = ctx.saved_tensors
-    return *_gradients(_compiled_backward(dy, y, W, ctx.activation), y, h, W), None
+    return *_compiled_backward(dy, y, h, W, ctx.activation), None
 
 
 _compiled.register_autograd(_backward_of_compiled, setup_context=_keep_for_backward)

@@ -97,6 +97,15 @@ class System:
 
         return self._keep(("joined", channels, dtype), make)
 
+    def stepping(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """``Ad - I`` and ``Bd``, shared or with a first axis for the channels."""
+
+        def make() -> Joined:
+            E, Bd = self.increment(dtype), narrow(self.Bd, dtype)
+            return (E, Bd.clone()) if self.constant else (E, Bd)
+
+        return self._keep(("stepping", dtype), make)
+
     @explained(length=whole(1), dtype=dtype_rule, likely=optional(whole(1)))
     def response(self, length: int, dtype: torch.dtype, likely: int | None = None) -> Tensor | None:
         """The impulse response, of ``length`` steps or more; None where it cannot be kept.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import explained, flag, instance, tensor, word
+from lmu.ops import native as core
 from lmu.ops._activations import FUSED, Function, check_activation, is_fused
 from lmu.ops._modes import is_exporting, is_transformed, no_autocast
 from lmu.ops.cost import (
@@ -23,10 +24,10 @@ from lmu.ops.cost import (
     present_machine,
 )
 from lmu.ops.lmu.block_matrices import BlockDynamics
-from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms, native_blocks_terms
+from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms
 from lmu.ops.lmu.loop import loop, loop_cost, loop_terms
 from lmu.ops.lmu.naive import LMUWeights
-from lmu.ops.lmu.native import native, native_cost, native_terms
+from lmu.ops.lmu.native import native, native_blocks_terms, native_cost, native_terms
 from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 
@@ -228,7 +229,8 @@ def run_lmu(
     if method == "auto" and torch.compiler.is_compiling():
         # For any length, on which a compiler must not specialize.
         in_blocks = is_fused(activation) and not is_exporting()
-        method = "blocks" if in_blocks else "loop"
+        engine = "native_blocks" if core.is_available(x) else "blocks"
+        method = engine if in_blocks else "loop"
         if not feedback and not is_exporting():
             method = "parallel"
     elif method == "auto":

@@ -35,18 +35,22 @@ def chunk_operator(Ad: Tensor, Bd: Tensor, W: Tensor, steps: int) -> Tensor:
     """The matrix that gives ``W m`` at all steps of a chunk from its input and the state before.
 
     Row s < steps is the response to input s, ``W Ad^{t-s} Bd`` at the steps t >= s; row steps + i
-    is that to the i-th component of the state, ``W Ad^{t+1}``.
+    is that to the i-th component of the state, ``W Ad^{t+1}``. Channels come one after another.
 
-    Shapes: ``W`` (rows, order), of the dtype of the result; returns (steps + order, steps * rows).
+    Shapes: ``W`` (rows, channels * order), of the dtype of the result; returns (channels * (steps +
+    order), steps * rows).
     """
     Ad, Bd = widen(Ad), widen(Bd)
-    K = narrow(impulse_response(Ad, Bd, steps), W.dtype).mT @ W.mT  # (steps, rows)
-    padded = torch.cat([K.new_zeros(steps - 1, len(W)), K])
+    rows, each = len(W), (W.shape[1] // len(Bd), len(W))
+    columns = W.mT.unflatten(0, (-1, len(Bd))).transpose(0, 1).flatten(1)  # channels, then rows
+    K = narrow(impulse_response(Ad, Bd, steps), W.dtype).mT @ columns
+    padded = torch.cat([K.new_zeros(steps - 1, each[0] * rows), K])
     t = torch.arange(steps, device=K.device)
     delay = t - t[:, None]
-    forced = padded[delay + steps - 1]  # (steps, steps, rows); zero where the delay is negative
-    free = krylov(Ad.mT, Ad.mT.to(W.dtype) @ W.mT, steps)  # (order, steps, rows)
-    return torch.cat([forced, free]).flatten(1)
+    forced = padded[delay + steps - 1]  # (steps, steps, columns); zero where the delay is negative
+    free = krylov(Ad.mT, Ad.mT.to(W.dtype) @ columns, steps)  # (order, steps, columns)
+    responses = torch.cat([forced, free]).unflatten(2, each)
+    return responses.permute(2, 0, 1, 3).reshape(-1, steps * rows)
 
 
 def chunk_states(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor) -> Tensor:
@@ -80,27 +84,37 @@ def chunked_readout(
 ) -> tuple[Tensor, Tensor]:
     """``W m_t`` at all steps and the last state, without forming all states.
 
-    Shapes: ``u`` (batch, time), ``W`` (rows, order), ``m_0`` (batch, order); returns (batch, whole
-    chunks of time, rows), whose steps beyond the input are meaningless, and (batch, order) of the
-    dtype of ``m_0``. With ``z`` of the former shape the result is added to it, in place.
+    Shapes: ``u`` (batch, time, channels), ``W`` (rows, channels * order), ``m_0`` (batch, channels,
+    order); returns (batch, whole chunks of time, rows), whose steps beyond the input are
+    meaningless, and (batch, channels, order) of the dtype of ``m_0``. With ``z`` of the former
+    shape the result is added to it, in place.
 
-    Cost: 2 b T (L + d) r FLOPs with chunks of L steps and r rows, besides 2 L d^2 r once; memory
-    b T r floats, and (L + d) L r for the operator.
+    Cost: 2 b T c (L + d) r FLOPs with chunks of L steps and r rows, besides 2 c L r d^2 once;
+    memory b T r floats, and c (L + d) L r for the operator.
     """
-    batch, length = u.shape
+    batch, length, channels = u.shape
     order = len(Bd)
     steps = chunk_length(length, order, len(W))
     chunks = _number(length, steps)
-    padded = pad(u, (0, chunks * steps - length)).unflatten(1, (-1, steps))
-    start = u.new_zeros(batch, order) if m_0 is None else m_0
+    rows = u.mT.flatten(0, 1)
+    padded = pad(rows, (0, chunks * steps - length)).unflatten(1, (-1, steps))
+    start = u.new_zeros(batch * channels, order) if m_0 is None else m_0.flatten(0, 1)
     states = chunk_states(padded, Ad, Bd, start)
     operator = chunk_operator(Ad, Bd, W, steps)
-    sources = torch.cat([padded, narrow(states, u.dtype)], dim=2)
+    sources = torch.cat([padded, narrow(states, u.dtype)], dim=2).unflatten(0, (-1, channels))
+    sources = sources.transpose(1, 2).flatten(2)
     if z is None:
         z = (sources @ operator).unflatten(2, (steps, -1)).flatten(1, 2)
     else:
         z.view(batch * chunks, -1).addmm_(sources.flatten(0, 1), operator)
-    return z, _last(padded, states, Ad, Bd, length).to(start.dtype)
+    last = _last(padded, states, Ad, Bd, length).to(start.dtype)
+    return z, last.unflatten(0, (-1, channels))
+
+
+def channels_at_once(length: int, order: int, rows: int) -> int:
+    """Channels whose operator is one matrix; more would leave the cache."""
+    steps = chunk_length(length, order, rows)
+    return max(1, LARGEST_OPERATOR // ((steps + order) * steps * rows))
 
 
 def _number(length: int, steps: int) -> int:
@@ -157,7 +171,8 @@ def chunked(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | N
     channels = u.shape[2]
     identity = torch.eye(len(Bd), dtype=u.dtype, device=u.device)
     start = None if m_0 is None else m_0.flatten(0, 1)
-    m, _ = chunked_readout(u.mT.flatten(0, 1), Ad, Bd, identity, start)
+    start = None if start is None else start.unsqueeze(1)
+    m, _ = chunked_readout(u.mT.flatten(0, 1).unsqueeze(2), Ad, Bd, identity, start)
     return m[:, : u.shape[1]].unflatten(0, (-1, channels)).transpose(1, 2)
 
 

@@ -8,7 +8,7 @@ import ctypes
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -181,11 +181,15 @@ def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure, parts: int) 
 def bind(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> partial[int]:
     """Return a function that runs a kernel in one part, for steps that are called very often.
 
-    It keeps ``arguments``, which may be changed between calls, and the variant of now; it returns
-    0, or the number of an error.
+    It takes the addresses of an input and an output, which come first in ``arguments``, and returns
+    0 or the number of an error. It keeps ``arguments``, which may be changed between calls, and the
+    variant of now.
     """
     kernel = _kernels.get((name, dtype)) or _find(name, dtype)
-    return partial(_core.c.lmu_run, kernel, ctypes.byref(arguments), 1, 1, None, None)
+    job = _threads.Job(kernel, ctypes.addressof(arguments), 1, 0, 0)
+    run: Any = partial(_core.c.lmu_repeat, ctypes.addressof(job))
+    run.kept = job, arguments
+    return run
 
 
 def _find(name: str, dtype: torch.dtype) -> int:

@@ -52,4 +52,5 @@ def _declare(library: Any) -> None:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.lmu_run.argtypes = [pointer, pointer, number, number, pointer, pointer]
     library.lmu_work.argtypes = [pointer]
+    library.lmu_repeat.argtypes = [pointer, pointer, pointer]
     library.lmu_work.restype = None

@@ -27,7 +27,7 @@ class Team(NamedTuple):
     inside: int
 
 
-class _Job(ctypes.Structure):
+class Job(ctypes.Structure):
     """``lmu_job`` of parallel.h."""
 
     _fields_ = (
@@ -93,7 +93,7 @@ if hasattr(os, "register_at_fork"):
 def run_on_own(library: Any, kernel: int, arguments: Any, parts: int, threads: int) -> int:
     """Run all parts of a kernel on this thread and some Python threads; 0, or an error number."""
     pointer = ctypes.cast(ctypes.byref(arguments), ctypes.c_void_p)
-    job = _Job(kernel, pointer, parts, 0, 0)
+    job = Job(kernel, pointer, parts, 0, 0)
     helpers = _start(min(threads, parts) - 1, library, job)
     library.lmu_work(ctypes.byref(job))
     for helper in helpers:
@@ -102,7 +102,7 @@ def run_on_own(library: Any, kernel: int, arguments: Any, parts: int, threads: i
     return job.status
 
 
-def _start(number: int, library: Any, job: _Job) -> list[Any]:
+def _start(number: int, library: Any, job: Job) -> list[Any]:
     """Set some threads to work on a job. Fewer are no error: the caller takes what is left."""
     global _pool, _size
     with _lock:

@@ -39,12 +39,13 @@ class _Backward(ctypes.Structure):
 def forward(x: Tensor, h: Tensor, m: Tensor, o: BlockMatrices, activation: str) -> ForwardResult:
     """:func:`lmu.ops.lmu.blocks_forward.forward`, in the compiled core."""
     x, h = x.contiguous(), h.contiguous()
-    (batch, length, _), (steps, width) = x.shape, (len(o.D) - 1, len(o.M))
+    (batch, length, _), steps = x.shape, len(o.D) - 1
     blocks = -(-length // steps)
     y = x.new_empty(batch, length, h.shape[1])
     # One block more than there are: a compiler would specialize on a single one.
-    history = x.new_empty(blocks + 1, batch, len(o.H))
+    history = x.new_zeros(blocks + 1, batch, len(o.H))
     memories = x.new_empty(blocks + 1, batch, m.shape[1])
+    memories[blocks] = 0
     total = m.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     W = o.W.expand(steps, -1, -1)
     R = torch.baddbmm(W, W, o.D[:-1])
@@ -86,7 +87,10 @@ def backward(
 def _finish(
     o: BlockMatrices, dX: Tensor, dM: Tensor, dR: Tensor, system: Sequence[Tensor], length: int
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the matrices, those of the dynamics only if they are learned; that of ``R_s = W + W D_s`` added to those of W and D."""
+    """Gradients of the matrices, of the dynamics only if they are learned.
+
+    That of ``R_s = W + W D_s`` is added to those of W and D.
+    """
     size = min(len(dR), length)
     dW = dR.sum(0)
     for dR_s, D_s in zip(dR[:size], o.D[:size], strict=True):

@@ -359,8 +359,8 @@ def _weights_to_fill(run: Run) -> tuple[Tensor | None, Tensor | None, dict[str, 
         return None, None, {}
     states = u.shape[2] * plan.order
     W, bias = u.new_empty(plan.rows, states + run.features), u.new_empty(plan.rows)
-    row = _whole(o.groups * o.padded + run.features + 1, u)
-    sums = u.new_zeros(plan.parts, row, _whole(plan.rows, u))
+    row = _apart(o.groups * o.padded + run.features + 1, u)
+    sums = u.new_zeros(plan.parts, row, _apart(plan.rows, u))
     return W, bias, {"dW_m": W, "dW_x": W[:, states:], "dbias": bias, "sums": sums}
 
 
@@ -380,3 +380,9 @@ def _whole(n: int, like: Tensor) -> int:
     """``n`` in whole vectors of any variant."""
     vector = 64 // like.element_size()
     return -(-n // vector) * vector
+
+
+def _apart(n: int, like: Tensor) -> int:
+    """The length of rows, as ``apart`` of c/states.h."""
+    line, n = 64 // like.element_size(), _whole(n, like)
+    return n if n // line % 4 else n + line

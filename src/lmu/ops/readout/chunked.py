@@ -7,8 +7,12 @@ from torch.nn.functional import pad
 from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import is_transformed
 from lmu.ops.cost import Cost, Machine, Problem
-from lmu.ops.memory.chunked import chunk_length, chunked_readout, terms_of_chunks
-from lmu.ops.system import channels
+from lmu.ops.memory.chunked import (
+    channels_at_once,
+    chunk_length,
+    chunked_readout,
+    terms_of_chunks,
+)
 
 
 def chunks_readout(
@@ -35,18 +39,22 @@ def channels_readout(
     u: Tensor, Ad: Tensor, Bd: Tensor, W_m: Tensor, m_0: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The chunked read-out summed over channels, and the last states (batch, channels, order)."""
+    order, length, number = Bd.shape[-1], u.shape[1], u.shape[2]
+    at_once = 1 if Ad.ndim == 3 else channels_at_once(length, order, len(W_m))
     z, last = None, []
-    each = zip(W_m.split(Bd.shape[-1], dim=1), channels(u.shape[2], Ad, Bd, None), strict=True)
-    for c, (W, (A, B, _)) in enumerate(each):
-        start = None if m_0 is None else m_0[:, c]
+    for c in range(0, number, at_once):
+        these = slice(c, min(c + at_once, number))
+        dynamics = (Ad, Bd) if Ad.ndim == 2 else (Ad[c], Bd[c])
+        W = W_m[:, these.start * order : these.stop * order]
+        start = None if m_0 is None else m_0[:, these]
         if is_transformed() and z is not None:
-            part, m_n = chunked_readout(u[..., c], A, B, W, start)
+            part, m_n = chunked_readout(u[..., these], *dynamics, W, start)
             z = z + part
         else:
-            z, m_n = chunked_readout(u[..., c], A, B, W, start, z)
+            z, m_n = chunked_readout(u[..., these], *dynamics, W, start, z)
         last.append(m_n)
     assert z is not None
-    return z, torch.stack(last, dim=1)
+    return z, torch.cat(last, dim=1)
 
 
 def chunks_readout_cost(problem: Problem) -> Cost:

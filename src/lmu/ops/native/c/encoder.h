@@ -24,7 +24,7 @@ enum { ENCODER_ROWS = 64 }; /* steps at once */
 
 /* Buffers of a part: the weights and their transpose in whole vectors, and rows of both widths. */
 typedef struct {
-    real *W_T, *W, *rows, *wide_rows;
+    real *W_T, *W, *rows, *y, *wide_rows;
 } encoder_buffers;
 
 static int encoder_begin(const encoder *e, encoder_buffers *b, int backward) {
@@ -33,9 +33,10 @@ static int encoder_begin(const encoder *e, encoder_buffers *b, int backward) {
     int64_t width = wide(e->channels), other = backward ? wide(e->features) : 0;
     b->W_T = zeros(e->features * width);
     b->rows = zeros(ENCODER_ROWS * width);
+    b->y = zeros(ENCODER_ROWS * width);
     b->W = zeros(e->channels * other);
     b->wide_rows = zeros(ENCODER_ROWS * other);
-    if (!b->W_T || !b->rows || !b->W || !b->wide_rows) return LMU_NO_MEMORY;
+    if (!b->W_T || !b->rows || !b->y || !b->W || !b->wide_rows) return LMU_NO_MEMORY;
     for (int64_t c = 0; c < e->channels; c++)
         for (int64_t k = 0; k < e->features; k++) {
             b->W_T[k * width + c] = e->W[c * e->features + k];
@@ -47,6 +48,7 @@ static int encoder_begin(const encoder *e, encoder_buffers *b, int backward) {
 static void encoder_end(encoder_buffers *b) {
     free(b->W_T);
     free(b->rows);
+    free(b->y);
     free(b->W);
     free(b->wide_rows);
 }
@@ -57,11 +59,12 @@ static void encode(const encoder *e, const encoder_buffers *b, int64_t first, in
     for (int64_t i = first; e->W && i < first + steps; i += ENCODER_ROWS) {
         int64_t n = first + steps - i < ENCODER_ROWS ? first + steps - i : ENCODER_ROWS;
         for (int64_t s = 0; s < n; s++)
-            memcpy(b->rows + s * width, e->bias, e->channels * sizeof(real));
+            for (int64_t c = 0; c < e->channels; c++) b->rows[s * width + c] = e->bias[c];
         gemm(n, width, features, e->x + i * features, features, 1, b->W_T, width, b->rows, width, 1);
         activate((int)e->activation, b->rows, n * width);
         for (int64_t s = 0; s < n; s++)
-            memcpy(e->u + (i + s) * e->channels, b->rows + s * width, e->channels * sizeof(real));
+            for (int64_t c = 0; c < e->channels; c++)
+                e->u[(i + s) * e->channels + c] = b->rows[s * width + c];
     }
 }
 
@@ -72,18 +75,15 @@ static void encode_backward(const encoder *e, const encoder_buffers *b, int64_t 
     real *sums = e->sums + part * (features + 1) * width, *dbias = sums + features * width;
     for (int64_t i = first; e->W && i < first + steps; i += ENCODER_ROWS) {
         int64_t n = first + steps - i < ENCODER_ROWS ? first + steps - i : ENCODER_ROWS;
-        memset(b->rows, 0, n * width * sizeof(real));
         for (int64_t s = 0; s < n; s++) {
-            real *g = b->rows + s * width, y[64 / sizeof(real)];
-            for (int64_t c = 0; c < e->channels; c += LANES) {
-                int64_t some = e->channels - c < LANES ? e->channels - c : LANES;
-                memset(y, 0, sizeof y);
-                memcpy(y, e->u + (i + s) * e->channels + c, some * sizeof(real));
-                memcpy(g + c, du + (i + s) * e->channels + c, some * sizeof(real));
-                times_slope((int)e->activation, g + c, y, LANES);
-            }
-            for (int64_t c = 0; c < width; c += LANES) store(dbias + c, load(dbias + c) + load(g + c));
+            real *g = b->rows + s * width;
+            const real *from = du + (i + s) * e->channels, *y = e->u + (i + s) * e->channels;
+            for (int64_t c = 0; c < e->channels; c++) g[c] = from[c], b->y[s * width + c] = y[c];
         }
+        times_slope((int)e->activation, b->rows, b->y, n * width);
+        for (int64_t s = 0; s < n; s++)
+            for (int64_t c = 0; c < width; c += LANES)
+                store(dbias + c, load(dbias + c) + load(b->rows + s * width + c));
         gemm(features, width, n, e->x + i * features, 1, features, b->rows, width, sums, width, 1);
         if (!e->dx) continue;
         gemm(n, other, e->channels, b->rows, width, 1, b->W, other, b->wide_rows, other, 0);

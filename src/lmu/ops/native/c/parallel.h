@@ -36,4 +36,7 @@ LMU_EXPORT void lmu_work(void *job);
 LMU_EXPORT int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t threads,
                        lmu_fork fork, lmu_inside inside);
 
+/* Does all parts here, with an input and an output that come first in the job's arguments. */
+LMU_EXPORT int lmu_repeat(lmu_job *job, const void *in, void *out);
+
 #endif

@@ -9,9 +9,10 @@ typedef struct {
 static void write_outputs(const tile *a, int64_t t, int64_t steps, const real *rows, real *z,
                           const real *W) {
     const states_arguments *o = a->o;
-    int64_t width = o->rows ? wide(o->rows) : 0, number = steps * a->sequences;
+    int64_t width = o->rows ? output_length(o) : 0, number = steps * a->sequences;
     if (o->rows) {
-        multiply(number, width, a->states + o->features + 1, rows, a->row, W, z);
+        multiply(number, padded(o->rows), a->states + o->features + 1, rows, a->row, 1, W, width, z,
+                 width, 0);
         activate((int)o->activation, z, number * width);
     }
     for (int64_t i = 0; i < steps; i++)
@@ -19,7 +20,7 @@ static void write_outputs(const tile *a, int64_t t, int64_t steps, const real *r
             int64_t step = step_of(a, s, t + i);
             if (step < 0) continue;
             if (o->rows)
-                memcpy(o->y + step * o->rows, z, o->rows * sizeof(real));
+                copy(o->y + step * o->rows, z, o->rows);
             else
                 take_states(o, rows, o->y + step * o->channels * o->order);
         }
@@ -52,7 +53,7 @@ static void run_tile(const tile *a, const buffers *b) {
 LMU_EXPORT int NAME(states)(const void *arguments, int64_t part, int64_t parts) {
     const states_arguments *o = arguments;
     tile a = tile_at(o, 0);
-    int64_t width = wide(o->rows), rows = a.block * a.sequences;
+    int64_t width = output_length(o), rows = a.block * a.sequences;
     buffers b = {zeros(o->rows ? a.row * width : 0), zeros((rows + a.sequences) * a.row),
                  zeros(rows * width), zeros(rows * o->groups * o->inputs), {0}};
     int status = b.W && b.rows && b.z && b.u ? 0 : LMU_NO_MEMORY;

@@ -34,15 +34,24 @@ typedef struct {
     real *du, *dx;            /* as u and x, or NULL for dx */
     real *dstarts;            /* gradients of states before chunks, as starts */
     real *dW_m, *dW_x, *dbias; /* as the weights, or NULL */
-    real *sums;               /* of these, of each part, (parts, row_length(), wide(rows)) */
+    real *sums;               /* of these, of each part, (parts, row_length(), output_length()) */
     double *dE, *dB;          /* of each part, (parts, channels or 1, order, order or 1), or NULL */
     encoder encoder;          /* where there is one chunk, and so no scan, it runs here */
 } states_arguments;
 
+/* The length of rows, such that a column does not fall into few sets of the cache. */
+INLINE int64_t apart(int64_t n) {
+    int64_t line = 64 / (int64_t)sizeof(real);
+    return n / line % 4 ? n : n + line;
+}
+
+/* A row of z, its gradient and the weights. */
+INLINE int64_t output_length(const states_arguments *o) { return apart(wide(o->rows)); }
+
 /* A row of a tile: the states of all groups, the input, and a one for the bias. */
 INLINE int64_t row_length(const states_arguments *o) {
     int64_t states = o->groups * o->padded;
-    return o->rows ? wide(states + o->features + 1) : states;
+    return o->rows ? apart(wide(states + o->features + 1)) : states;
 }
 
 INLINE memory_dynamics dynamics_of(const states_arguments *o) {
@@ -60,15 +69,28 @@ INLINE int64_t begin_of(const states_arguments *o, int64_t chunk) {
     return o->length - (o->chunks - chunk) * o->chunk;
 }
 
+/* In place of memcpy(), whose call takes longer than the few numbers of a row. */
+INLINE void copy(real *to, const real *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        store(to + i, load(from + i));
+        __asm__(""); /* or compilers call memcpy() after all */
+    }
+    for (; i < n; i++) {
+        to[i] = from[i];
+        __asm__("");
+    }
+}
+
 /* States of all channels from a row, and into one. */
 INLINE void take_states(const states_arguments *o, const real *row, real *states) {
     for (int64_t c = 0; c < o->channels; c++)
-        memcpy(states + c * o->order, row + place_of(o, c), o->order * sizeof(real));
+        copy(states + c * o->order, row + place_of(o, c), o->order);
 }
 
 INLINE void put_states(const states_arguments *o, const real *states, real *row) {
     for (int64_t c = 0; c < o->channels; c++)
-        memcpy(row + place_of(o, c), states + c * o->order, o->order * sizeof(real));
+        copy(row + place_of(o, c), states + c * o->order, o->order);
 }
 
 #endif

@@ -10,17 +10,17 @@ typedef struct {
  * sequence. */
 static void read_output_gradients(const tile *a, int64_t t, int64_t steps, const buffers *b) {
     const states_arguments *o = a->o;
-    int64_t width = wide(o->rows), size = o->rows * sizeof(real);
+    int64_t width = output_length(o);
     real *dz = b->dz, *y = b->y;
     for (int64_t i = 0; i < steps; i++)
         for (int64_t s = 0; s < a->sequences; s++, dz += width, y += width) {
             int64_t step = step_of(a, s, t + i);
             if (step < 0) {
-                memset(dz, 0, size);
+                memset(dz, 0, o->rows * sizeof(real));
                 continue;
             }
-            memcpy(dz, o->dy + step * o->rows, size);
-            memcpy(y, o->y + step * o->rows, size);
+            copy(dz, o->dy + step * o->rows, o->rows);
+            copy(y, o->y + step * o->rows, o->rows);
         }
     times_slope((int)o->activation, b->dz, b->y, steps * a->sequences * width);
 }
@@ -28,23 +28,19 @@ static void read_output_gradients(const tile *a, int64_t t, int64_t steps, const
 /* Gradients of the states of some steps from t on, of the weights, and of the input. */
 static void read_out_backward(const tile *a, int64_t t, int64_t steps, const buffers *b, real *dW) {
     const states_arguments *o = a->o;
-    int64_t width = wide(o->rows), number = steps * a->sequences, at = t * a->sequences * a->row;
+    int64_t width = output_length(o), number = steps * a->sequences, at = t * a->sequences * a->row;
     real *gradients = b->gradients + at;
     read_output_gradients(a, t, steps, b);
     if (dW)
-        gemm(a->states + o->features + 1, width, number, b->rows + at + a->sequences * a->row, 1,
-             a->row, b->dz, width, dW, width, 1);
-    int64_t columns = o->dx ? a->row : a->states;
-    for (int64_t j = 0; j < columns; j += 192) {
-        int64_t n = columns - j < 192 ? columns - j : 192;
-        gemm(number, n, o->rows, b->dz, width, 1, b->W_T + j, a->row, gradients + j, a->row, 0);
-    }
+        multiply(a->states + o->features + 1, padded(o->rows), number,
+                 b->rows + at + a->sequences * a->row, 1, a->row, b->dz, width, dW, width, 1);
+    multiply(number, o->dx ? a->row : a->states, o->rows, b->dz, width, 1, b->W_T, a->row,
+             gradients, a->row, 0);
     for (int64_t i = 0; o->dx && i < steps; i++)
         for (int64_t s = 0; s < a->sequences; s++, gradients += a->row) {
             int64_t step = step_of(a, s, t + i);
             if (step >= 0)
-                memcpy(o->dx + step * o->features, gradients + a->states,
-                       o->features * sizeof(real));
+                copy(o->dx + step * o->features, gradients + a->states, o->features);
         }
 }
 
@@ -105,12 +101,11 @@ static void write_input_gradients(const tile *a, const real *adjoint) {
 static void write_start_gradients(const tile *a, const real *adjoint, real *before) {
     const states_arguments *o = a->o;
     for (int64_t s = 0; s < a->sequences; s++) {
-        int64_t sequence = a->first + s, begin = begin_of(o, sequence % o->chunks);
-        const real *from = adjoint + ((begin < 0 ? -begin : 0) * a->sequences + s) * a->row;
+        const real *from = adjoint + (a->lead[s] * a->sequences + s) * a->row;
         memcpy(before + a->row, from, a->states * sizeof(real));
         memset(before, 0, a->states * sizeof(real));
         memory_adjoint(&a->memory, 1, 1, a->row, before);
-        take_states(o, before, o->dstarts + sequence * o->channels * o->order);
+        take_states(o, before, o->dstarts + (a->first + s) * o->channels * o->order);
     }
 }
 
@@ -164,7 +159,7 @@ static void run_tile(const tile *a, const buffers *b, sums to) {
 
 /* The sums of all parts, in one order whoever is the last, and in the order of the weights. */
 static void finish(const states_arguments *o, int64_t parts) {
-    int64_t width = wide(o->rows), size = row_length(o) * width, states = o->groups * o->padded;
+    int64_t width = output_length(o), size = row_length(o) * width, states = o->groups * o->padded;
     if (!o->sums) return;
     for (int64_t p = 1; p < parts; p++)
         for (int64_t i = 0; i < size; i++) o->sums[i] += o->sums[p * size + i];
@@ -185,7 +180,7 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_t parts) {
     const states_arguments *o = arguments;
     tile a = tile_at(o, 0);
-    int64_t width = wide(o->rows), number = o->chunk * a.sequences, d = o->order;
+    int64_t width = output_length(o), number = o->chunk * a.sequences, d = o->order;
     int64_t block = a.block * a.sequences * width, own = o->own ? o->channels : 1;
     buffers b = {
         .W_T = zeros(o->rows * a.row),

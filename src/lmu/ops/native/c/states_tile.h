@@ -4,7 +4,10 @@
 
 #include "states.h"
 
-enum { BLOCK_ROWS = 128 }; /* rows of products, so many that weights are read for many of them */
+enum {
+    BLOCK_ROWS = 128, /* rows of products, so many that weights are read for many of them */
+    LARGEST_TILE = 16
+};
 
 typedef struct {
     const states_arguments *o;
@@ -12,6 +15,9 @@ typedef struct {
     int64_t first, sequences; /* of batch * chunks */
     int64_t row, states;      /* numbers of a row, and those of its states */
     int64_t block;            /* steps of a block */
+    /* Of each sequence, the step of the batch where its chunk begins, and the first of its steps
+     * that there is: a short chunk begins late. */
+    int64_t begin[LARGEST_TILE], lead[LARGEST_TILE];
 } tile;
 
 /* The tiles of all sequences, of which a part takes a share. */
@@ -27,14 +33,17 @@ static tile tile_at(const states_arguments *o, int64_t index) {
     t.block = BLOCK_ROWS / o->tile;
     if (t.block > o->chunk) t.block = o->chunk;
     if (t.block < 1) t.block = 1;
+    for (int64_t s = 0; s < t.sequences; s++) {
+        int64_t row = (t.first + s) / o->chunks, begin = begin_of(o, (t.first + s) % o->chunks);
+        t.begin[s] = row * o->length + begin;
+        t.lead[s] = begin < 0 ? -begin : 0;
+    }
     return t;
 }
 
 /* The step of the batch (batch * length) of a tile's sequence s at step t; -1 if it is none. */
 INLINE int64_t step_of(const tile *a, int64_t s, int64_t t) {
-    int64_t sequence = a->first + s, row = sequence / a->o->chunks;
-    int64_t time = begin_of(a->o, sequence % a->o->chunks) + t;
-    return time < 0 ? -1 : row * a->o->length + time;
+    return t < a->lead[s] ? -1 : a->begin[s] + t;
 }
 
 /* Inputs of some steps from t on (steps, sequences, groups * inputs); zero where there are none. */
@@ -44,8 +53,9 @@ static void read_inputs(const tile *a, int64_t t, int64_t steps, real *u) {
     for (int64_t i = 0; i < steps; i++)
         for (int64_t s = 0; s < a->sequences; s++, u += size) {
             int64_t step = step_of(a, s, t + i);
-            for (int64_t c = 0; c < size; c++)
-                u[c] = step >= 0 && c < o->channels ? o->u[step * o->channels + c] : 0;
+            int64_t known = step < 0 ? 0 : o->channels;
+            copy(u, o->u + (step < 0 ? 0 : step * o->channels), known);
+            for (int64_t c = known; c < size; c++) u[c] = 0;
         }
 }
 
@@ -55,8 +65,7 @@ static void read_features(const tile *a, int64_t t, int64_t steps, real *rows) {
     for (int64_t i = 0; i < steps; i++)
         for (int64_t s = 0; s < a->sequences; s++, rows += a->row) {
             int64_t step = step_of(a, s, t + i);
-            for (int64_t k = 0; k < o->features; k++)
-                rows[a->states + k] = step < 0 ? 0 : o->x[step * o->features + k];
+            if (step >= 0) copy(rows + a->states, o->x + step * o->features, o->features);
             rows[a->states + o->features] = 1;
         }
 }
@@ -65,10 +74,8 @@ static void read_features(const tile *a, int64_t t, int64_t steps, real *rows) {
 static void start_chunks(const tile *a, int64_t t, real *before) {
     const states_arguments *o = a->o;
     for (int64_t s = 0; s < a->sequences; s++) {
-        int64_t sequence = a->first + s, begin = begin_of(o, sequence % o->chunks);
-        if (t != (begin < 0 ? -begin : 0)) continue;
-        if (o->starts)
-            put_states(o, o->starts + sequence * o->channels * o->order, before + s * a->row);
+        if (o->starts && t == a->lead[s])
+            put_states(o, o->starts + (a->first + s) * o->channels * o->order, before + s * a->row);
     }
 }
 
@@ -91,18 +98,20 @@ static void run_states(const tile *a, int64_t t, int64_t steps, real *rows, real
     memory_forward(&a->memory, steps, a->sequences, a->row, u, rows);
 }
 
-/* z = rows W. A panel of columns at a time, so that the weights of one stay in the cache. */
-static void multiply(int64_t m, int64_t n, int64_t k, const real *a, int64_t a_row, const real *b,
-                     real *c) {
-    int64_t panel = 32768 / k / LANES * LANES; /* numbers in half of a small cache */
-    if (panel < 6 * LANES) panel = 6 * LANES;
-    for (int64_t j = 0; j < n; j += panel)
-        gemm(m, n - j < panel ? n - j : panel, k, a, a_row, 1, b + j, n, c + j, n, 0);
+/* C = A B, or C += A B with `add`, by blocks of B that stay in the smallest cache. */
+static void multiply(int64_t m, int64_t n, int64_t k, const real *a, int64_t a_row,
+                     int64_t a_column, const real *b, int64_t b_row, real *c, int64_t c_row,
+                     int add) {
+    enum { DEEP = 512 / (int)sizeof(real), ACROSS = 3 * LANES };
+    for (int64_t p = 0; p < k; p += DEEP)
+        for (int64_t j = 0; j < n; j += ACROSS)
+            gemm(m, n - j < ACROSS ? n - j : ACROSS, k - p < DEEP ? k - p : DEEP, a + p * a_column,
+                 a_row, a_column, b + p * b_row + j, b_row, c + j, c_row, add || p > 0);
 }
 
-/* W (row, padded rows): the weights of a row's states and input, and the bias. */
+/* W (row_length(), output_length()): the weights of a row's states and input, and the bias. */
 static void pack_weights(const states_arguments *o, real *W) {
-    int64_t states = o->groups * o->padded, width = wide(o->rows);
+    int64_t states = o->groups * o->padded, width = output_length(o);
     for (int64_t i = 0; i < o->rows; i++) {
         for (int64_t c = 0; c < o->channels; c++) {
             real *to = W + place_of(o, c) * width + i;
@@ -115,7 +124,7 @@ static void pack_weights(const states_arguments *o, real *W) {
     }
 }
 
-/* Its transpose (rows, row), without the bias. */
+/* Its transpose (rows, row_length()), without the bias. */
 static void pack_transpose(const states_arguments *o, real *W_T) {
     int64_t states = o->groups * o->padded, row = row_length(o);
     for (int64_t i = 0; i < o->rows; i++, W_T += row) {
