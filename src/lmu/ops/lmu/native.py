@@ -121,7 +121,7 @@ def _gradients(
 
 
 @torch.library.custom_op(
-    "lmu::native",
+    "lmu::steps",
     mutates_args=(),
     schema="(Tensor x, Tensor h, Tensor m, Tensor[] weights, str activation) "
     "-> (Tensor, Tensor, Tensor)",
@@ -143,7 +143,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "lmu::native_backward",
+    "lmu::steps_backward",
     mutates_args=(),
     schema="(Tensor[] inputs, Tensor y, Tensor memories, Tensor dy, Tensor dm, bool[] needed, "
     "str activation) -> Tensor[]",
