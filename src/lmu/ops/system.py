@@ -69,6 +69,7 @@ class System:
         traced = torch.compiler.is_compiling()
         self._plain = constant and not traced and is_plain(Ad, Bd)
         self._kept: dict[Hashable, tuple[tuple[int, int], Any]] = {}
+        self.plans: dict[Hashable, Any] = {}  # of the compiled core, by sizes and versions
         if self._plain:
             with _lock:
                 _systems[Ad] = weakref.ref(self)
