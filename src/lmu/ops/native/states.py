@@ -21,7 +21,8 @@ BUFFER = 1 << 17  # numbers of a tile, so that it stays in the cache
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ENCODER = (
     "encoder_features encoder_channels encoder_activation",
-    "encoder_weight encoder_bias encoder_x encoder_u encoder_dx encoder_dW encoder_dbias encoder_sums",
+    "encoder_weight encoder_bias encoder_x encoder_u "
+    "encoder_dx encoder_dW encoder_dbias encoder_sums",
 )
 
 
