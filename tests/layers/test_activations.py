@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmu import LMU, LMUFFT, LMUCell, Stream
-from lmu.ops import LMU_METHODS
+from lmu.ops import LMU_METHODS, READOUT_METHODS
 from lmu.ops._activations import ACTIVATIONS
+from tests import cores
 from tests.variants import shifted
 
 F64 = torch.float64
@@ -120,12 +121,14 @@ def test_outputs_and_gradients_are_the_equation(kind, name):
 
 
 @pytest.mark.parametrize("name", [*PLAIN, "prelu"])
-@pytest.mark.parametrize("method", [method for method in LMU_METHODS if method != "triton"])
+@pytest.mark.parametrize(
+    "method", [cores.param(method) for method in LMU_METHODS if method != "triton"]
+)
 def test_every_method_runs_it_or_says_that_it_does_not(method, name):
     kind = "LMU, open" if method == "parallel" else "LMU"
     fused = name in PLAIN and ACTIVATIONS[name].backward is not None
-    if method == "blocks" and not fused:
-        with pytest.raises(ValueError, match="method 'blocks' runs the activations tanh, relu"):
+    if method in {"blocks", "native", "native_blocks"} and not fused:
+        with pytest.raises(ValueError, match=f"method '{method}' runs the activations tanh, relu"):
             build(kind, name, method=method)
         return
     layer, x = build(kind, name, method=method), signal()
@@ -135,7 +138,7 @@ def test_every_method_runs_it_or_says_that_it_does_not(method, name):
 
 def test_common_ones_stay_on_the_fast_paths():
     for name in ("tanh", "relu", "sigmoid", "identity"):
-        assert build("LMU", name).explain(500).method == "blocks"
+        assert build("LMU", name).explain(500).method in {"blocks", "native", "native_blocks"}
         assert build("LMU, open", name).explain(500).method == "parallel"
     for name in ("gelu", "prelu", "lambda"):
         choice = build("LMU", name).explain(500)
@@ -143,7 +146,9 @@ def test_common_ones_stay_on_the_fast_paths():
         assert "activations tanh, relu" in choice.reason
 
 
-@pytest.mark.parametrize("method", ["fft", "chunked", "states"])
+@pytest.mark.parametrize(
+    "method", [cores.param(name) for name in READOUT_METHODS if name != "triton"]
+)
 @pytest.mark.parametrize("name", [*PLAIN, "prelu", "softmax", "relu_"])
 def test_every_method_of_the_parallel_layer(name, method):
     layer, x = build("LMUFFT", name, method=method), signal()

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from lmu.layers._modules import is_simple
-from lmu.ops import native
 from lmu.ops._activations import is_fused
-from lmu.ops._modes import is_autocast, is_transformed
+from lmu.ops._modes import has_kernels, is_autocast, is_transformed
 from lmu.ops.readout.dispatch import pick_readout_of
 from lmu.ops.readout.native_layer import encoded_readout
 
@@ -31,7 +30,7 @@ def fused_outputs(layer: Any, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Te
         return None
     W_u, b_u, name = encoder
     weight, bias = W_h.weight, W_h.bias
-    if not native.is_available(x, weight) or not x.dtype == weight.dtype == W_u.dtype:
+    if not has_kernels(x, weight, W_u):
         return None
     system = memory._system(x.device)
     if not system.constant:

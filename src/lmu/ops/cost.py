@@ -11,9 +11,11 @@ from math import log2
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from lmu._arguments import flag, instance, whole, word
 from lmu.ops import native, rates
+from lmu.ops._modes import has_kernels
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,10 @@ class Machine(NamedTuple):
     rates: int = 0  # which tables of rates are in use: a number that changes with them
 
 
-def present_machine() -> Machine:
-    """Return what holds for this process now."""
-    return Machine(torch.get_num_threads(), native.is_available(), rates.version())
+def present_machine(*inputs: Tensor) -> Machine:
+    """Return what holds for this process now, and for a method of these inputs."""
+    core = has_kernels(*inputs) if inputs else native.is_available()
+    return Machine(torch.get_num_threads(), core, rates.version())
 
 
 CostFunction = Callable[[Problem], Cost]

@@ -235,7 +235,7 @@ def run_lmu(
             method = "parallel"
     elif method == "auto":
         sizes = *x.shape[:2], m.shape[1], h.shape[1], len(weights.e_x)
-        traits = feedback, is_transformed(), _name(activation), present_machine()
+        traits = feedback, is_transformed(), _name(activation), present_machine(x, h, *weights)
         method = _pick(sizes, x.device.type, *traits)
     with no_autocast(x.device):
         y, h, m = LMU_METHODS[method].run(x, h, m, weights, dynamics, activation)

@@ -218,7 +218,7 @@ def run_memory(
     if method == "auto" and torch.compiler.is_compiling():
         method = "chunked"  # for any length, on which a compiler must not specialize
     elif method == "auto":
-        machine, transformed = present_machine(), is_transformed()
+        machine, transformed = present_machine(u), is_transformed()
         order, device = Bd.shape[-1], u.device.type
         method = _pick(u.shape, order, device, m_0 is not None, transformed, machine)
     m = run_method(method, u, Ad, Bd, m_0, H)

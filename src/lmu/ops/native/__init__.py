@@ -99,6 +99,15 @@ def require(*tensors: Tensor) -> None:
                 "this method runs in the compiled core, in float32 or float64, but a tensor is "
                 f'{tensor.dtype}: convert it, or use method="auto"'
             )
+    if torch.compiler.is_compiling():
+        return
+    kinds = {type(tensor) for tensor in tensors} - {Tensor, torch.nn.Parameter}
+    if kinds or torch._C._len_torch_dispatch_stack():
+        what = f"on a {kinds.pop().__name__}" if kinds else "under a mode that watches operations"
+        raise ValueError(
+            f"this method runs in the compiled core, on plain tensors, but is called {what}; "
+            'use method="auto"'
+        )
 
 
 class use:  # noqa: N801

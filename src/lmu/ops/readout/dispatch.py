@@ -192,7 +192,7 @@ def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
     """Choose the method for an input (batch, time, channels) and a number of hidden units."""
     if torch.compiler.is_compiling():
         return "chunked"  # for any length, on which a compiler must not specialize
-    machine, transformed = present_machine(), is_transformed()
+    machine, transformed = present_machine(u), is_transformed()
     return _pick(u.shape, Bd.shape[-1], rows, u.device.type, initial_state, transformed, machine)
 
 

@@ -48,7 +48,8 @@ class NativeReadout(torch.autograd.Function):
         y, m_n, starts = forward(_run(ctx.plan, u, x, W_m, W_x, bias), m_0, u, last=True)
         ctx.activation = activation
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y, starts, u, x, Ad, Bd, W_m, W_x, bias, m_0)
+        kept = None if activation == "identity" else y  # which others may overwrite then
+        ctx.save_for_backward(kept, starts, u, x, Ad, Bd, W_m, W_x, bias, m_0)
         return y, m_n
 
     @staticmethod
@@ -58,7 +59,8 @@ class NativeReadout(torch.autograd.Function):
         y, starts, *inputs = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if dy is None:
-            dy = torch.zeros_like(y)
+            dy = inputs[0].new_zeros(*inputs[0].shape[:2], len(inputs[5]))
+        y = dy if y is None else y
         # A derivative of the gradients is needed, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(*(g for g in (dy, dm) if g is not None)):
             return *_plain_backward(inputs, dy, dm, needs, ctx.activation), None

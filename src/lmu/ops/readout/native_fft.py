@@ -89,13 +89,15 @@ class Convolution(torch.autograd.Function):
         ctx.variant = kernels.variant()
         ctx.mark_non_differentiable(U, KF)
         *tensors, ctx.activation = inputs
-        ctx.save_for_backward(y, U, KF, *tensors)
+        kept = None if ctx.activation == "identity" else y  # which others may overwrite then
+        ctx.save_for_backward(kept, U, KF, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         """Gradients of all arguments."""
         dy = grad_outputs[0]
         y, U, KF, *inputs = ctx.saved_tensors
+        y = dy if y is None else y
         needed, activation = ctx.needs_input_grad[:5], ctx.activation
         # A derivative of the gradients is needed, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(dy):

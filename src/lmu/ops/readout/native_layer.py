@@ -58,7 +58,8 @@ class EncodedReadout(torch.autograd.Function):
         u = x.new_empty(shape)
         y, m_n, starts = forward(_run(ctx, u, x, W_u, b_u, W_h, b_h), m_0, x, last=True)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y, u, starts, x, W_u, b_u, W_h, b_h, m_0)
+        kept = None if activation == "identity" else y  # which others may overwrite then
+        ctx.save_for_backward(kept, u, starts, x, W_u, b_u, W_h, b_h, m_0)
         return y, m_n
 
     @staticmethod
@@ -68,7 +69,8 @@ class EncodedReadout(torch.autograd.Function):
         y, u, starts, *inputs = ctx.saved_tensors
         needs = ctx.needs_input_grad[:6]
         if dy is None:
-            dy = torch.zeros_like(y)
+            dy = u.new_zeros(*u.shape[:2], len(inputs[3]))
+        y = dy if y is None else y
         # A derivative of the gradients is needed, or many gradients at once.
         if torch.is_grad_enabled() or is_batched(*(g for g in (dy, dm) if g is not None)):
             return *_plain_backward(ctx, inputs, dy, dm, needs), None, None, None
