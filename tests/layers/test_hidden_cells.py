@@ -13,6 +13,7 @@ from lmu.theory import discretize, legt
 from tests import variants
 
 F64 = torch.float64
+FAST = {"blocks", "native", "native_blocks"}
 
 
 class Doubling(nn.Module):
@@ -153,7 +154,7 @@ def test_biases_and_channels_by_every_method(method, channels):
 
 
 def test_fast_paths_stay_in_use():
-    assert build("rnn", channels=2, memory_bias=True).explain(500).method == "blocks"
+    assert build("rnn", channels=2, memory_bias=True).explain(500).method in FAST
     assert build("gru").explain(500).method == "loop"
     for cell in ("gru", "mlp", "none"):
         layer = build(cell, channels=2, hidden_to_memory=False, memory_to_memory=False)
@@ -350,7 +351,7 @@ def test_recurrent_dropout_drops_what_is_fed_back():
     plain = build("rnn")
     x = torch.randn(2, 30, 2, dtype=F64)
     torch.testing.assert_close(layer.eval()(x), plain(x))
-    assert layer.explain(500).method == "blocks"
+    assert layer.explain(500).method in FAST
     layer.train()
     assert layer.explain(500).method == "loop"
     first = layer(x)[0]

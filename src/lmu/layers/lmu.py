@@ -90,7 +90,7 @@ class LMU(LMUCell):
                 "an encoder_activation or recurrent_dropout also memory_to_memory=False: what is "
                 "fed back goes step by step"
             )
-        if method in {"blocks", "triton"}:
+        if method in {"blocks", "native", "native_blocks", "triton"}:
             if not self._is_published or self.recurrent_dropout:
                 raise ValueError(
                     f"method {method!r} runs the default hidden cell without encoder_activation "

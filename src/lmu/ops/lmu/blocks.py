@@ -73,7 +73,7 @@ def blocks(
     matrices = block_matrices(weights, dynamics)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
     y, m_n, *_ = run(engine, activation, x, h, m, *matrices)
-    return y, flush(y[:, -1].clone()), m_n
+    return y, flush(y[:, -1].clone()), flush(m_n)
 
 
 def blocks_cost(problem: Problem) -> Cost:

@@ -37,7 +37,7 @@ def native(
     else:
         y, m_n, _ = kernels.forward(x, h, m, weights, activation, False)
         m_n = m_n.to(m.dtype)
-    return y, flush(y[:, -1].clone()), m_n
+    return y, flush(y[:, -1].clone()), flush(m_n)
 
 
 def native_cost(problem: Problem) -> Cost:

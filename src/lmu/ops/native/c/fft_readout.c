@@ -193,9 +193,9 @@ static int run_part(const void *arguments, int64_t part, const int backward) {
     real *work = room(TOGETHER * size + a->length * LANES + (a->inputs + 1) * a->width);
     if (!work) return LMU_NO_MEMORY;
     real *W = work + TOGETHER * size + a->length * LANES;
-    if (a->W_x) pack_weights(a, W);
+    if (a->bias) pack_weights(a, W);
     batch_of_rows o = {.a = a, .plan = &plan, .z = work + TOGETHER * size};
-    o.W = a->W_x ? W : NULL;
+    o.W = a->bias ? W : NULL;
     for (int b = 0; b < TOGETHER; b++) o.work[b] = work + b * size;
     for (int64_t s = first; s < end; s += o.count) {
         int64_t count;

@@ -20,7 +20,7 @@ INLINE void gemm_tile(const int rows, const int vectors, int64_t k, const real *
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 16
         for (int j = 0; j < vectors; j++)
-            sum[i][j] = add ? load(c + i * c_row + j * LANES) : (vec){0};
+            sum[i][j] = (vec){0}; /* and C at the end: sums of like sizes lose fewer digits */
     for (int64_t p = 0; p < k; p++) {
         vec of_b[8];
 #pragma GCC unroll 16
@@ -35,7 +35,10 @@ INLINE void gemm_tile(const int rows, const int vectors, int64_t k, const real *
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 16
-        for (int j = 0; j < vectors; j++) store(c + i * c_row + j * LANES, sum[i][j]);
+        for (int j = 0; j < vectors; j++) {
+            real *to = c + i * c_row + j * LANES;
+            store(to, add ? load(to) + sum[i][j] : sum[i][j]);
+        }
 }
 
 /* All columns of a few rows. A single row has many vectors at once, to hide latencies. */
