@@ -69,6 +69,7 @@ class System:
         traced = torch.compiler.is_compiling()
         self._plain = constant and not traced and is_plain(Ad, Bd)
         self._kept: dict[Hashable, tuple[tuple[int, int], Any]] = {}
+        self.plans: dict[Hashable, Any] = {}  # of the compiled core, by sizes and versions
         if self._plain:
             with _lock:
                 _systems[Ad] = weakref.ref(self)
@@ -177,7 +178,7 @@ class System:
         return rows.transpose(0, 1).to(m.dtype).contiguous()
 
     def derived(self, name: Hashable, make: Callable[[], T]) -> T:
-        """A value that is derived from the system, kept by its name while the system is constant."""
+        """A value derived from the system, kept by its name while the system is constant."""
         return self._keep(name, make)
 
     def _keep(self, name: Hashable, make: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
 from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.memory.chunked import chunked
-from lmu.ops.native.states import Needs, Plan, Run, backward, forward, layout_of
+from lmu.ops.native.states import How, Needs, Run, backward, forward, layout_of, plan_of
 from lmu.ops.system import channels, system_of
 
 
@@ -41,8 +41,8 @@ class NativeStates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None) -> Tensor:
         """Shapes as in :func:`native_states`."""
-        ctx.plan = Plan(tuple(u.shape), system_of(Ad, Bd), 0, u.dtype)
-        m, _, starts = forward(Run(ctx.plan, u), m_0, last=False)
+        ctx.plan = plan_of(tuple(u.shape), system_of(Ad, Bd), How(), u.dtype)  # pyright: ignore[reportArgumentType]
+        m, _, starts = forward(Run(ctx.plan, u=u.contiguous()), m_0, u, last=False)
         ctx.save_for_backward(starts, u, Ad, Bd, m_0)
         return m
 
@@ -62,7 +62,7 @@ class NativeStates(torch.autograd.Function):
             return *grads, *([None] * (4 - len(given)))
         with no_autocast(dm.device):
             needed = Needs(x=False, dynamics=needs[1] or needs[2], start=needs[3])
-            g = backward(Run(ctx.plan, inputs[0]), dm, None, None, starts, needed)
+            g = backward(Run(ctx.plan, u=inputs[0].contiguous()), dm, None, None, starts, needed)
         found = zip(inputs, (g.u, g.Ad, g.Bd, g.m_0), needs, strict=True)
         return tuple(g.to(t.dtype) if need and g is not None else None for t, g, need in found)
 

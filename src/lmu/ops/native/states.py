@@ -21,7 +21,8 @@ BUFFER = 1 << 17  # numbers of a tile, so that it stays in the cache
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ENCODER = (
     "encoder_features encoder_channels encoder_activation",
-    "encoder_W encoder_bias encoder_x encoder_u encoder_dx encoder_dW encoder_dbias encoder_sums",
+    "encoder_weight encoder_bias encoder_x encoder_u "
+    "encoder_dx encoder_dW encoder_dbias encoder_sums",
 )
 
 
@@ -152,132 +153,147 @@ def _padded(matrix: Tensor, vector: int) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % vector)).contiguous()
 
 
+class How(NamedTuple):
+    """Sizes and activations beside those of the memory, as numbers."""
+
+    rows: int = 0  # hidden units; 0 for the memory alone
+    features: int = 0  # of the input that they read
+    activation: int = 0
+    encoder_features: int = 0
+    encoder_activation: int = -1  # no encoder
+
+
 class Plan:
     """What calls of the same sizes share, forward and backward.
 
     Args:
-        u: Input (batch, time, channels), or its sizes.
+        shape: Of the memory's input: batch, time, channels.
         system: The memory's.
-        rows: Hidden units; 0 for the memory alone.
+        how: The rest of the sizes.
         dtype: Of the computation.
     """
 
     def __init__(
-        self, u: tuple[int, int, int], system: System, rows: int, dtype: torch.dtype
+        self, shape: tuple[int, int, int], system: System, how: How, dtype: torch.dtype
     ) -> None:
-        self.shape, self.system, self.rows, self.dtype = u, system, rows, dtype
+        self.shape, self.system, self.how, self.dtype = shape, system, how, dtype
         self.order, self.own = system.Bd.shape[-1], system.Ad.ndim == 3
-        self.threads = torch.get_num_threads()
-        self.layout = o = layout_of(*u, self.order, rows, dtype.itemsize, self.threads)
-        self.matrices = matrices_of(system, u[2], o, dtype)
-        self.parts = max(1, min(self.threads, -(-u[0] * o.chunks // o.tile)))
-        self.scan_parts = max(1, min(self.threads, u[0]))
+        self.constant, self.threads = system.constant, torch.get_num_threads()
+        batch, _, channels = shape
+        self.layout = o = layout_of(*shape, self.order, how.rows, dtype.itemsize, self.threads)
+        self.matrices = matrices_of(system, channels, o, dtype)
+        self.parts = max(1, min(self.threads, -(-batch * o.chunks // o.tile)))
+        self.scan_parts = max(1, min(self.threads, batch))
+        self.has_encoder = how.encoder_activation >= 0
+        self._encoder = {
+            "encoder_features": how.encoder_features,
+            "encoder_channels": channels,
+            "encoder_activation": how.encoder_activation,
+        }
+        self.states_start = bytes(_States(
+            *shape, self.order, o.chunk, o.chunks, o.tile, how.features, how.rows, how.activation,
+            o.groups, o.inputs, o.width, o.padded, self.own,
+            **_pointers(self.matrices._asdict()), **self._encoder,
+        ))  # fmt: skip
 
     @cached_property
-    def chunk(self) -> ChunkMatrices:
-        """What leads from one chunk to the next."""
-        return chunk_matrices_of(self.system, self.layout.chunk, self.dtype)
+    def scan_start(self) -> bytes:
+        """The arguments of the kernels from chunk to chunk that no call changes."""
+        o = self.layout
+        chunk = self._chunk = chunk_matrices_of(self.system, o.chunk, self.dtype)
+        numbers = *self.shape, self.order, o.chunk, o.chunks, self.own
+        return bytes(_Scan(*numbers, **_pointers(chunk._asdict()), **self._encoder))
+
+    @cached_property
+    def sums(self) -> int:
+        """Numbers in which each part adds up the gradients of the weights."""
+        o, line = self.layout, 64 // self.dtype.itemsize
+        if not self.how.rows:
+            return 0
+        row = _apart(o.groups * o.padded + self.how.features + 1, line)
+        return row * _apart(self.how.rows, line)
+
+    @cached_property
+    def encoder_sums(self) -> int:
+        """Likewise of the encoder's."""
+        line = 64 // self.dtype.itemsize
+        return (self.how.encoder_features + 1) * _whole(self.shape[2], line)
 
 
-class Encoder(NamedTuple):
-    """``u = f(W x + bias)``; (channels, features) and (channels,)."""
-
-    W: Tensor
-    bias: Tensor
-    activation: str
-    x: Tensor  # (batch, time, features)
+MOST_PLANS = 256  # of a system, for as many lengths
 
 
-class Weights(NamedTuple):
-    """Of hidden units (rows, channels * order), (rows, features), (rows,), and their activation."""
-
-    W_m: Tensor
-    W_x: Tensor
-    bias: Tensor
-    activation: str
-    x: Tensor  # (batch, time, features)
+def plan_of(shape: tuple[int, int, int], system: System, how: How, dtype: torch.dtype) -> Plan:
+    """Return the plan of these sizes, which is kept while the system stays the same."""
+    if not system.constant:
+        return Plan(shape, system, how, dtype)
+    key = shape, how, dtype, torch.get_num_threads(), system.Ad._version, system.Bd._version
+    plan = system.plans.get(key)
+    if plan is None:
+        if len(system.plans) >= MOST_PLANS:
+            system.plans.clear()
+        plan = system.plans[key] = Plan(shape, system, how, dtype)
+    return plan
 
 
 class Run:
-    """Calls of the kernels on tensors, which become contiguous and live as long as it."""
+    """Calls of the kernels on tensors, which live as long as it.
 
-    def __init__(
-        self, plan: Plan, u: Tensor, weights: Weights | None = None, encoder: Encoder | None = None
-    ) -> None:
-        self.plan, self.u = plan, u.contiguous()
-        self.features, self.activation, self.W_rows = 0, 0, (0, 0)
-        self.known: dict[str, Tensor | None] = {"u": self.u}
-        self.encoder = encoder
-        self.encoder_numbers = 0, 0, 0
-        if weights is not None:
-            W_m, W_x = _unit_stride(weights.W_m), _unit_stride(weights.W_x)
-            self.features, self.W_rows = W_x.shape[1], (W_m.stride(0), W_x.stride(0))
-            self.activation = native.ACTIVATION_NUMBERS[weights.activation]
-            self.known |= {"W_m": W_m, "W_x": W_x, "bias": weights.bias.contiguous()}
-            self.known["x"] = weights.x.contiguous()
-        if encoder is not None:
-            number = native.ACTIVATION_NUMBERS[encoder.activation]
-            self.encoder_numbers = encoder.W.shape[1], encoder.W.shape[0], number
-            self.known |= {
-                "encoder_W": encoder.W.contiguous(),
-                "encoder_bias": encoder.bias.contiguous(),
-                "encoder_x": encoder.x.contiguous(),
-                "encoder_u": self.u,
-            }
+    They come by the names of the kernels' arguments, are contiguous, and may be addresses within
+    others. ``x`` is read by the hidden units, ``encoder_x`` by the encoder.
+    """
 
-    def states(self, kernel: str, dW_row: int = 0, **tensors: Tensor | None) -> None:
+    def __init__(self, plan: Plan, W_row: int = 0, **tensors: Any) -> None:
+        self.plan, self.W_row, self.tensors = plan, W_row, tensors
+
+    def states(self, kernel: str, **tensors: Any) -> None:
         """Run a kernel of tiles."""
-        plan, o = self.plan, self.plan.layout
-        arguments = _States(
-            *plan.shape, plan.order, o.chunk, o.chunks, o.tile, self.features, plan.rows,
-            self.activation, o.groups, o.inputs, o.width, o.padded, plan.own, *self.W_rows, dW_row,
-        )  # fmt: skip
-        self._run(kernel, arguments, plan.matrices._asdict() | tensors, plan.parts)
+        arguments = _States.from_buffer_copy(self.plan.states_start)
+        arguments.W_m_row = arguments.W_x_row = self.W_row
+        self._run(kernel, arguments, tensors, self.plan.parts)
 
-    def scan(self, kernel: str, **tensors: Tensor | None) -> None:
+    def scan(self, kernel: str, **tensors: Any) -> None:
         """Run a kernel from chunk to chunk."""
-        plan, o = self.plan, self.plan.layout
-        arguments = _Scan(*plan.shape, plan.order, o.chunk, o.chunks, plan.own)
-        self._run(kernel, arguments, plan.chunk._asdict() | tensors, plan.scan_parts)
+        arguments = _Scan.from_buffer_copy(self.plan.scan_start)
+        self._run(kernel, arguments, tensors, self.plan.scan_parts)
 
-    def _run(
-        self, kernel: str, arguments: Any, tensors: dict[str, Tensor | None], parts: int
-    ) -> None:
-        arguments.encoder_features, arguments.encoder_channels, arguments.encoder_activation = (
-            self.encoder_numbers
-        )
-        for name, tensor in (self.known | tensors).items():
-            if tensor is not None:
-                setattr(arguments, name, tensor.data_ptr())
+    def _run(self, kernel: str, arguments: Any, tensors: dict[str, Any], parts: int) -> None:
+        for known in (self.tensors, tensors):
+            for name, value in known.items():
+                if value is not None:
+                    setattr(arguments, name, value if type(value) is int else value.data_ptr())
         native.run(kernel, self.plan.dtype, arguments, parts)
 
 
-def _unit_stride(w: Tensor) -> Tensor:
-    return w if w.stride(-1) == 1 else w.contiguous()
+def _pointers(tensors: dict[str, Tensor]) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
 
 
-def forward(run: Run, m_0: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def forward(
+    run: Run, m_0: Tensor | None, like: Tensor, *, last: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """All outputs, the last state if asked for, and the states before the chunks.
 
     Shapes: ``m_0`` (batch, channels, order); returns (batch, time, rows), or all states (batch,
     time, channels, order); (batch, channels, order) of the dtype of ``m_0``; and (batch, chunks,
-    channels, order), or None for zeros.
+    channels, order), or None for zeros. Results are on the device and of the dtype of ``like``.
     """
-    u, plan, o = run.u, run.plan, run.plan.layout
-    batch, length, channels = u.shape
+    plan, o = run.plan, run.plan.layout
+    batch, length, channels = plan.shape
     shape = batch, channels, plan.order
-    y = u.new_empty(batch, length, *((plan.rows,) if plan.rows else shape[1:]))
-    wide = m_0 is not None and m_0.dtype != u.dtype
-    starts = None if m_0 is None else m_0.to(u.dtype).contiguous()
+    y = like.new_empty((batch, length, plan.how.rows) if plan.how.rows else
+                       (batch, length, channels, plan.order))  # fmt: skip
+    wide = m_0 is not None and m_0.dtype != plan.dtype
+    starts = None if m_0 is None else m_0.to(plan.dtype).contiguous()
     if o.chunks > 1 or (last and wide):
         free = None if m_0 is None else plan.system.advance(widen(m_0), o.first(length))
-        first, starts = starts, u.new_empty(batch, o.chunks, *shape[1:])
-        end = u.new_empty(shape, dtype=torch.float64) if last else None
+        first, starts = starts, like.new_empty((batch, o.chunks, channels, plan.order))
+        end = like.new_empty(shape, dtype=torch.float64) if last else None
         run.scan("states_scan", m_0=first, free=free, starts=starts, last=end)
-        m_n = u.new_empty(0) if end is None else end.to(u.dtype if m_0 is None else m_0.dtype)
+        m_n = starts if end is None else end.to(plan.dtype if m_0 is None else m_0.dtype)
         run.states("states", starts=starts, y=y)
     else:
-        m_n = u.new_empty(shape if last else 0)
+        m_n = like.new_empty(shape) if last else y
         run.states("states", starts=starts, y=y, last=m_n if last else None)
     return y, m_n, starts
 
@@ -285,19 +301,19 @@ def forward(run: Run, m_0: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor
 class Gradients(NamedTuple):
     """Gradients of all arguments; None where they are not needed."""
 
-    u: Tensor
+    u: Tensor | None
     x: Tensor | None = None  # of the read-out, and of the encoder
     Ad: Tensor | None = None
     Bd: Tensor | None = None
     W: Tensor | None = None  # of both weights (rows, channels * order + features)
     bias: Tensor | None = None
     m_0: Tensor | None = None
-    encoder_W: Tensor | None = None
+    encoder_weight: Tensor | None = None
     encoder_bias: Tensor | None = None
 
 
 class Needs(NamedTuple):
-    """Gradients that are needed beside those of the weights and ``u``."""
+    """Gradients that are needed beside those of the weights and of the memory's input."""
 
     x: bool
     dynamics: bool
@@ -313,76 +329,129 @@ def backward(
     Those of the dynamics take a second pass, as adjoint states must be known to the chunk's end;
     there must be no encoder then.
     """
-    u, plan, o = run.u, run.plan, run.plan.layout
-    (batch, length, channels), d, several = u.shape, plan.order, o.chunks > 1
-    dlast = None if dlast is None else dlast.to(u.dtype).contiguous()
-    run.known |= {"dy": dy.contiguous(), "y": y, "starts": starts, "dlast": dlast}
-    dstarts = u.new_empty(batch, o.chunks, channels, d)
-    ends = None
+    plan, several = run.plan, run.plan.layout.chunks > 1
+    dlast = None if dlast is None else dlast.to(plan.dtype).contiguous()
+    dy = dy.contiguous()
+    run.tensors |= {"dy": dy, "y": y, "starts": starts, "dlast": dlast}
+    work = _Work(run, dy, several)
+    states = {"dstarts": work.dstarts} if needs.start or several else {}
     if several and needs.dynamics:
-        ends = torch.empty_like(dstarts)
-        run.states("states_backward", dstarts=dstarts)
-        run.scan("states_scan_backward", dstarts=dstarts, ends=ends)
-    du, dx, dE, dB = torch.empty_like(u), None, None, None
-    if needs.x and plan.rows:
-        dx = torch.empty_like(run.known["x"])  # pyright: ignore[reportArgumentType]
-        if run.encoder is not None and not run.features:
-            dx = torch.zeros_like(run.encoder.x, memory_format=torch.contiguous_format)
-    if needs.dynamics:
-        number = channels if plan.own else 1
-        dE = u.new_zeros(plan.parts, number, d, d, dtype=torch.float64)
-        dB = u.new_zeros(plan.parts, number, d, dtype=torch.float64)
-    W, bias, weights = _weights_to_fill(run)
-    from_encoder = _encoder_to_fill(run, plan.scan_parts if several else plan.parts, dx)
-    passes_on = needs.start or (several and not needs.dynamics)
+        ends = dy.new_empty(starts.shape)  # pyright: ignore[reportOptionalMemberAccess]
+        run.states("states_backward", **states)
+        run.scan("states_scan_backward", ends=ends, **states)
+        states["ends"] = ends
+    dx, in_readout = _input_to_fill(run, needs.x)
+    dE, dB = _dynamics_to_fill(plan, dy) if needs.dynamics else (None, None)
+    weights, W, bias = _weights_to_fill(run, dy, work)
+    encoder, encoder_weight, encoder_bias = _encoder_to_fill(run, work, dx)
     run.states(
-        "states_backward", 0 if W is None else W.shape[1], du=du, dx=dx if run.features else None,
-        ends=ends, dE=dE, dB=dB, dstarts=dstarts if passes_on else None, **weights, **from_encoder,
-    )  # fmt: skip
-    dm_0 = dstarts[:, 0] if needs.start else None
+        "states_backward", du=work.du, dx=in_readout, dE=dE, dB=dB, **states, **weights, **encoder
+    )
+    first = None
     if several and not needs.dynamics:
-        first = u.new_empty(batch, channels, d, dtype=torch.float64) if needs.start else None
-        run.scan("states_scan_backward", dstarts=dstarts, du=du, first=first, **from_encoder)
-        if first is not None:
-            dm_0 = dstarts[:, 0] + plan.system.advance(first, o.first(length), adjoint=True)
+        if needs.start:
+            first = dy.new_empty((*starts.shape[:1], *starts.shape[2:]), dtype=torch.float64)  # pyright: ignore[reportOptionalMemberAccess]
+        run.scan("states_scan_backward", du=work.du, first=first, **states, **encoder)
     dynamics = (
         None if t is None else t.sum(0).view(s.shape)
         for t, s in ((dE, plan.system.Ad), (dB, plan.system.Bd))
     )  # fmt: skip
-    of_encoder = from_encoder.get("encoder_dW"), from_encoder.get("encoder_dbias")
-    return Gradients(du, dx, *dynamics, W, bias, dm_0, *of_encoder)
+    dm_0 = work.first_state(first) if needs.start else None
+    return Gradients(work.of_u, dx, *dynamics, W, bias, dm_0, encoder_weight, encoder_bias)
 
 
-def _weights_to_fill(run: Run) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-    plan, o, u = run.plan, run.plan.layout, run.u
-    if not plan.rows:
-        return None, None, {}
-    states = u.shape[2] * plan.order
-    W, bias = u.new_empty(plan.rows, states + run.features), u.new_empty(plan.rows)
-    row = _apart(o.groups * o.padded + run.features + 1, u)
-    sums = u.new_zeros(plan.parts, row, _apart(plan.rows, u))
-    return W, bias, {"dW_m": W, "dW_x": W[:, states:], "dbias": bias, "sums": sums}
+class _Work:
+    """One allocation for all that backward needs beside its results; its parts as addresses."""
+
+    def __init__(self, run: Run, like: Tensor, several: bool) -> None:
+        plan = self.plan = run.plan
+        batch, length, channels = plan.shape
+        values = batch * length * channels
+        starts = batch * plan.layout.chunks * channels * plan.order
+        parts = plan.scan_parts if several else plan.parts
+        sizes = (
+            values if plan.has_encoder else 0,
+            starts,
+            plan.parts * plan.sums,
+            parts * plan.encoder_sums if plan.has_encoder else 0,
+        )
+        line = 64 // plan.dtype.itemsize
+        self.memory = like.new_empty(sum(_whole(size, line) for size in sizes))
+        at, addresses = self.memory.data_ptr(), []
+        for size in sizes:
+            addresses.append(at)
+            at += _whole(size, line) * plan.dtype.itemsize
+        self.of_u = None if plan.has_encoder else like.new_empty(plan.shape)
+        self.du = addresses[0] if self.of_u is None else self.of_u
+        _, self.dstarts, self.sums, self.encoder_sums = addresses
+        self._starts = (self.dstarts - self.memory.data_ptr()) // plan.dtype.itemsize, starts
+
+    def first_state(self, later: Tensor | None) -> Tensor:
+        """The gradient of the state before the first chunk, with that by way of later ones."""
+        plan, (begin, size) = self.plan, self._starts
+        batch, length, channels = plan.shape
+        all_starts = self.memory[begin : begin + size]
+        own = all_starts.view(batch, -1, channels, plan.order)[:, 0]
+        if later is None:
+            return own.clone()
+        return own + plan.system.advance(later, plan.layout.first(length), adjoint=True)
 
 
-def _encoder_to_fill(run: Run, parts: int, dx: Tensor | None) -> dict[str, Any]:
-    if run.encoder is None:
-        return {}
-    W, bias = run.encoder.W, run.encoder.bias
-    return {
-        "encoder_dx": dx,
-        "encoder_dW": torch.empty_like(W, memory_format=torch.contiguous_format),
-        "encoder_dbias": torch.empty_like(bias),
-        "encoder_sums": W.new_zeros(parts, W.shape[1] + 1, _whole(len(W), W)),
+def _input_to_fill(run: Run, needed: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of the input, and again if the hidden units read it."""
+    x = run.tensors.get("encoder_x" if run.plan.has_encoder else "x")
+    if not needed or x is None:
+        return None, None
+    if run.plan.how.features or not run.plan.has_encoder:
+        dx = torch.empty_like(x)
+        return dx, dx
+    return torch.zeros_like(x), None
+
+
+def _dynamics_to_fill(plan: Plan, like: Tensor) -> tuple[Tensor, Tensor]:
+    shape = plan.parts, plan.shape[2] if plan.own else 1, plan.order
+    dE = like.new_zeros((*shape, plan.order), dtype=torch.float64)
+    return dE, like.new_zeros(shape, dtype=torch.float64)
+
+
+def _weights_to_fill(
+    run: Run, like: Tensor, work: _Work
+) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
+    plan, how = run.plan, run.plan.how
+    if not how.rows:
+        return {}, None, None
+    states = plan.shape[2] * plan.order
+    W, bias = like.new_empty((how.rows, states + how.features)), like.new_empty((how.rows,))
+    start = W.data_ptr()
+    weights = {
+        "dW_row": states + how.features,
+        "dW_m": start,
+        "dW_x": start + states * plan.dtype.itemsize,
+        "dbias": bias,
+        "sums": work.sums,
     }
+    return weights, W, bias
 
 
-def _whole(n: int, like: Tensor) -> int:
-    """``n`` in whole vectors of any variant."""
-    vector = 64 // like.element_size()
-    return -(-n // vector) * vector
+def _encoder_to_fill(
+    run: Run, work: _Work, dx: Tensor | None
+) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
+    if not run.plan.has_encoder:
+        return {}, None, None
+    W, bias = run.tensors["encoder_weight"], run.tensors["encoder_bias"]
+    assert W is not None
+    assert bias is not None
+    dW, dbias = torch.empty_like(W), torch.empty_like(bias)
+    fill = {"encoder_dx": dx, "encoder_dW": dW, "encoder_dbias": dbias}
+    return fill | {"encoder_sums": work.encoder_sums}, dW, dbias
 
 
-def _apart(n: int, like: Tensor) -> int:
+def _whole(n: int, line: int) -> int:
+    """``n`` in whole vectors of any variant, of ``line`` numbers."""
+    return -(-n // line) * line
+
+
+def _apart(n: int, line: int) -> int:
     """The length of rows, as ``apart`` of c/states.h."""
-    line, n = 64 // like.element_size(), _whole(n, like)
+    n = _whole(n, line)
     return n if n // line % 4 else n + line

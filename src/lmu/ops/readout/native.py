@@ -9,7 +9,7 @@ from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
 from lmu.ops.cost import Cost, Machine, Problem
 from lmu.ops.memory.native import terms_of_tiles
-from lmu.ops.native.states import Needs, Plan, Run, Weights, backward, forward
+from lmu.ops.native.states import How, Needs, Plan, Run, backward, forward, plan_of
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import system_of
 
@@ -43,9 +43,9 @@ class NativeReadout(torch.autograd.Function):
         bias: Tensor, m_0: Tensor | None, activation: str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Shapes as in :func:`lmu.ops.readout`."""
-        ctx.plan = Plan(tuple(u.shape), system_of(Ad, Bd), len(bias), u.dtype)
-        run = Run(ctx.plan, u, Weights(W_m, W_x, bias, activation, x))
-        y, m_n, starts = forward(run, m_0, last=True)
+        how = How(*W_x.shape, native.ACTIVATION_NUMBERS[activation])
+        ctx.plan = plan_of(tuple(u.shape), system_of(Ad, Bd), how, u.dtype)  # pyright: ignore[reportArgumentType]
+        y, m_n, starts = forward(_run(ctx.plan, u, x, W_m, W_x, bias), m_0, u, last=True)
         ctx.activation = activation
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y, starts, u, x, Ad, Bd, W_m, W_x, bias, m_0)
@@ -63,8 +63,8 @@ class NativeReadout(torch.autograd.Function):
         if torch.is_grad_enabled() or is_batched(*(g for g in (dy, dm) if g is not None)):
             return *_plain_backward(inputs, dy, dm, needs, ctx.activation), None
         with no_autocast(dy.device):
-            u, x, _, _, *weights, m_0 = inputs
-            run = Run(ctx.plan, u, Weights(*weights, ctx.activation, x))
+            u, x, _, _, *weights, _ = inputs
+            run = _run(ctx.plan, u, x, *weights)
             g = backward(run, dy, y, dm, starts, Needs(needs[1], needs[2] or needs[3], needs[7]))
             dW_m, dW_x = g.W.split([weights[0].shape[1], weights[1].shape[1]], dim=1)
             grads = [g.u, g.x, g.Ad, g.Bd, dW_m, dW_x, g.bias, g.m_0]
@@ -74,6 +74,14 @@ class NativeReadout(torch.autograd.Function):
             elif grads[i].dtype != like.dtype:
                 grads[i] = grads[i].to(like.dtype)
         return *grads, None
+
+
+def _run(plan: Plan, u: Tensor, x: Tensor, W_m: Tensor, W_x: Tensor, bias: Tensor) -> Run:
+    if W_m.stride(1) != 1 or W_x.stride(1) != 1 or W_m.stride(0) != W_x.stride(0):
+        both = torch.cat([W_m, W_x], dim=1)
+        W_m, W_x = both.split([W_m.shape[1], W_x.shape[1]], dim=1)
+    tensors = {"u": u.contiguous(), "x": x.contiguous(), "bias": bias.contiguous()}
+    return Run(plan, W_m.stride(0), W_m=W_m, W_x=W_x, **tensors)
 
 
 def _plain_backward(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from lmu.ops import native
 from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import differentiable_backward, is_batched
-from lmu.ops.native.states import Encoder, Needs, Plan, Run, Weights, backward, forward
+from lmu.ops.native.states import How, Needs, Run, backward, forward, plan_of
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import System
 
@@ -34,6 +35,9 @@ def encoded_readout(
     return EncodedReadout.apply(x, W_u, b_u, W_h, b_h, m_0, system, encoder_activation, activation)  # pyright: ignore[reportReturnType]
 
 
+_NUMBERS = native.ACTIVATION_NUMBERS
+
+
 class EncodedReadout(torch.autograd.Function):
     """``(x, W_u, b_u, W_h, b_h, m_0, system, g, f) -> (y, m_n)``."""
 
@@ -43,12 +47,16 @@ class EncodedReadout(torch.autograd.Function):
         m_0: Tensor | None, system: System, encoder_activation: str, activation: str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Shapes as in :func:`encoded_readout`."""
-        batch, length, _ = x.shape
-        ctx.plan = Plan((batch, length, len(W_u)), system, len(W_h), x.dtype)
+        (batch, length, features), (rows, columns) = x.shape, W_h.shape
+        shape = batch, length, W_u.shape[0]
+        how = How(
+            rows, columns - shape[2] * system.Bd.shape[-1], _NUMBERS[activation],
+            features, _NUMBERS[encoder_activation],
+        )  # fmt: skip
+        ctx.plan = plan_of(shape, system, how, x.dtype)
         ctx.how = encoder_activation, activation
-        u = x.new_empty(batch, length, len(W_u))
-        run = _run(ctx, u, x, W_u, b_u, W_h, b_h)
-        y, m_n, starts = forward(run, m_0, last=True)
+        u = x.new_empty(shape)
+        y, m_n, starts = forward(_run(ctx, u, x, W_u, b_u, W_h, b_h), m_0, x, last=True)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y, u, starts, x, W_u, b_u, W_h, b_h, m_0)
         return y, m_n
@@ -66,7 +74,7 @@ class EncodedReadout(torch.autograd.Function):
             return *_plain_backward(ctx, inputs, dy, dm, needs), None, None, None
         run = _run(ctx, u, *inputs[:5])
         g = backward(run, dy, y, dm, starts, Needs(needs[0], False, needs[5]))
-        grads = [g.x, g.encoder_W, g.encoder_bias, g.W, g.bias, g.m_0]
+        grads = [g.x, g.encoder_weight, g.encoder_bias, g.W, g.bias, g.m_0]
         if g.m_0 is not None:
             grads[5] = g.m_0.to(inputs[5].dtype)
         found = (grad if need else None for grad, need in zip(grads, needs, strict=True))
@@ -74,9 +82,12 @@ class EncodedReadout(torch.autograd.Function):
 
 
 def _run(ctx: Any, u: Tensor, x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor) -> Run:
-    states = u.shape[2] * ctx.plan.order
-    weights = Weights(W_h[:, :states], W_h[:, states:], b_h, ctx.how[1], x)
-    return Run(ctx.plan, u, weights, Encoder(W_u, b_u, ctx.how[0], x))
+    plan, x, W_h = ctx.plan, x.contiguous(), W_h.contiguous()
+    W_x = W_h.data_ptr() + plan.shape[2] * plan.order * W_h.element_size()
+    return Run(
+        plan, W_h.shape[1], u=u, x=x, W_m=W_h, W_x=W_x, bias=b_h.contiguous(),
+        encoder_weight=W_u.contiguous(), encoder_bias=b_u.contiguous(), encoder_x=x, encoder_u=u,
+    )  # fmt: skip
 
 
 def _plain_backward(

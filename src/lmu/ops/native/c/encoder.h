@@ -68,6 +68,12 @@ static void encode(const encoder *e, const encoder_buffers *b, int64_t first, in
     }
 }
 
+/* Set the sums of a part to zero. */
+static void encoder_clear(const encoder *e, int64_t part) {
+    int64_t size = (e->features + 1) * wide(e->channels);
+    if (e->W && e->sums) memset(e->sums + part * size, 0, size * sizeof(real));
+}
+
 /* Gradients by those of u of some steps, added to the sums of a part. */
 static void encode_backward(const encoder *e, const encoder_buffers *b, int64_t part,
                             const real *du, int64_t first, int64_t steps) {
@@ -96,7 +102,7 @@ static void encode_backward(const encoder *e, const encoder_buffers *b, int64_t 
 /* The sums of all parts, in one order whoever is the last. */
 static void encoder_finish(const encoder *e, int64_t parts) {
     int64_t width = wide(e->channels), size = (e->features + 1) * width;
-    if (!e->W) return;
+    if (!e->W || !e->sums) return;
     for (int64_t p = 1; p < parts; p++)
         for (int64_t i = 0; i < size; i++) e->sums[i] += e->sums[p * size + i];
     for (int64_t c = 0; c < e->channels; c++)

@@ -197,6 +197,8 @@ LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_
         if (o->rows) pack_transpose(o, b.W_T);
         sums to = {part, o->sums ? o->sums + part * a.row * width : NULL,
                    o->dE ? o->dE + part * own * d * d : NULL, o->dB ? o->dB + part * own * d : NULL};
+        if (to.dW) memset(to.dW, 0, a.row * width * sizeof(real));
+        if (o->chunks == 1) encoder_clear(&o->encoder, part);
         int64_t tiles = tiles_of(o), end = share(tiles, part + 1, parts);
         for (int64_t i = share(tiles, part, parts); i < end; i++) {
             a = tile_at(o, i);

@@ -186,6 +186,7 @@ static int run(const scan_arguments *o, int64_t part, int64_t parts, int backwar
     int64_t end = share(o->batch, part + 1, parts);
     encoder_buffers b = {0};
     if (!status) status = encoder_begin(&o->encoder, &b, backward);
+    if (!status && backward) encoder_clear(&o->encoder, part);
     for (a.first = share(o->batch, part, parts); !status && a.first < end; a.first += a.sequences) {
         a.sequences = end - a.first < SEQUENCES ? end - a.first : SEQUENCES;
         int64_t step = a.first * o->length, steps = a.sequences * o->length;
