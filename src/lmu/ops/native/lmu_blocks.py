@@ -31,7 +31,8 @@ class _Forward(ctypes.Structure):
 
 class _Backward(ctypes.Structure):
     _fields_ = _structure(
-        *("x", "h", "y", "history", "memories", "X", "M", "R", "E", "H", "dy", "dx", "dh", "dm"),
+        *("x", "h", "y", "history", "memories", "X", "X_T", "M", "R", "E", "H"),
+        *("dy", "dx", "dh", "dm"),
         *("dX", "dM", "dR", "dH", "dE"),
     )
 
@@ -74,7 +75,7 @@ def backward(
         sums += [x.new_zeros(parts, *shape) for shape in ((len(o.H), row), E.shape)]
     tensors = [
         *(x, h, saved.y, saved.history, saved.memories),
-        *(_whole(o.X.mT), o.M.mT.contiguous(), R, E, H, dy, dx, dh, total, *sums),
+        *(o.X.contiguous(), _whole(o.X.mT), o.M.mT.contiguous(), R, E, H, dy, dx, dh, total, *sums),
     ]
     arguments = _Backward(_sizes(x, h, o, activation), *(t.data_ptr() for t in tensors))
     native.run("lmu_blocks_backward", x.dtype, arguments, parts)

@@ -66,27 +66,29 @@ INLINE void gemm_rows(const int rows, int64_t n, int64_t k, const real *a, int64
  */
 static void gemm(int64_t m, int64_t n, int64_t k, const real *a, int64_t a_row, int64_t a_column,
                  const real *b, int64_t b_row, real *c, int64_t c_row, int add) {
-    int64_t i = 0;
-    for (; i + TILE_ROWS <= m; i += TILE_ROWS)
-        gemm_rows(TILE_ROWS, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
-                  add);
-    a += i * a_row;
-    c += i * c_row;
-    switch (m - i) {
-#define REST(rows)                                                            \
-    case rows:                                                                \
-        gemm_rows(rows, n, k, a, a_row, a_column, b, b_row, c, c_row, add);   \
+    /* Tiles of about equal rows: a last one of a single row would take as long as one of three. */
+    int64_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t i = 0; i < tiles; i++) {
+        int64_t first = share(m, i, tiles);
+        const real *a_tile = a + first * a_row;
+        real *c_tile = c + first * c_row;
+        switch (share(m, i + 1, tiles) - first) {
+#define ROWS(rows)                                                                              \
+    case rows:                                                                                  \
+        gemm_rows(rows, n, k, a_tile, a_row, a_column, b, b_row, c_tile, c_row, add);           \
         break
-        REST(1);
-        REST(2);
-        REST(3);
+            ROWS(1);
+            ROWS(2);
+            ROWS(3);
+            ROWS(4);
 #if VECTOR_BYTES == 64 || defined(__aarch64__)
-        REST(4);
-        REST(5);
-        REST(6);
-        REST(7);
+            ROWS(5);
+            ROWS(6);
+            ROWS(7);
+            ROWS(8);
 #endif
-#undef REST
+#undef ROWS
+        }
     }
 }
 

@@ -15,10 +15,19 @@ typedef struct {
 INLINE int64_t blocks_of(const block_sizes *o) { return (o->steps + o->length - 1) / o->length; }
 
 /* Rows of the batch at once: their block and the powers of the memory share the cache. */
-enum { BLOCK_ROWS = 32 };
+enum { BLOCK_ROWS = 64 };
 
 /* n rounded up to 16: the length of rows that Python makes, the same for all instructions. */
 INLINE int64_t whole(int64_t n) { return (n + 15) / 16 * 16; }
+
+/* A block state before step t of a block reaches so far: h and the inputs of t steps. */
+INLINE int64_t reached(const block_sizes *o, int64_t t) {
+    int64_t held = t < o->length ? t : o->length;
+    return o->hidden + held * o->channels;
+}
+
+/* What reads the memory before a block: h and the newest inputs; the history moves along. */
+INLINE int64_t reading(const block_sizes *o) { return o->hidden + o->channels; }
 
 /* total += delta of memories (rows, whole(states)), of which base and now become the copy. */
 static void fold_rows(int64_t rows, int64_t states, lmu_sum *s) {

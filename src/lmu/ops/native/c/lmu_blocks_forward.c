@@ -42,9 +42,10 @@ static void run_steps(const forward_arguments *a, int64_t start, int64_t size, b
              s->states + r * row, w, 0);
     for (int64_t t = 0; t < size; t++) {
         real *now = s->states + t * w;
-        gemm(s->rows, w, o->states, s->m.now, m_row, 1, a->R + t * o->states * w, w, now, row, 1);
+        gemm(s->rows, padded(reading(o)), o->states, s->m.now, m_row, 1, a->R + t * o->states * w, w,
+             now, row, 1);
         if (t)
-            gemm(s->rows, w, w, now - w, row, 1, a->M, w, now, row, 1);
+            gemm(s->rows, w, reached(o, t), now - w, row, 1, a->M, w, now, row, 1);
         else
             gemm(s->rows, w, n, s->h, n, 1, a->M, w, now, row, 1);
         for (int64_t r = 0; r < s->rows; r++) {
