@@ -31,7 +31,7 @@ LIBRARY, RECORD = "_core.so", "_build.json"
 ONCE = ("machine.c", "parallel.c")  # the rest is compiled for each variant and precision
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-function"]
-SANITIZE = ["-g", "-O1", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZE = ["-g", "-O0", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512"
 VARIANTS = {  # of each architecture, best first: bytes of a vector, and flags
     "x86_64": {"avx512": (64, AVX512), "avx2": (32, "-mavx2 -mfma"), "baseline": (16, "")},

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 import torch
 
+from lmu.ops import rates
 from tests import cores, devices
 
 # Its own limits are of wall-clock time.
@@ -51,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Text in boxes is not wrapped, however long the paths in it are, and has no colours."""
     devices.choose(str(config.getoption("--device")))
     cores.choose(str(config.getoption("--native")), bool(config.getoption("--sanitize")))
+    rates.use(rates.packaged())  # whatever the user's machine was calibrated to
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # whose own lines are as wide as the terminal
         writer = config.get_terminal_writer()

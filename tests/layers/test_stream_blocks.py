@@ -7,21 +7,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmu import LMU, Stream
+from lmu import LMU, LMUFFT, Stream
 from lmu.layers import _backend_native
 from lmu.ops import native
-from lmu.ops.native.block_steps import LENGTH, BlockSteps, is_worth_blocks
+from lmu.ops.native.block_steps import BlockSteps, is_worth_blocks, plan
 from tests import cores
 from tests.variants import fill
 
 F64 = torch.float64
+LENGTH = plan(1).length
 KINDS: dict[str, dict[str, Any]] = {
     "one channel": {},
     "channels, biases": {"memory_channels": 3, "memory_bias": True, "hidden_bias": True},
     "own windows, relu": {
         "memory_channels": 2, "theta": (20.0, 35.0), "hidden_activation": "relu",
     },
-    "open": {"hidden_to_memory": False, "hidden_activation": "sigmoid"},
+    "not fed by h": {"hidden_to_memory": False, "hidden_activation": "sigmoid"},
+    "LMUFFT": {},
+    "LMUFFT, channels": {"memory_channels": 3, "encoder_activation": torch.tanh},
+    "LMUFFT, own windows": {
+        "memory_channels": 2, "theta": (20.0, 35.0), "encode_input": False,
+        "hidden_activation": "gelu", "input_to_hidden": False,
+    },
 }  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
 # In a block, at its ends, and while the first one is prepared.
@@ -34,13 +41,13 @@ def always_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_backend_native, "is_worth_blocks", lambda *sizes: True)
 
 
-def build(kind: str, dtype: torch.dtype = F64) -> LMU:
+def build(kind: str, dtype: torch.dtype = F64) -> Any:
     torch.manual_seed(1)
     options: dict[str, Any] = {"theta": 40.0, "dtype": dtype} | KINDS[kind]
-    return fill(LMU(2, 19, 9, **options), 0.1)
+    return fill((LMUFFT if kind.startswith("LMUFFT") else LMU)(2, 19, 9, **options), 0.1)
 
 
-def build_stream(layer: LMU, batch: int) -> tuple[Stream, BlockSteps]:
+def build_stream(layer: Any, batch: int) -> tuple[Stream, BlockSteps]:
     stream: Any = Stream(layer, batch)
     assert isinstance(stream._backend.steps, BlockSteps)
     return stream, stream._backend.steps
@@ -51,12 +58,12 @@ def run(stream: Stream, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def whole(layer: LMU, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-    return layer(x, state)
+def whole(layer: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    return layer(x, state, **layer.with_state)
 
 
 @kinds
-@pytest.mark.parametrize("batch", [1, 3, 11])
+@pytest.mark.parametrize("batch", [1, 3, 17])
 @pytest.mark.parametrize("variant", cores.VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["f32", "f64"])
 def test_numbers_of_the_whole(kind, batch, variant, dtype):
@@ -83,17 +90,16 @@ def test_state_in_and_out_at_any_step(kind, at):
         run(first, x[:, :at])
     second.state = first.state
     for stream in (first, second, copy.deepcopy(first)):
-        torch.testing.assert_close(
-            (run(stream, x[:, at:]), *stream.state), (right[:, at:], *state)
-        )
+        torch.testing.assert_close((run(stream, x[:, at:]), *stream.state), (right[:, at:], *state))
 
 
 @kinds
+@pytest.mark.parametrize("batch", [3, 18])
 @pytest.mark.parametrize("at", AT[1:])
-def test_reset_of_some_streams_lets_the_others_go_on(kind, at):
+def test_reset_of_some_streams_lets_the_others_go_on(kind, at, batch):
     layer = build(kind)
-    x = torch.randn(3, at + 3 * LENGTH, 2, dtype=F64)
-    stream, steps = build_stream(layer, 3)
+    x = torch.randn(batch, at + 3 * LENGTH, 2, dtype=F64)
+    stream, steps = build_stream(layer, batch)
     run(stream, x[:, :at])
     before = steps.blocks
     stream.reset([0, 2])
@@ -123,10 +129,10 @@ def test_a_step_of_some_ends_the_block_and_another_begins(kind, at):
 
 def test_threads_change_nothing():
     layer = build("one channel", torch.float32)
-    x = torch.randn(11, 3 * LENGTH, 2)
-    stream, steps = build_stream(layer, 11)
+    x = torch.randn(19, 3 * LENGTH, 2)
+    stream, steps = build_stream(layer, 19)
     right = run(stream, x)
-    stream, steps = build_stream(layer, 11)
+    stream, steps = build_stream(layer, 19)
     steps.parts = 3
     steps._work = steps._work.new_empty(3 * len(steps._work))
     steps._arguments.work = steps._work.data_ptr()
@@ -153,6 +159,6 @@ def test_rounding_does_not_add_up():
 
 
 def test_blocks_are_for_large_layers():
-    assert is_worth_blocks(1, 212, 256, 1)
-    assert not is_worth_blocks(1, 32, 32, 1)
-    assert not is_worth_blocks(100_000, 212, 256, 1)  # whose buffers would take gigabytes
+    assert is_worth_blocks(1, 212, 256, 1, True)
+    assert not is_worth_blocks(1, 32, 32, 1, True)
+    assert not is_worth_blocks(100_000, 212, 256, 1, False)  # whose buffers would take gigabytes

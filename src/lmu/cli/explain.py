@@ -48,4 +48,5 @@ def explain(
         assert choice.cost is not None
         figures = (f"{choice.cost.flops / 1e9:.3g}", f"{choice.cost.bytes / 2**20:.3g}")
         table.add_row(name, choice.method, choice.reason, *figures)
+    table.caption = choices["LMUFFT, all outputs"].machine or None
     console.print(table)

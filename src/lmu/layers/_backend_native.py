@@ -46,9 +46,11 @@ class NativeBackend:
             n, c = layer.hidden_size, layer.memory_channels
             lmu = isinstance(layer, LMU)
             weights = self._of_lmu(layer) if lmu else self._of_fft(layer)
-            blocks = lmu and is_worth_blocks(batch, n, layer.memory_size, c)
+            blocks = is_worth_blocks(batch, n, layer.memory_size, c, lmu)
             kind = BlockSteps if blocks else Steps
             self.steps = kind(weights, batch, layer.input_size, c, n, self.dtype)
+        if self.finish is None and self.dtype == self.out:
+            self.step = self.steps.step  # nothing is left to do around it
         self.start(None)
 
     def _of_memory(self, memory: LegendreMemory, **readers: Any) -> StepWeights:
@@ -102,10 +104,7 @@ class NativeBackend:
         y = self.steps.step(x, rows)
         if self.finish is not None:
             y = self.finish(y)
-            if rows is None:
-                self.steps.h.copy_(y)
-            else:
-                self.steps.h.index_copy_(0, rows, y)
+            self.steps.keep(y, rows)
         return y if self.alone or self.dtype == self.out else y.to(self.out)
 
     def state(self) -> State:

@@ -37,9 +37,8 @@ def fused_outputs(layer: Any, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Te
     if not system.constant:
         return None
     if layer.method == "auto":
-        batch, length, _ = x.shape
-        sizes = length, layer.memory_size, len(weight), batch, len(W_u), "cpu"
-        if pick_readout_of(sizes, m_0 is not None) != "native":
+        shape = *x.shape[:2], len(W_u)
+        if pick_readout_of(shape, layer.memory_size, len(weight), m_0 is not None) != "native":
             return None
     return encoded_readout(x, W_u, b_u, name, system, weight, bias, m_0, activation)
 

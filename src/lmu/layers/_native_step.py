@@ -45,8 +45,9 @@ def step_lmu(layer: Any, x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tenso
     e_x, e_h, e_m, b_u, W_x, W_h, W_m, b_h = weights
     if not layer.encode_input:
         e_x = torch.eye(layer.memory_channels, dtype=x.dtype)
-    readers = Reader(e_x, e_h, e_m, b_u), Reader(W_x, W_h, W_m, b_h)
-    step = StepWeights(*system.stepping(x.dtype), *readers, activation=activation)
+    E, Bd = system.stepping(x.dtype)
+    encoder, read_out = Reader(e_x, e_h, e_m, b_u), Reader(W_x, W_h, W_m, b_h)
+    step = StepWeights(E, Bd, encoder, read_out, activation=activation)
     m = m.unflatten(1, (layer.memory_channels, layer.memory_size))
     h, m = cell.step(x, h, m, step, layer.hidden_size)
     return h, m.flatten(1)
@@ -68,7 +69,8 @@ def step_fft(layer: Any, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor, bool] | 
     read_out = Reader(W[:, size:] if layer.input_to_hidden else None, None, W[:, :size], W_h.bias)
     reader = None if W_u is None else Reader(W_u.weight, None, None, W_u.bias)
     name = core_name(layer.hidden_activation)
-    step = StepWeights(*system.stepping(x.dtype), reader, read_out, encoder, name or "identity")
+    E, Bd = system.stepping(x.dtype)
+    step = StepWeights(E, Bd, reader, read_out, encoder, name or "identity")
     return *cell.step(x, None, m, step, layer.hidden_size), name is not None
 
 

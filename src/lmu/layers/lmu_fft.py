@@ -24,7 +24,14 @@ from lmu.layers._checks import (
     check_state,
 )
 from lmu.layers._fused import fused_outputs
-from lmu.layers._modules import is_hooked, is_simple, name_of, name_of_function, reset_modules
+from lmu.layers._modules import (
+    is_hooked,
+    is_simple,
+    name_of,
+    name_of_function,
+    read,
+    reset_modules,
+)
 from lmu.layers._native_step import step_fft
 from lmu.layers._sequences import Ragged, in_pieces, last_step, unpack
 from lmu.layers._stateful import StatefulCheck
@@ -502,7 +509,7 @@ class LMUFFT(MemoryLayer):
 
     def _like(self) -> Tensor:
         # An adapter or a quantized module may have something else of this name.
-        weight: Any = getattr(self.W_h, "weight", None)
+        weight: Any = read(self._modules["W_h"], "weight")
         fits = isinstance(weight, Tensor) and weight.is_floating_point()
         # A weight that hooks load during a call is on meta before it.
         away = fits and weight.is_meta and is_hooked(self.W_h)

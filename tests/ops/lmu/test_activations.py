@@ -14,18 +14,24 @@ from lmu.ops import (
     explain_lmu,
     lmu_sequence,
     lmu_step,
+    native,
 )
 from lmu.ops.lmu.block_matrices import block_matrices
 from lmu.ops.lmu.naive import naive
 from lmu.ops.recurrence import plain, recurrence
-from tests import devices
+from tests import cores, devices
 from tests.devices import exact, named, place
-from tests.ops.lmu.test_sequence import F64, arguments, with_gradients
+from tests.ops.lmu.test_sequence import F64, NATIVE, arguments, with_gradients
 
 FUSED = ["tanh", "relu", "sigmoid", "identity"]
 fused = pytest.mark.parametrize("activation", FUSED)
 every = pytest.mark.parametrize("activation", [*FUSED, "gelu", torch.sin], ids=named)
-RUNS = [("blocks", name) for name in FUSED]
+RUNS: list[Any] = [("blocks", name) for name in FUSED]
+RUNS += [
+    pytest.param(method, name, marks=cores.param(method).marks, id=f"{method}-{name}")
+    for method in NATIVE
+    for name in FUSED
+]
 RUNS += [(method, f) for method in ("loop", "auto") for f in (*FUSED, "gelu", torch.sin)]
 runs = pytest.mark.parametrize(("method", "activation"), RUNS, ids=named)
 
@@ -134,6 +140,7 @@ def test_a_step_is_one_of_the_sequence(activation):
     ("method", "activation"),
     [
         ("blocks", "relu"),
+        *(pytest.param(m, "sigmoid", marks=cores.param(m).marks) for m in NATIVE),
         ("parallel", "sigmoid"),
         ("auto", "identity"),
         ("auto", "gelu"),
@@ -155,12 +162,13 @@ def test_compiles_as_one_graph(method, activation):
 # opcheck's own, in PyTorch 2.14.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @fused
-def test_blocks_are_a_valid_operator(activation):
+@pytest.mark.parametrize("engine", ["torch", cores.param("native")])
+def test_blocks_are_a_valid_operator(engine, activation):
     x, h, m, w = arguments(2, 11, 2, 5, 4)
     inputs = [x, h, m, *block_matrices(w, block_dynamics(w.E, w.Bd, 8))]
     for t in inputs:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.blocks.default, (False, activation, *inputs))
+    torch.library.opcheck(torch.ops.lmu.blocks.default, (engine, activation, *inputs))
 
 
 @fused
@@ -178,7 +186,12 @@ def test_recurrence_is_a_valid_operator(activation):
     torch.testing.assert_close(*grads)
 
 
-def test_choice():
+def test_choice_without_the_core():
+    with native.use(None):
+        check_choice()
+
+
+def check_choice():
     long = Problem(784, 256, 212, 100)
     for name in FUSED:
         assert choose_lmu(long, activation=name) == "blocks"

@@ -100,7 +100,11 @@ class Recorder:
         return address
 
     def _bind(self, name: str, dtype: torch.dtype, arguments: Any) -> Any:
-        def step() -> int:
+        first, second = (field for field, *_ in arguments._fields_[:2])
+
+        def step(x: int | None, y: int | None) -> int:
+            setattr(arguments, first, x)
+            setattr(arguments, second, y)
             self.run(name, dtype, arguments, 1)
             return 0
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lmu.ops._activations import activation_of
 from lmu.ops._modes import differentiable_backward, is_batched, no_autocast, widen
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.lmu.block_matrices import (
     BlockDynamics,
     BlockMatrices,
@@ -34,8 +34,10 @@ from lmu.ops.lmu.block_matrices import (
     block_matrices,
 )
 from lmu.ops.lmu.blocks_backward import backward
-from lmu.ops.lmu.blocks_forward import Saved, forward
+from lmu.ops.lmu.blocks_forward import ForwardResult, Saved, forward
 from lmu.ops.lmu.naive import LMUWeights
+from lmu.ops.native import lmu_blocks as core
+from lmu.ops.native import require
 from lmu.theory.rounding import flush, narrow
 
 
@@ -47,17 +49,20 @@ def blocks(
     dynamics: BlockDynamics | None = None,
     activation: str = "tanh",
     *,
-    kernels: bool = False,
+    engine: str = "torch",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All hidden states (batch, time, hidden) and the last ``h`` and ``m``.
 
     Shapes: ``x`` (batch, time, input), ``h`` (batch, hidden) and ``m`` (batch, order) before the
     first step. Without ``dynamics`` they are computed, differentiably, from the weights. With
-    ``kernels`` the steps of a block are one launch, see :mod:`lmu.ops.triton`.
+    ``engine`` "triton" the steps of a block are one launch, see :mod:`lmu.ops.triton`, and with
+    "native" everything is, in the compiled core.
 
     Cost: 2 b T (n^2 + n d + d^2 / L) FLOPs with blocks of L steps, in T sequential steps, and 2 L n
     d^2 once; b T n floats of memory; backward twice that arithmetic.
     """
+    if engine == "native":
+        require(x)
     length, channels = x.shape[1], len(weights.e_x)
     if dynamics is None:
         steps = block_length(len(weights.W_m), channels)
@@ -67,7 +72,7 @@ def blocks(
         dynamics = BlockDynamics(dynamics.increments[: length + 1], dynamics.H[: length * channels])
     matrices = block_matrices(weights, dynamics)
     run = _compiled if torch.compiler.is_compiling() else BlockLMU.apply
-    y, m_n, *_ = run(kernels, activation, x, h, m, *matrices)
+    y, m_n, *_ = run(engine, activation, x, h, m, *matrices)
     return y, flush(y[:, -1].clone()), m_n
 
 
@@ -80,22 +85,40 @@ def blocks_cost(problem: Problem) -> Cost:
     return Cost(flops, 4.0 * b * T * n + 4.0 * (2 * b + d) * steps * width)
 
 
+def blocks_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of a sequence in blocks, forward and backward."""
+    del machine
+    b, T, d, n = problem.batch, problem.length, problem.channels * problem.order, problem.rows
+    steps = min(T, block_length(n, problem.channels))
+    width = n + steps * problem.channels
+    matrices, product = 4.0 * steps * width * d, 4.0 * width**2
+    return {
+        "calls": 120.0,
+        "steps": T,
+        "blocks": T / steps,
+        "flops": 6.0 * b * T * (width**2 + n * d + d * d / steps),
+        "preparation": 6.0 * steps * width * d * d,
+        "bytes": T * product + (T / steps) * (matrices + 4.0 * d * d),
+        "far_bytes": T / steps * beyond(matrices, 1 << 20) + T * beyond(4.0 * b * width, 1 << 16),
+    }
+
+
 class BlockLMU(torch.autograd.Function):
-    """``(kernels, activation, x, h_0, m_0, *matrices) -> (y, m_n, history, memories, R)``."""
+    """``(engine, activation, x, h_0, m_0, *matrices) -> (y, m_n, history, memories, R)``."""
 
     @staticmethod
     def forward(
-        kernels: bool, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor, *matrices: Tensor
+        engine: str, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor, *matrices: Tensor
     ):
         """Shapes as in :func:`blocks` and :class:`Saved`."""
-        (y, *rest), m = forward(x, h_0, m_0, BlockMatrices(*matrices), activation, kernels)
+        (y, *rest), m = _forward(engine, activation, x, h_0, m_0, BlockMatrices(*matrices))
         return y, m, *rest
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what backward needs."""
         y, _, *rest = output
-        ctx.kernels, ctx.activation, *tensors = inputs
+        ctx.engine, ctx.activation, *tensors = inputs
         ctx.mark_non_differentiable(*rest)
         ctx.save_for_backward(y, *rest, *tensors)
 
@@ -111,8 +134,25 @@ class BlockLMU(torch.autograd.Function):
             return None, None, *differentiable_backward(run, inputs, (dy, dm), needed)
         with no_autocast(dy.device):
             x, h_0, _, *matrices = inputs
-            o, how = BlockMatrices(*matrices), (ctx.activation, ctx.kernels)
-            return None, None, *backward(x, h_0, saved, o, dy, dm, needed, *how)
+            o, how = BlockMatrices(*matrices), (ctx.engine, ctx.activation)
+            return None, None, *_backward(*how, x, h_0, saved, o, dy, dm, needed)
+
+
+def _forward(
+    engine: str, activation: str, x: Tensor, h: Tensor, m: Tensor, o: BlockMatrices
+) -> ForwardResult:
+    if engine == "native":
+        return core.forward(x, h, m, o, activation)
+    return forward(x, h, m, o, activation, engine == "triton")
+
+
+def _backward(
+    engine: str, activation: str, x: Tensor, h: Tensor, saved: Saved, o: BlockMatrices,
+    dy: Tensor, dm: Tensor, needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    if engine == "native":
+        return core.backward(x, h, saved, o, dy, dm, needed, activation)
+    return backward(x, h, saved, o, dy, dm, needed, activation, engine == "triton")
 
 
 def plain(
@@ -143,16 +183,16 @@ def plain(
 
 @torch.library.custom_op("lmu::blocks", mutates_args=())
 def _compiled(
-    kernels: bool, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor,
+    engine: str, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor,
     X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    saved, m = forward(x, h_0, m_0, BlockMatrices(X, M, W, D, H), activation, kernels)
+    saved, m = _forward(engine, activation, x, h_0, m_0, BlockMatrices(X, M, W, D, H))
     return saved.y, m, saved.history, saved.memories, saved.R
 
 
 @_compiled.register_fake
 def _(
-    kernels: bool, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor,
+    engine: str, activation: str, x: Tensor, h_0: Tensor, m_0: Tensor,
     X: Tensor, M: Tensor, W: Tensor, D: Tensor, H: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     (batch, length, _), (history, order) = x.shape, H.shape
@@ -172,37 +212,38 @@ def _(
     "lmu::blocks_backward",
     mutates_args=(),
     schema="(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
-    "bool kernels, str activation) -> Tensor[]",
+    "str engine, str activation) -> Tensor[]",
 )
 def _compiled_backward(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
-    needed: Sequence[bool], kernels: bool, activation: str,
+    needed: Sequence[bool], engine: str, activation: str,
 ) -> list[Tensor]:  # fmt: skip
     x, h_0, _, *matrices = inputs
     o = BlockMatrices(*matrices)
-    grads = backward(x, h_0, Saved(*saved), o, dy, dm, needed, activation, kernels)
-    return [x.new_empty(0) if grad is None else grad for grad in grads]
+    grads = _backward(engine, activation, x, h_0, Saved(*saved), o, dy, dm, needed)
+    each = zip(grads, needed, strict=True)
+    return [x.new_empty(0) if g is None or not need else g for g, need in each]
 
 
 @_compiled_backward.register_fake
 def _(
     saved: Sequence[Tensor], inputs: Sequence[Tensor], dy: Tensor, dm: Tensor,
-    needed: Sequence[bool], kernels: bool, activation: str,
+    needed: Sequence[bool], engine: str, activation: str,
 ) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(t) for t in inputs]
-    return grads if needed[0] else [inputs[0].new_empty(0), *grads[1:]]
+    each = zip(inputs, needed, strict=True)
+    return [torch.empty_like(t) if need else inputs[0].new_empty(0) for t, need in each]
 
 
 def _backward_of_compiled(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
     tensors, (dy, dm) = ctx.saved_tensors, grad_outputs[:2]
-    needed, how = ctx.needs_input_grad[2:], (ctx.kernels, ctx.activation)
+    needed, how = ctx.needs_input_grad[2:], (ctx.engine, ctx.activation)
     grads = _compiled_backward(tensors[:4], tensors[4:], dy, dm, needed, *how)
     return None, None, *(g if need else None for g, need in zip(grads, needed, strict=True))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     y, _, *rest = output
-    ctx.kernels, ctx.activation, *tensors = inputs
+    ctx.engine, ctx.activation, *tensors = inputs
     ctx.save_for_backward(y, *rest, *tensors)
 
 

@@ -8,13 +8,26 @@ import torch
 from torch import Tensor
 
 from lmu._arguments import explained, flag, instance, tensor, word
+from lmu.ops import native as core
 from lmu.ops._activations import FUSED, Function, check_activation, is_fused
 from lmu.ops._modes import is_exporting, is_transformed, no_autocast
-from lmu.ops.cost import CostFunction, MethodChoice, Problem, cached_problem, check_choice
+from lmu.ops.cost import (
+    CostFunction,
+    Machine,
+    MethodChoice,
+    Problem,
+    Terms,
+    check_choice,
+    compare,
+    explain_comparison,
+    explain_machine,
+    present_machine,
+)
 from lmu.ops.lmu.block_matrices import BlockDynamics
-from lmu.ops.lmu.blocks import blocks, blocks_cost
-from lmu.ops.lmu.loop import loop, loop_cost
+from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms
+from lmu.ops.lmu.loop import loop, loop_cost, loop_terms
 from lmu.ops.lmu.naive import LMUWeights
+from lmu.ops.lmu.native import native, native_blocks_terms, native_cost, native_terms
 from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 
@@ -24,12 +37,18 @@ class LMUMethod(NamedTuple):
     run: Callable[..., tuple[Tensor, Tensor, Tensor]]
     cost: CostFunction
     activations: tuple[str, ...] | None = None  # those that it runs; None for all
+    terms: Terms | None = None  # of those that are compared by time
+    needs: str = ""  # "core" or "triton"
 
 
 LMU_METHODS: dict[str, LMUMethod] = {
-    "loop": LMUMethod(loop, loop_cost),
-    "blocks": LMUMethod(blocks, blocks_cost, FUSED),
-    "triton": LMUMethod(partial(blocks, kernels=True), blocks_cost, ("tanh",)),
+    "loop": LMUMethod(loop, loop_cost, terms=loop_terms),
+    "blocks": LMUMethod(blocks, blocks_cost, FUSED, blocks_terms),
+    "native": LMUMethod(native, native_cost, FUSED, native_terms, needs="core"),
+    "native_blocks": LMUMethod(
+        partial(blocks, engine="native"), blocks_cost, FUSED, native_blocks_terms, needs="core"
+    ),
+    "triton": LMUMethod(partial(blocks, engine="triton"), blocks_cost, ("tanh",), needs="triton"),
     "parallel": LMUMethod(parallel, parallel_cost),
 }
 
@@ -41,7 +60,7 @@ def choose_lmu(
     transformed: bool = False,
     activation: str | Function = "tanh",
 ) -> str:
-    """Choose the method of a nonlinear LMU; a cached pure function, the same on every machine.
+    """Choose the method of a nonlinear LMU; a cached pure function of the sizes and the machine.
 
     Args:
         problem: Its sizes; ``rows`` are the hidden units.
@@ -52,7 +71,7 @@ def choose_lmu(
     """
     check_activation(activation)
     try:
-        return _decide(problem, feedback, transformed, _name(activation))[0]
+        return _decide(problem, feedback, transformed, _name(activation), present_machine())[0]
     except TypeError:  # an argument is not hashable
         check_choice(problem, feedback=feedback, transformed=transformed)
         raise
@@ -67,27 +86,54 @@ def explain_lmu(
 ) -> MethodChoice:
     """Explain the choice of :func:`choose_lmu`: its reason and cost."""
     method = choose_lmu(problem, feedback=feedback, transformed=transformed, activation=activation)
-    reason = _decide(problem, feedback, transformed, _name(activation))[1]
-    return MethodChoice(method, reason, LMU_METHODS[method].cost(problem))
+    machine, where = present_machine(), ""
+    reason = _decide(problem, feedback, transformed, _name(activation), machine)[1]
+    if not reason:
+        compared = explain_comparison(_seconds(problem, _name(activation), machine))
+        reason = f"all steps: {compared}"
+        where = explain_machine(machine, problem.device)
+    return MethodChoice(method, reason, LMU_METHODS[method].cost(problem), where)
 
 
 @lru_cache(maxsize=4096, typed=True)
 def _decide(
-    problem: Problem, feedback: bool, transformed: bool, activation: str | None
+    problem: Problem, feedback: bool, transformed: bool, activation: str | None, machine: Machine
 ) -> tuple[str, str]:
-    """The method and the reason."""
+    """The method and the reason, which is empty where times decide."""
     check_choice(problem, feedback=feedback, transformed=transformed)
-    # Measured on a CPU: building a block's matrices takes as long as these many steps of the loop.
-    least = max(16, problem.channels * problem.order // 16)
     if transformed:
         return "loop", "torch.func transforms need plain operations"
     if not feedback and problem.length > 1:
         return "parallel", "nothing is fed back: the memory needs no steps, only h does"
-    if problem.length < least:
-        return "loop", f"fewer than {least} steps do not repay a block's matrices"
-    if activation not in FUSED:
-        return "loop", f"blocks of time run the activations {', '.join(FUSED)}"
-    return "blocks", "in blocks of time only the hidden recurrence is sequential"
+    method, *others = _seconds(problem, activation, machine)
+    if not others:
+        return method, f"blocks of time run the activations {', '.join(FUSED)}"
+    return method, ""
+
+
+@lru_cache(maxsize=4096)
+def _pick(
+    sizes: tuple[int, int, int, int, int],
+    device: str,
+    feedback: bool,
+    transformed: bool,
+    activation: str | None,
+    machine: Machine,
+) -> str:
+    """The method, by one look-up: it is asked for at each call of a layer."""
+    batch, length, states, hidden, channels = sizes
+    problem = Problem(length, states // channels, hidden, batch, channels, device)
+    return _decide(problem, feedback, transformed, activation, machine)[0]
+
+
+def _seconds(problem: Problem, activation: str | None, machine: Machine) -> dict[str, float]:
+    """Estimated seconds of the methods that run an activation, the fastest first."""
+    methods = {
+        name: m
+        for name, m in LMU_METHODS.items()
+        if m.activations is None or activation in m.activations
+    }
+    return compare("lmu", methods, problem, machine)
 
 
 def _name(activation: str | Function) -> str | None:
@@ -183,14 +229,14 @@ def run_lmu(
     if method == "auto" and torch.compiler.is_compiling():
         # For any length, on which a compiler must not specialize.
         in_blocks = is_fused(activation) and not is_exporting()
-        method = "blocks" if in_blocks else "loop"
+        engine = "native_blocks" if core.is_available(x) else "blocks"
+        method = engine if in_blocks else "loop"
         if not feedback and not is_exporting():
             method = "parallel"
     elif method == "auto":
-        (batch, length, _), channels = x.shape, len(weights.e_x)
-        order, device = m.shape[1] // channels, x.device.type
-        problem = cached_problem(length, order, h.shape[1], batch, channels, device)
-        method = _decide(problem, feedback, is_transformed(), _name(activation))[0]
+        sizes = *x.shape[:2], m.shape[1], h.shape[1], len(weights.e_x)
+        traits = feedback, is_transformed(), _name(activation), present_machine()
+        method = _pick(sizes, x.device.type, *traits)
     with no_autocast(x.device):
         y, h, m = LMU_METHODS[method].run(x, h, m, weights, dynamics, activation)
     return y, (h, m)

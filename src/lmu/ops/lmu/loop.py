@@ -13,7 +13,7 @@ from lmu.ops._loops import Carry, Slices, Stepped, in_stretches
 from lmu.ops._modes import no_autocast
 from lmu.ops._states import State, freeze, last_valid, output_of
 from lmu.ops._sum import Sum
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.lmu.naive import LMUWeights
 from lmu.ops.recurrence import recurrence
 from lmu.theory.rounding import flush
@@ -174,6 +174,20 @@ def loop_cost(problem: Problem) -> Cost:
     """Cost of a sequence step by step."""
     b, T, d, n = problem.batch, problem.length, problem.channels * problem.order, problem.rows
     return Cost(2.0 * b * T * (n * n + n * d + d * d), 4.0 * b * T * n + 4.0 * b * T * (n + d))
+
+
+def loop_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of a sequence step by step, forward and backward."""
+    del machine
+    d, n = problem.channels * problem.order, problem.rows
+    weights = 4.0 * (n * n + n * d + d * d)
+    return {
+        "calls": 60.0,
+        "steps": problem.length,
+        "flops": 3.0 * loop_cost(problem).flops,
+        "bytes": problem.length * weights,
+        "far_bytes": problem.length * beyond(weights, 1 << 20),
+    }
 
 
 def _parts(w: LMUWeights, activation: str | Function) -> tuple[Memory, DefaultCell]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lmu.ops._modes import widen
-from lmu.ops.cost import GEMM, Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.memory.final import final
 from lmu.ops.recurrence import recurrence
 from lmu.theory import apply_power, apply_powers, impulse_response, krylov
@@ -14,10 +14,6 @@ from lmu.theory.rounding import narrow
 COMPILED = 1 << 13  # length for which a compiled program cuts chunks
 LARGEST_OPERATOR = 1 << 22  # floats: it is read for each chunk and should stay in the cache
 # Fitted to runs of all methods on two cores, forward and backward; see docs/engine.md.
-STEP = 2e-5  # seconds of the recurrence from one chunk to the next
-# Seconds of a result that is written, passed on and read again in chunks; the second where there
-# are so many that the system must hand out their memory page by page.
-PASS_ON = (4e-9, 7e-9)
 
 
 def chunk_length(length: int, order: int, rows: int) -> int:
@@ -188,13 +184,25 @@ def chunked_cost(problem: Problem) -> Cost:
     return Cost(flops, 4.0 * values + 4.0 * (steps + d) * steps * d)
 
 
-def chunked_seconds(problem: Problem) -> float:
-    """Estimated seconds of all states, forward and backward; only ratios matter."""
-    return seconds_of_chunks(problem, chunked_cost(problem).flops, problem.order)
+def chunked_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all states in chunks, forward and backward."""
+    del machine
+    p = problem
+    return terms_of_chunks(p, chunked_cost(p).flops, p.order, p.batch * p.channels, parts=1)
 
 
-def seconds_of_chunks(problem: Problem, flops: float, rows: int) -> float:
-    """Estimated seconds of ``rows`` results a step, forward and backward."""
-    values = problem.batch * problem.length * rows
-    chunks = problem.length / chunk_length(problem.length, problem.order, rows)
-    return 3 * flops / GEMM + values * PASS_ON[4 * values > 2**24] + STEP * chunks
+def terms_of_chunks(
+    problem: Problem, flops: float, rows: int, sequences: int, parts: int
+) -> dict[str, float]:
+    """Terms of ``rows`` results a step of a number of sequences, in ``parts`` separate calls."""
+    steps = chunk_length(problem.length, problem.order, rows)
+    values = 4.0 * sequences * problem.length * rows
+    operator = 4.0 * (steps + problem.order) * steps * rows
+    return {
+        "calls": 60.0 * parts,
+        "steps": parts * problem.length / steps,
+        "flops": 3.0 * flops,
+        "bytes": values * parts + operator * parts,
+        "far_bytes": beyond(values, 1 << 20) * parts,
+        "new_bytes": beyond(values, 1 << 25) * parts,
+    }

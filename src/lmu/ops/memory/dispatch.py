@@ -13,6 +13,7 @@ from lmu._arguments import tensor as tensor_rule
 from lmu.ops._checks import check_memory
 from lmu.ops._modes import (
     compute_dtype,
+    convert,
     is_differentiated,
     is_exporting,
     is_transformed,
@@ -21,20 +22,22 @@ from lmu.ops._modes import (
 )
 from lmu.ops.cost import (
     CostFunction,
+    Machine,
     MethodChoice,
     Problem,
-    Seconds,
+    Terms,
     check_choice,
     compare,
     explain_comparison,
-    problem_of,
+    explain_machine,
+    present_machine,
 )
-from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_seconds
-from lmu.ops.memory.fft import fft, fft_cost, fft_seconds
+from lmu.ops.memory.chunked import chunked, chunked_cost, chunked_final, chunked_terms
+from lmu.ops.memory.fft import fft, fft_cost, fft_terms
 from lmu.ops.memory.final import compiled_final, final, final_cost
 from lmu.ops.memory.naive import naive
-from lmu.ops.memory.native import native_cost, native_states
-from lmu.ops.memory.native_fft import native_fft, native_fft_cost, native_fft_seconds
+from lmu.ops.memory.native import native_cost, native_states, native_terms
+from lmu.ops.memory.native_fft import native_fft, native_fft_cost, native_fft_terms
 from lmu.ops.memory.recurrent import recurrent, recurrent_cost
 from lmu.ops.system import System, channels
 
@@ -49,26 +52,30 @@ class MemoryMethod(NamedTuple):
     run: Run
     cost: CostFunction
     all_states: bool = True  # or only the last
-    seconds: Seconds | None = None  # of those that are compared by time where all states are needed
+    terms: Terms | None = None  # of those that are compared by time where all states are needed
+    needs: str = ""  # "core" or "triton"
+    starts: bool = False  # compared also where the memory starts from a state
     own_dynamics: bool = False  # whether it takes Ad and Bd of each channel; else one by one
 
 
 MEMORY_METHODS: dict[str, MemoryMethod] = {
     "naive": MemoryMethod(naive, recurrent_cost),
     "final": MemoryMethod(final, final_cost, all_states=False),
-    "fft": MemoryMethod(fft, fft_cost, seconds=fft_seconds),
-    "native_fft": MemoryMethod(native_fft, native_fft_cost, seconds=native_fft_seconds),
-    "chunked": MemoryMethod(chunked, chunked_cost, seconds=chunked_seconds),
+    "fft": MemoryMethod(fft, fft_cost, terms=fft_terms),
+    "native_fft": MemoryMethod(native_fft, native_fft_cost, terms=native_fft_terms, needs="core"),
+    "chunked": MemoryMethod(chunked, chunked_cost, terms=chunked_terms, starts=True),
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),
-    "native": MemoryMethod(native_states, native_cost, own_dynamics=True),
+    "native": MemoryMethod(
+        native_states, native_cost, terms=native_terms, needs="core", starts=True, own_dynamics=True
+    ),
 }
 
 
 def choose_memory(
     problem: Problem, *, all_states: bool, initial_state: bool = False, transformed: bool = False
 ) -> str:
-    """Choose the method of a memory; a cached pure function, the same on every machine.
+    """Choose the method of a memory; a cached pure function of the sizes and the machine.
 
     Args:
         problem: Its sizes.
@@ -77,7 +84,7 @@ def choose_memory(
         transformed: True under a compiler or a transform of ``torch.func``.
     """
     try:
-        return _decide(problem, all_states, initial_state, transformed)[0]
+        return _decide(problem, all_states, initial_state, transformed, present_machine())[0]
     except TypeError:  # an argument is not hashable
         _check(problem, all_states, initial_state, transformed)
         raise
@@ -90,10 +97,13 @@ def explain_memory(
     method = choose_memory(
         problem, all_states=all_states, initial_state=initial_state, transformed=transformed
     )
-    reason = _decide(problem, all_states, initial_state, transformed)[1]
+    machine, where = present_machine(), ""
+    reason = _decide(problem, all_states, initial_state, transformed, machine)[1]
     if not reason:
-        reason = f"all states: {explain_comparison(_seconds(problem))}"
-    return MethodChoice(method, reason, MEMORY_METHODS[method].cost(problem))
+        compared = explain_comparison(_seconds(problem, initial_state, machine))
+        reason = f"all states: {compared}"
+        where = explain_machine(machine, problem.device)
+    return MethodChoice(method, reason, MEMORY_METHODS[method].cost(problem), where)
 
 
 def _check(problem: Problem, all_states: bool, initial_state: bool, transformed: bool) -> None:
@@ -104,7 +114,7 @@ def _check(problem: Problem, all_states: bool, initial_state: bool, transformed:
 
 @lru_cache(maxsize=4096, typed=True)
 def _decide(
-    problem: Problem, all_states: bool, initial_state: bool, transformed: bool
+    problem: Problem, all_states: bool, initial_state: bool, transformed: bool, machine: Machine
 ) -> tuple[str, str]:
     """The method and the reason, which is empty where times decide."""
     _check(problem, all_states, initial_state, transformed)
@@ -112,15 +122,35 @@ def _decide(
         return "final", "only the last state is needed: one matrix product gives it"
     if problem.length == 1:
         return "recurrent", "a single step needs no transform"
-    if initial_state:
-        return "chunked", "an initial state is one more row of a chunk's product"
     if transformed:
         return "chunked", "compilers and torch.func see plain products in it"
-    return next(iter(_seconds(problem))), ""
+    return next(iter(_seconds(problem, initial_state, machine))), ""
 
 
-def _seconds(problem: Problem) -> dict[str, float]:
-    return compare(problem, {k: m.seconds for k, m in MEMORY_METHODS.items() if m.seconds})
+@lru_cache(maxsize=4096)
+def _pick(
+    shape: tuple[int, int, int],
+    order: int,
+    device: str,
+    initial_state: bool,
+    transformed: bool,
+    machine: Machine,
+) -> str:
+    """The method for all states, by one look-up: it is asked for at each call of a layer."""
+    batch, length, channels = shape
+    problem = Problem(length, order, 0, batch, channels, device)
+    return _decide(problem, True, initial_state, transformed, machine)[0]
+
+
+def _seconds(problem: Problem, initial_state: bool, machine: Machine) -> dict[str, float]:
+    """Estimated seconds of the methods that can give all states, the fastest first."""
+    methods = {name: m for name, m in MEMORY_METHODS.items() if m.starts or not initial_state}
+    return compare("memory", methods, problem, machine)
+
+
+def fastest_seconds(problem: Problem, machine: Machine) -> float:
+    """Estimated seconds of all states by the method that is chosen for them."""
+    return next(iter(_seconds(problem, False, machine).values()))
 
 
 _tensor = tensor_rule(floating=True)
@@ -183,7 +213,9 @@ def run_memory(
     if method == "auto" and torch.compiler.is_compiling():
         method = "chunked"  # for any length, on which a compiler must not specialize
     elif method == "auto":
-        method = _decide(problem_of(u, Bd), True, m_0 is not None, is_transformed())[0]
+        machine, transformed = present_machine(), is_transformed()
+        order, device = Bd.shape[-1], u.device.type
+        method = _pick(u.shape, order, device, m_0 is not None, transformed, machine)
     m = run_method(method, u, Ad, Bd, m_0, H)
     if m_0 is not None and m_0.dtype != m.dtype:
         return m, run_final(u, Ad, Bd, m_0, H=H)
@@ -262,7 +294,7 @@ def run_method(
     """Run a method on checked arguments, channel by channel where these have their own dynamics."""
     run, own = MEMORY_METHODS[name].run, MEMORY_METHODS[name].own_dynamics
     with no_autocast(u.device):
-        u = u.to(compute_dtype(u.dtype))
+        u = convert(u, compute_dtype(u.dtype))
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             return run_method(name, pad(u, (0, 0, 0, 0, 0, 1)), Ad, Bd, None, H)[:0]
         if Ad.ndim == 2 or own:

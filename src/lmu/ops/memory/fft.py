@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from lmu.ops._modes import widen
-from lmu.ops.cost import Cost, Problem, out_of_cache
+from lmu.ops.cost import Cost, Machine, Problem, beyond, doublings
 from lmu.theory import impulse_response, krylov
 from lmu.theory.rounding import narrow
-
-STATE = 6e-9  # seconds of a state; fitted to runs on two cores, see docs/engine.md
 
 
 def fast_length(n: int) -> int:
@@ -61,7 +59,17 @@ def fft_cost(problem: Problem) -> Cost:
     return Cost(signals * (2.5 * n * log2(n) + 3.0 * n), 8.0 * signals * n)
 
 
-def fft_seconds(problem: Problem) -> float:
-    """Estimated seconds of all states, forward and backward; only ratios matter."""
-    one = problem.length * problem.order
-    return problem.batch * problem.channels * one * STATE * out_of_cache(8.0 * one, 0.15)
+def fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all states by FFT, forward and backward."""
+    del machine
+    n = fast_length(2 * problem.length - 1)
+    signals = problem.batch * problem.channels * problem.order
+    size, transforms = 4.0 * n * signals, 2.5 * n * log2(n) * (2 * signals + problem.order)
+    return {
+        "calls": 20.0,
+        "transforms": transforms,
+        "far_transforms": transforms * doublings(8.0 * problem.length * problem.order),
+        "bytes": size,
+        "far_bytes": beyond(size, 1 << 20),
+        "new_bytes": beyond(size, 1 << 25),
+    }

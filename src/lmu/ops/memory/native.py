@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.memory.chunked import chunked
 from lmu.ops.native.states import How, Needs, Run, backward, forward, plan_of
 from lmu.ops.system import channels, system_of
@@ -84,7 +84,16 @@ def native_cost(problem: Problem) -> Cost:
     return Cost(2.0 * values * problem.order, 4.0 * values * (1 + 1 / 64))
 
 
-def native_seconds(problem: Problem) -> float:
-    """Estimated seconds of all states, forward and backward; only ratios matter."""
-    cost = native_cost(problem)
-    return 4e-5 + 3 * cost.flops / 1e11 + cost.bytes * 3e-10
+def native_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all states, forward and backward, of the busiest thread."""
+    p, parts = problem, min(machine.threads, max(problem.batch, 1))
+    steps = -(-p.batch // parts) * p.length * p.channels
+    size = 4.0 * p.batch * p.length * p.channels * p.order
+    return {
+        "calls": 35.0,
+        "steps": steps,
+        "flops": 6.0 * steps * p.order * p.order,
+        "bytes": 8.0 * steps * p.order,
+        "far_bytes": beyond(2 * size, 1 << 20),
+        "new_bytes": beyond(size, 1 << 25),
+    }

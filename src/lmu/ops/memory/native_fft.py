@@ -14,12 +14,10 @@ from lmu.ops._modes import (
     no_autocast,
     widen,
 )
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.native import fft as kernels
 from lmu.theory import impulse_response, krylov
 from lmu.theory.rounding import narrow
-
-POINT = 1.1e-10  # seconds of a unit of a transform's weight, of a state; fitted by hand
 
 
 def native_fft(u: Tensor, Ad: Tensor, Bd: Tensor, m_0: Tensor | None, H: Tensor | None) -> Tensor:
@@ -159,10 +157,15 @@ def native_fft_cost(problem: Problem) -> Cost:
     return Cost(transforms + products, size)
 
 
-def native_fft_seconds(problem: Problem) -> float:
-    """Estimated seconds of all states, forward and backward; only ratios matter."""
-    if problem.device != "cpu" or not native.native_status().available:
-        return float("inf")
+def native_fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all states, forward and backward."""
     n, signals = kernels.transform_length(problem.length), problem.batch * problem.channels
-    weight = kernels.transform_weight(n) + 4.0 * n
-    return POINT * weight * problem.order * (signals + 1) + 4e-5
+    size = 4.0 * problem.length * signals * problem.order
+    return {
+        "calls": 35.0,
+        "transforms": kernels.transform_weight(n) * problem.order * (signals + 1) / machine.threads,
+        "flops": 24.0 * n * signals * problem.order / machine.threads,
+        "bytes": 2 * size / machine.threads,
+        "far_bytes": beyond(2 * size, 1 << 20),
+        "new_bytes": beyond(size, 1 << 25),
+    }

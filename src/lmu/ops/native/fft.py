@@ -22,7 +22,7 @@ _NUMBERS = (
     "group_parts", "sequence_parts",
 )  # fmt: skip
 _POINTERS = (
-    "factors", "u", "K", "U", "KF", "x", "W", "y", "dy", "dU", "dKF", "dW", "dx", "du", "dK",
+    "factors", "u", "K", "U", "KF", "x", "W_x", "bias", "y", "dy", "dU", "dKF", "dW", "dx", "du", "dK",
 )  # fmt: skip
 
 
@@ -149,21 +149,17 @@ class Linear(NamedTuple):
     W_x: Tensor
     bias: Tensor | None = None
 
-    def arguments(self, width: int) -> dict[str, Tensor]:
-        """``x``, and ``[W_x, bias]`` transposed (input + 1, width)."""
-        rows, inputs = self.W_x.shape
-        W = self.W_x.new_zeros(inputs + 1, width)
-        W[:-1, :rows] = self.W_x.mT
-        if self.bias is not None:
-            W[-1, :rows] = self.bias
-        return {"x": self.x.contiguous(), "W": W}
+    def arguments(self) -> dict[str, Tensor | None]:
+        """Its tensors, contiguous."""
+        bias = None if self.bias is None else self.bias.contiguous()
+        return {"x": self.x.contiguous(), "W_x": self.W_x.contiguous(), "bias": bias}
 
 
 def forward(
     s: Sizes, of: Spectra, y: Tensor, more: Linear | None = None, activation: str = "identity"
 ) -> None:
     """Write ``f(u * K + x W_x^T + bias)`` to ``y``."""
-    rest = {} if more is None else more.arguments(_width(s.rows, y.dtype))
+    rest = {} if more is None else more.arguments()
     a = _arguments(s, y.dtype, **of._asdict(), **rest, y=y)
     a.inputs = 0 if more is None else more.x.shape[2]
     a.kind = ACTIVATIONS[activation]
@@ -196,7 +192,7 @@ def backward(
     width, rest = _width(s.rows, dy.dtype), {}
     dy = dy.contiguous()
     if more is not None:
-        rest = more.arguments(width) | {"y": y}
+        rest = more.arguments() | {"y": y}
     a = _arguments(s, dy.dtype, **of._asdict(), **rest, dy=dy)
     a.inputs = 0 if more is None else more.x.shape[2]
     a.kind = ACTIVATIONS[activation]
@@ -215,8 +211,12 @@ def backward(
     native.run("fft_gradients", dy.dtype, a, _tasks(s, dy.dtype))
     if dW is None:
         return Gradients(du, dK)
-    dW = dW.sum(0)[:, : s.rows]
-    return Gradients(du, dK, None if dx is None else dx.sum(0), dW[:-1].mT, dW[-1])
+    dW = _sum(dW)[:, : s.rows]
+    return Gradients(du, dK, None if dx is None else _sum(dx), dW[:-1].mT, dW[-1])
+
+
+def _sum(of_parts: Tensor) -> Tensor:
+    return of_parts[0] if len(of_parts) == 1 else of_parts.sum(0)
 
 
 def _point(a: Arguments, **tensors: Tensor | None) -> None:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from lmu.ops import native
 from lmu.theory.rounding import flush
 
+_empty_like = torch.empty_like  # looked up once, as a step takes microseconds
 TILE = 48  # streams that a part steps at once
 VECTOR = 16  # numbers of the widest vector: rows of matrices are padded to multiples
 WORTH = 2e6  # FLOPs that are worth a thread
@@ -162,7 +163,7 @@ class Steps:
         """
         x = x if x.is_contiguous() else x.contiguous()
         if rows is None:
-            y = torch.empty_like(self._out)
+            y = _empty_like(self._out)
             if self.parts == 1:
                 self._run(x.data_ptr(), y.data_ptr())
             else:
@@ -180,7 +181,7 @@ class Steps:
         native.run("step", self.dtype, self._arguments, self.parts)
 
     def set(self, h: Tensor, m: Tensor) -> None:
-        """Replace the states: hidden units (batch, hidden), and memory (batch, channels * order)."""
+        """Replace hidden units (batch, hidden) and memory (batch, channels * order)."""
         self.h.copy_(h)
         self.memory.copy_(m)
         self._inputs.zero_()
@@ -193,6 +194,13 @@ class Steps:
         The memory is in the dtype of the weights.
         """
         return self.h, flush(self.memory.to(self.dtype))
+
+    def keep(self, h: Tensor, rows: Tensor | None) -> None:
+        """Replace the hidden units after a step, of all streams or of some."""
+        if rows is None:
+            self.h.copy_(h)
+        else:
+            self.h.index_copy_(0, rows, h)
 
     def reset(self, rows: Tensor) -> None:
         """Forget the past of some streams."""
@@ -219,6 +227,7 @@ def parts_of(batch: int, flops: float) -> int:
 
 
 def padded(size: int) -> int:
+    """Round up to whole vectors."""
     return size + -size % VECTOR
 
 

@@ -6,12 +6,12 @@ from torch.nn.functional import pad
 
 from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import is_transformed
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem
 from lmu.ops.memory.chunked import (
     channels_at_once,
     chunk_length,
     chunked_readout,
-    seconds_of_chunks,
+    terms_of_chunks,
 )
 
 
@@ -72,6 +72,8 @@ def cost_of_chunks(problem: Problem, inputs: float) -> Cost:
     return Cost(flops, 4.0 * b * T * r + 4.0 * c * (steps + d) * steps * r)
 
 
-def chunks_readout_seconds(problem: Problem) -> float:
-    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
-    return seconds_of_chunks(problem, chunks_readout_cost(problem).flops, problem.rows)
+def chunks_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all hidden units in chunks, forward and backward."""
+    del machine
+    p = problem
+    return terms_of_chunks(p, chunks_readout_cost(p).flops, p.rows, p.batch, p.channels)

@@ -12,23 +12,24 @@ from lmu._arguments import explained, optional, word
 from lmu._arguments import tensor as tensor_rule
 from lmu.ops._activations import FUSED, Function, apply_rows, check_activation
 from lmu.ops._checks import check_memory, check_readout
-from lmu.ops._modes import compute_dtype, is_transformed, no_autocast
+from lmu.ops._modes import compute_dtype, convert, is_transformed, no_autocast
 from lmu.ops.cost import (
     CostFunction,
+    Machine,
     MethodChoice,
     Problem,
-    Seconds,
-    cached_problem,
+    Terms,
     check_choice,
     compare,
     explain_comparison,
-    problem_of,
+    explain_machine,
+    present_machine,
 )
-from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_seconds
-from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_seconds
-from lmu.ops.readout.native import native_readout, native_readout_cost
-from lmu.ops.readout.native_fft import native_fft_cost, native_fft_readout, native_fft_seconds
-from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_seconds
+from lmu.ops.readout.chunked import chunks_readout, chunks_readout_cost, chunks_readout_terms
+from lmu.ops.readout.fft import fft_readout, fft_readout_cost, fft_readout_terms
+from lmu.ops.readout.native import native_readout, native_readout_cost, native_readout_terms
+from lmu.ops.readout.native_fft import native_fft_cost, native_fft_readout, native_fft_terms
+from lmu.ops.readout.states import states_readout, states_readout_cost, states_readout_terms
 from lmu.ops.readout.triton import kernels_readout, kernels_readout_cost
 
 # (u, x, Ad, Bd, W_m, W_x, bias, m_0, H, activation) -> hidden units of all steps and the last
@@ -41,21 +42,27 @@ class ReadoutMethod(NamedTuple):
 
     run: Run
     cost: CostFunction
-    seconds: Seconds | None = None  # of those that are compared by time
+    terms: Terms | None = None  # of those that are compared by time
     activations: tuple[str, ...] = FUSED  # those that it applies itself
+    needs: str = ""  # "core" or "triton"
+    starts: bool = False  # compared also where the memory starts from a state
 
 
 READOUT_METHODS: dict[str, ReadoutMethod] = {
-    "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_seconds),
-    "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_seconds),
-    "chunked": ReadoutMethod(chunks_readout, chunks_readout_cost, chunks_readout_seconds),
-    "native_fft": ReadoutMethod(
-        native_fft_readout, native_fft_cost, native_fft_seconds, activations=(*FUSED, "gelu")
+    "states": ReadoutMethod(states_readout, states_readout_cost, states_readout_terms),
+    "fft": ReadoutMethod(fft_readout, fft_readout_cost, fft_readout_terms),
+    "chunked": ReadoutMethod(
+        chunks_readout, chunks_readout_cost, chunks_readout_terms, starts=True
     ),
-    "native": ReadoutMethod(native_readout, native_readout_cost),
+    "native": ReadoutMethod(
+        native_readout, native_readout_cost, native_readout_terms, needs="core", starts=True
+    ),
+    "native_fft": ReadoutMethod(
+        native_fft_readout, native_fft_cost, native_fft_terms, (*FUSED, "gelu"), needs="core"
+    ),
     # By name only, as yet.
     "triton": ReadoutMethod(
-        kernels_readout, kernels_readout_cost, activations=("relu", "identity")
+        kernels_readout, kernels_readout_cost, activations=("relu", "identity"), needs="triton"
     ),
 }
 
@@ -63,7 +70,7 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
 def choose_readout(
     problem: Problem, *, initial_state: bool = False, transformed: bool = False
 ) -> str:
-    """Choose the method of a read-out; a cached pure function, the same on every machine.
+    """Choose the method of a read-out; a cached pure function of the sizes and the machine.
 
     Args:
         problem: Its sizes.
@@ -71,7 +78,7 @@ def choose_readout(
         transformed: True under a compiler or a transform of ``torch.func``.
     """
     try:
-        return _decide(problem, initial_state, transformed)[0]
+        return _decide(problem, initial_state, transformed, present_machine())[0]
     except TypeError:  # an argument is not hashable
         check_choice(problem, initial_state=initial_state, transformed=transformed)
         raise
@@ -82,27 +89,32 @@ def explain_readout(
 ) -> MethodChoice:
     """Explain the choice of :func:`choose_readout`: its reason and cost."""
     method = choose_readout(problem, initial_state=initial_state, transformed=transformed)
-    reason = _decide(problem, initial_state, transformed)[1]
+    machine, where = present_machine(), ""
+    reason = _decide(problem, initial_state, transformed, machine)[1]
     if not reason:
-        reason = f"all outputs: {explain_comparison(_seconds(problem))}"
-    return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem))
+        compared = explain_comparison(_seconds(problem, initial_state, machine))
+        reason = f"all outputs: {compared}"
+        where = explain_machine(machine, problem.device)
+    return MethodChoice(method, reason, READOUT_METHODS[method].cost(problem), where)
 
 
 @lru_cache(maxsize=4096, typed=True)
-def _decide(problem: Problem, initial_state: bool, transformed: bool) -> tuple[str, str]:
+def _decide(
+    problem: Problem, initial_state: bool, transformed: bool, machine: Machine
+) -> tuple[str, str]:
     """The method and the reason, which is empty where times decide."""
     check_choice(problem, initial_state=initial_state, transformed=transformed)
     if problem.length == 1:
         return "states", "a single step has no time to share"
-    if initial_state:
-        return "chunked", "an initial state is one more row of a chunk's product"
     if transformed:
         return "chunked", "compilers and torch.func see plain products in it"
-    return next(iter(_seconds(problem))), ""
+    return next(iter(_seconds(problem, initial_state, machine))), ""
 
 
-def _seconds(problem: Problem) -> dict[str, float]:
-    return compare(problem, {k: m.seconds for k, m in READOUT_METHODS.items() if m.seconds})
+def _seconds(problem: Problem, initial_state: bool, machine: Machine) -> dict[str, float]:
+    """Estimated seconds of the methods that can run, the fastest first."""
+    methods = {name: m for name, m in READOUT_METHODS.items() if m.starts or not initial_state}
+    return compare("readout", methods, problem, machine)
 
 
 _tensor = tensor_rule(floating=True)
@@ -176,12 +188,29 @@ def pick_readout(u: Tensor, Bd: Tensor, rows: int, initial_state: bool) -> str:
     """Choose the method for an input (batch, time, channels) and a number of hidden units."""
     if torch.compiler.is_compiling():
         return "chunked"  # for any length, on which a compiler must not specialize
-    return _decide(problem_of(u, Bd, rows), initial_state, is_transformed())[0]
+    machine, transformed = present_machine(), is_transformed()
+    return _pick(u.shape, Bd.shape[-1], rows, u.device.type, initial_state, transformed, machine)
 
 
-def pick_readout_of(sizes: tuple[int, int, int, int, int, str], initial_state: bool) -> str:
-    """Choose the method for the sizes of a :class:`Problem`."""
-    return _decide(cached_problem(*sizes), initial_state, False)[0]
+@lru_cache(maxsize=4096)
+def _pick(
+    shape: tuple[int, int, int],
+    order: int,
+    rows: int,
+    device: str,
+    initial_state: bool,
+    transformed: bool,
+    machine: Machine,
+) -> str:
+    """The method, by one look-up: it is asked for at each call of a layer."""
+    batch, length, channels = shape
+    problem = Problem(length, order, rows, batch, channels, device)
+    return _decide(problem, initial_state, transformed, machine)[0]
+
+
+def pick_readout_of(shape: tuple[int, int, int], order: int, rows: int, initial_state: bool) -> str:
+    """Choose the method for an input of this shape (batch, time, channels) on the CPU."""
+    return _pick(shape, order, rows, "cpu", initial_state, False, present_machine())
 
 
 def run_readout(
@@ -201,7 +230,8 @@ def run_readout(
     """:func:`readout` of arguments that have been checked."""
     if method == "auto":
         method = pick_readout(u, Bd, W_m.shape[0], m_0 is not None)
-    run, _, _, fused = READOUT_METHODS[method]
+    row = READOUT_METHODS[method]
+    run, fused = row.run, row.activations
     if activation not in fused:
         z, m_n = run_readout(
             u, x, Ad, Bd, W_m, W_x, bias, m_0, method=method, H=H, activation="identity"
@@ -209,8 +239,8 @@ def run_readout(
         return apply_rows(activation, z), m_n
     dtype = compute_dtype(u.dtype)
     with no_autocast(u.device):
-        u, x = u.to(dtype), x.to(dtype)
-        W_m, W_x, bias = W_m.to(dtype), W_x.to(dtype), bias.to(dtype)
+        u, x = convert(u, dtype), convert(x, dtype)
+        W_m, W_x, bias = convert(W_m, dtype), convert(W_x, dtype), convert(bias, dtype)
         if not torch.compiler.is_compiling() and not len(u):  # transforms refuse an empty batch
             u, x = (pad(t, (0, 0, 0, 0, 0, 1)) for t in (u, x))
             y, m_n = run(u, x, Ad, Bd, W_m, W_x, bias, None, H, activation)

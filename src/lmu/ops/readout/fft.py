@@ -22,7 +22,7 @@ from lmu.ops._modes import (
     no_autocast,
     widen,
 )
-from lmu.ops.cost import Cost, Problem, out_of_cache
+from lmu.ops.cost import Cost, Machine, Problem, beyond, doublings
 from lmu.ops.memory.fft import fast_length
 from lmu.ops.memory.final import final
 from lmu.ops.readout.chunked import channels_readout
@@ -31,7 +31,6 @@ from lmu.theory.rounding import narrow
 
 GROUP = 1 << 21  # floats of spectra multiplied at once on a CPU: about its cache
 TILE = 192  # rows of a signal transposed at once: more pages overflow a CPU's translation buffer
-CUT = 3e-10  # seconds of a unit of a plan's weight, for each row; fitted, see docs/engine.md
 
 
 def fft_readout(
@@ -259,8 +258,22 @@ def fft_readout_cost(problem: Problem) -> Cost:
     return Cost(transforms + products, size)
 
 
-def fft_readout_seconds(problem: Problem) -> float:
-    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
-    p, c = plan(problem.length), problem.channels
-    weight = p.n * (13 + p.pieces * c) * (problem.batch + c * p.pieces)
-    return weight * problem.rows * CUT * out_of_cache(4.0 * p.n * problem.rows, 0.35)
+def fft_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all hidden units by FFT, forward and backward."""
+    del machine
+    b, T, c, d, r = (
+        problem.batch, problem.length, problem.channels, problem.order, problem.rows
+    )  # fmt: skip
+    p = plan(T)
+    spectrum = 4.0 * p.n * r
+    transforms = 5.0 * p.n * log2(p.n) * r * (b + c * p.pieces)
+    return {
+        "calls": 60.0 + 4.0 * c,
+        "loops": b,
+        "transforms": transforms,
+        "far_transforms": transforms * doublings(spectrum),
+        "flops": 12.0 * p.n * b * c * p.pieces * r + 6.0 * r * d * T * c,
+        "bytes": spectrum * (b + c * p.pieces),
+        "far_bytes": beyond(spectrum, 1 << 20) * (b + c * p.pieces),
+        "new_bytes": beyond(4.0 * b * T * r, 1 << 25),
+    }

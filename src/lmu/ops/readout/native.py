@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.native.states import How, Needs, Plan, Run, backward, forward, plan_of
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import system_of
@@ -107,7 +107,16 @@ def native_readout_cost(problem: Problem) -> Cost:
     return Cost(2.0 * steps * states * (p.order + p.rows), 4.0 * steps * (p.rows + states / 64))
 
 
-def native_readout_seconds(problem: Problem) -> float:
-    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
-    values = problem.batch * problem.length * problem.rows
-    return 4e-5 + 3.5 * native_readout_cost(problem).flops / 1e11 + values * 1e-9
+def native_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all hidden units, forward and backward, of the busiest thread."""
+    p, parts = problem, min(machine.threads, max(problem.batch, 1))
+    steps = -(-p.batch // parts) * p.length
+    states = p.channels * p.order
+    return {
+        "calls": 45.0,
+        "steps": steps * p.channels,
+        "flops": 6.0 * steps * states * (p.order + p.rows),
+        "bytes": 4.0 * steps * (2 * p.rows + 6 * states),
+        "far_bytes": beyond(12.0 * p.batch * p.length * p.rows, 1 << 20),
+        "new_bytes": beyond(4.0 * p.batch * p.length * p.rows, 1 << 25),
+    }

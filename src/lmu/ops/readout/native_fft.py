@@ -21,15 +21,13 @@ from lmu.ops._modes import (
     no_autocast,
     widen,
 )
-from lmu.ops.cost import Cost, Problem
+from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.memory.final import final
 from lmu.ops.native import fft as kernels
 from lmu.ops.readout.chunked import channels_readout
 from lmu.ops.readout.fft import plain as plain_readout
 from lmu.theory import impulse_response
 from lmu.theory.rounding import narrow
-
-POINT = 1.1e-10  # seconds of a unit of a transform's weight, of a row; fitted by hand
 
 
 def native_fft_readout(
@@ -186,11 +184,16 @@ def native_fft_cost(problem: Problem) -> Cost:
     return Cost(transforms + products, 4.0 * b * T * r + 8.0 * n * c * (r + b))
 
 
-def native_fft_seconds(problem: Problem) -> float:
-    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
-    if problem.device != "cpu" or not native.native_status().available:
-        return float("inf")
-    b, c, r = problem.batch, problem.channels, problem.rows
-    n = kernels.transform_length(problem.length)
-    transforms = kernels.transform_weight(n) * (r * (b + c) + b * c)
-    return POINT * (transforms + 4.0 * n * b * c * r) + 4e-5
+def native_fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all hidden units, forward and backward."""
+    b, T, c, r = problem.batch, problem.length, problem.channels, problem.rows
+    n = kernels.transform_length(T)
+    threads = machine.threads
+    return {
+        "calls": 45.0 + 2.0 * c,
+        "transforms": kernels.transform_weight(n) * (r * (b + c) + b * c) / threads,
+        "flops": (24.0 * n * b * c * r + 6.0 * r * problem.order * T * c) / threads,
+        "bytes": 12.0 * b * T * r / threads,
+        "far_bytes": beyond(12.0 * b * T * r, 1 << 20),
+        "new_bytes": beyond(4.0 * b * T * r, 1 << 25),
+    }

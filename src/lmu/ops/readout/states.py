@@ -5,14 +5,10 @@ from torch import Tensor
 
 from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import is_transformed
-from lmu.ops.cost import GEMM, Cost, Problem
-from lmu.ops.memory.dispatch import run_memory
-from lmu.ops.memory.fft import fft_cost, fft_seconds
+from lmu.ops.cost import Cost, Machine, Problem, beyond
+from lmu.ops.memory.dispatch import fastest_seconds, run_memory
+from lmu.ops.memory.fft import fft_cost
 from lmu.ops.memory.recurrent import recurrent_cost
-
-# Seconds of a result that is written and read again; the second where there are so many that the
-# system must hand out their memory page by page. Fitted on two cores, see docs/engine.md.
-WRITE = (2e-9, 5e-9)
 
 
 def states_readout(
@@ -41,8 +37,15 @@ def states_readout_cost(problem: Problem) -> Cost:
     return Cost(flops, states.bytes + 8.0 * values)
 
 
-def states_readout_seconds(problem: Problem) -> float:
-    """Estimated seconds of all hidden units, forward and backward; only ratios matter."""
-    values = problem.batch * problem.length * problem.rows
-    products = 6.0 * values * problem.channels * problem.order / GEMM
-    return fft_seconds(problem) + products + values * WRITE[4 * values > 2**25]
+def states_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of all hidden units from all states, forward and backward."""
+    p = problem
+    states, values = p.channels * p.order, p.batch * p.length
+    return {
+        "memory": fastest_seconds(p, machine),
+        "calls": 20.0,
+        "flops": 6.0 * values * p.rows * states,
+        "bytes": 4.0 * values * (p.rows + states),
+        "far_bytes": beyond(4.0 * values * (p.rows + states), 1 << 20),
+        "new_bytes": beyond(4.0 * values * p.rows, 1 << 25),
+    }

@@ -40,3 +40,16 @@ LMU_EXPORT int NAME(nest)(const void *arguments, int64_t part, int64_t parts) {
     return status ? status
                   : lmu_run(NAME(meet), p->inner + part, p->parts, 2, p->fork, p->inside);
 }
+
+typedef struct {
+    const real *in; /* set by each call */
+    real *out;
+    int64_t calls;
+} step;
+
+/* The input, and how often it was called, which the arguments keep. */
+LMU_EXPORT int NAME(count)(const void *arguments, int64_t part, int64_t parts) {
+    step *p = (step *)arguments;
+    p->out[0] = p->in[0] + (real)++p->calls;
+    return part == 0 && parts == 1 ? 0 : 2;
+}

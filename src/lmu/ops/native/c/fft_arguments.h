@@ -21,7 +21,8 @@ typedef struct {
     real *U;       /* (sequences, n, signals, 2), divided by n */
     real *KF;      /* (groups, n, signals, 2, lanes) */
     const real *x; /* (sequences, length, inputs) */
-    const real *W; /* (inputs + 1, width), W_x transposed and the bias; NULL if there are none */
+    const real *W_x;  /* (rows, inputs); NULL if there are neither inputs nor a bias */
+    const real *bias; /* (rows,), NULL for zeros */
     real *y;       /* (batch, length, channels / signals, rows) */
     const real *dy;
     real *dU;  /* (group_parts, sequences, n, signals, 2) */
@@ -33,8 +34,16 @@ typedef struct {
 
 INLINE int64_t groups_of(const fft_arguments *a) { return (a->rows + LANES - 1) / LANES; }
 
-/* Rows of a group within y. */
-INLINE fft_rows rows_of(const fft_arguments *a, int64_t group) {
+/* [W_x, bias] transposed (inputs + 1, width), filled up with zeros. */
+INLINE void pack_weights(const fft_arguments *a, real *W) {
+    memset(W, 0, (size_t)((a->inputs + 1) * a->width) * sizeof(real));
+    for (int64_t i = 0; i < a->inputs; i++)
+        for (int64_t r = 0; r < a->rows; r++) W[i * a->width + r] = a->W_x[r * a->inputs + i];
+    if (a->bias) memcpy(W + a->inputs * a->width, a->bias, (size_t)a->rows * sizeof(real));
+}
+
+/* Rows of a group within y; W are the packed weights, or NULL. */
+INLINE fft_rows rows_of(const fft_arguments *a, int64_t group, const real *W) {
     int64_t rest = a->rows - group * LANES;
     return (fft_rows){
         .length = a->length,
@@ -44,7 +53,7 @@ INLINE fft_rows rows_of(const fft_arguments *a, int64_t group) {
         .kind = (int)a->kind,
         .inputs = a->inputs,
         .W_row = a->width,
-        .W = a->W ? a->W + group * LANES : NULL,
+        .W = W ? W + group * LANES : NULL,
     };
 }
 

@@ -14,6 +14,7 @@ typedef struct {
     int replace_dU;
     const real *U, *KF;    /* of the sequences, and of the group */
     real *dU, *dKF;
+    const real *W;         /* packed weights, or NULL */
     real *work[TOGETHER];  /* (n, 2, lanes) of each sequence */
     real *z;               /* (length, lanes), where arguments of an activation are needed again */
 } batch_of_rows;
@@ -137,7 +138,7 @@ static void analyse(const batch_of_rows *o, int level, int64_t block) {
 /* Outputs of a group of rows. */
 static void forward_group(batch_of_rows *o, int64_t group, int64_t sequence) {
     const fft_arguments *a = o->a;
-    fft_rows rows = rows_of(a, group);
+    fft_rows rows = rows_of(a, group, o->W);
     o->U = a->U + sequence * a->n * a->signals * 2;
     o->KF = a->KF + group * a->n * a->signals * PAIR;
     for (int j = 0; j < o->plan->radix[0]; j++) synthesize(o, 1, j);
@@ -151,7 +152,7 @@ static void forward_group(batch_of_rows *o, int64_t group, int64_t sequence) {
 static void backward_group(batch_of_rows *o, int64_t group, int64_t sequence, int64_t groups_part,
                            int64_t sequences_part) {
     const fft_arguments *a = o->a;
-    fft_rows rows = rows_of(a, group);
+    fft_rows rows = rows_of(a, group, o->W);
     int64_t spectrum = a->n * a->signals;
     o->U = a->U + sequence * spectrum * 2;
     o->KF = a->KF + group * spectrum * PAIR;
@@ -189,9 +190,12 @@ static int run_part(const void *arguments, int64_t part, const int backward) {
     int64_t end = share(quads, sequences_part + 1, a->sequence_parts) * TOGETHER;
     if (end > a->sequences) end = a->sequences;
     int64_t size = a->n * PAIR + 64;
-    real *work = zeros(TOGETHER * size + a->length * LANES);
+    real *work = room(TOGETHER * size + a->length * LANES + (a->inputs + 1) * a->width);
     if (!work) return LMU_NO_MEMORY;
+    real *W = work + TOGETHER * size + a->length * LANES;
+    if (a->W_x) pack_weights(a, W);
     batch_of_rows o = {.a = a, .plan = &plan, .z = work + TOGETHER * size};
+    o.W = a->W_x ? W : NULL;
     for (int b = 0; b < TOGETHER; b++) o.work[b] = work + b * size;
     for (int64_t s = first; s < end; s += o.count) {
         int64_t count;

@@ -111,7 +111,7 @@ static int run_tasks(const fft_arguments *a, int64_t part, int64_t parts, int ke
     const fft_plan plan = plan_fft(a->n, a->factors);
     int64_t of_kernels = kernels ? groups_of(a) * a->signals : 0;
     int64_t of_inputs = inputs ? (a->sequences * a->signals + LANES - 1) / LANES : 0;
-    real *work = zeros(a->n * PAIR + a->length * LANES), *panel = work + a->n * PAIR;
+    real *work = room(a->n * PAIR + a->length * LANES), *panel = work + a->n * PAIR;
     if (!work) return LMU_NO_MEMORY;
     int64_t end = share(of_kernels + of_inputs, part + 1, parts);
     for (int64_t i = share(of_kernels + of_inputs, part, parts); i < end; i++) {

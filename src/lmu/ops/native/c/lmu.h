@@ -36,17 +36,22 @@ INLINE int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 /* The first row of a part of several, of which each has about as many rows. */
 INLINE int64_t share(int64_t rows, int64_t part, int64_t parts) { return rows * part / parts; }
 
-/* n numbers that are zero, aligned to vectors but on Windows; NULL if there is no memory. Freed by
+/* Room for n numbers, aligned to vectors but on Windows; NULL if there is no memory. Freed by
  * free(). */
-INLINE real *zeros(int64_t n) {
+INLINE real *room(int64_t n) {
     size_t size = (n > 0 ? (size_t)n : 1) * sizeof(real);
 #if defined(_WIN32) /* whose aligned memory needs a function of its own to free it */
-    return calloc(1, size);
+    return malloc(size);
 #else
     void *p;
-    if (posix_memalign(&p, 64, size)) return NULL;
-    return memset(p, 0, size);
+    return posix_memalign(&p, 64, size) ? NULL : p;
 #endif
+}
+
+/* The same, filled with zeros. */
+INLINE real *zeros(int64_t n) {
+    real *p = room(n);
+    return p ? memset(p, 0, (n > 0 ? (size_t)n : 1) * sizeof(real)) : NULL;
 }
 
 #endif

@@ -1,8 +1,9 @@
-/* One time step of the nonlinear LMU, in blocks of `length` steps; see ops/native/block_steps.py.
+/* One time step of an LMU, in blocks of `length` steps; see ops/native/block_steps.py.
  *
  * With z = [a | u], the argument of the activation and the memory's input, m the memory before the
  * block, and "past" and "now" the inputs of the block before and of this one, newest first:
  *   z_s = N [h | x 1] + V Ad^s m + sum_i K_i now_i        K_i = V Ad^i Bd
+ * An LMU without feedback, `open`, has u from x alone: u comes first, and z is a alone.
  * What m adds is prepared during the block before, from the memory then: that takes as long as all
  * else, and is spread over the steps. `past` is added to GROUP steps at once.
  */
@@ -21,14 +22,15 @@ typedef struct {
     real *bases;          /* (2, streams, length, width): those of this block and of the next */
     real *past;           /* (streams, GROUP + length + GROUP, channels), zero at both ends */
     real *now;            /* (streams, length, channels), filled from its end */
-    const real *N;        /* (hidden + inputs + 1, width) */
-    const real *K;        /* (2 length - 1, channels, width) */
+    const real *N;        /* (hidden + inputs + 1, width); open: (inputs + 1, width) */
+    const real *K;        /* (2 length, channels, width) */
     const real *H;        /* (length, channels, order_row): Ad^i Bd */
     const real *doubling; /* (stages, order, order_row): Ad^p - I, p = length, stride, 2 stride ... */
     const real *reading;  /* (stride, order, width): V Ad^i */
+    const real *encoder;  /* open: (channels, inputs + 1); NULL: u is x */
     int64_t streams, at, turn, warm; /* warm: the memory has been advanced by its own steps */
     int64_t length, stride, stages, width, read_row, order_row;
-    int64_t hidden, channels, order, inputs, activation;
+    int64_t hidden, channels, order, inputs, open, encoder_activation, activation;
 } arguments_of_blocks;
 
 enum { GROUP = 8, WIDE = 8, TILE = 3 }; /* steps; vectors of a piece of one row, and of several */
@@ -81,11 +83,17 @@ static void more_powers(const arguments_of_blocks *o, int64_t first, int64_t row
 static void read_powers(const arguments_of_blocks *o, int64_t first, int64_t rows, int64_t phase,
                         int64_t from, int64_t to) {
     int64_t w = o->order_row, number = o->length / o->stride, block = o->length * o->width;
-    real *next = o->bases + (1 - o->turn) * o->streams * block;
-    for (int64_t i = first; i < first + rows; i++)
-        columns(number, o->order, from, to, o->powers + i * number * w, w,
-                o->reading + phase * o->order * o->width, o->width,
-                next + i * block + phase * o->width, o->stride * o->width);
+    const real *powers = o->powers + first * number * w;
+    const real *reading = o->reading + phase * o->order * o->width;
+    real *next = o->bases + ((1 - o->turn) * o->streams + first) * block + phase * o->width;
+    if (rows > number)
+        for (int64_t i = 0; i < number; i++)
+            columns(rows, o->order, from, to, powers + i * w, number * w, reading, o->width,
+                    next + i * o->stride * o->width, block);
+    else
+        for (int64_t i = 0; i < rows; i++)
+            columns(number, o->order, from, to, powers + i * number * w, w, reading, o->width,
+                    next + i * block, o->stride * o->width);
 }
 
 /* The share of step `at` in the preparation of the next block. A piece is some columns of one of
@@ -137,8 +145,25 @@ static void add_past(const arguments_of_blocks *o, int64_t first, int64_t rows) 
     int64_t c = o->channels, all = o->length + 2 * GROUP, block = o->length * o->width;
     for (int64_t i = first; i < first + rows; i++)
         gemm(GROUP, o->width, (o->length + GROUP - 1) * c, o->past + (i * all + GROUP) * c, -c, 1,
-             o->K + o->at * c * o->width, o->width,
+             o->K + (o->at + o->open) * c * o->width, o->width,
              o->bases + (o->turn * o->streams + i) * block + o->at * o->width, o->width, 1);
+}
+
+/* The memory's inputs, of one stream without feedback. */
+static void encode(const arguments_of_blocks *o, const real *x, real *u) {
+    int64_t k = o->inputs + 1;
+    for (int64_t i = 0; i < o->channels; i++) {
+        real sum = o->encoder ? 0 : x[i];
+        for (int64_t j = 0; o->encoder && j < k; j++) sum += o->encoder[i * k + j] * x[j];
+        u[i] = sum;
+    }
+    for (int64_t i = 0; i < o->channels; i += LANES) {
+        real some[LANES] = {0};
+        size_t size = (size_t)(o->channels - i < LANES ? o->channels - i : LANES) * sizeof(real);
+        memcpy(some, u + i, size);
+        activate((int)o->encoder_activation, some, LANES);
+        memcpy(u + i, some, size);
+    }
 }
 
 LMU_EXPORT int NAME(step_blocks)(const void *arguments, int64_t part, int64_t parts) {
@@ -153,14 +178,18 @@ LMU_EXPORT int NAME(step_blocks)(const void *arguments, int64_t part, int64_t pa
     else if (o->out)
         add_past(o, first, rows);
     if (!o->out) return 0; /* the first block is only prepared for */
-    for (int64_t i = first; i < first + rows; i++)
+    for (int64_t i = first; i < first + rows; i++) {
         memcpy(o->read + i * row + n, o->x + i * k, (size_t)k * sizeof(real));
+        if (o->open) encode(o, o->read + i * row + n, o->now + i * inputs + place - c);
+    }
+    int64_t skipped = o->open ? n : 0, known = (o->at + o->open) * c;
     real *z = o->bases + (o->turn * o->streams + first) * o->length * w + o->at * w;
-    gemm(rows, w, n + k + 1, o->read + first * row, row, 1, o->N, w, z, o->length * w, 1);
-    gemm(rows, w, o->at * c, o->now + first * inputs + place, inputs, 1, o->K, w, z, o->length * w,
-         1);
+    gemm(rows, w, n + k + 1 - skipped, o->read + first * row + skipped, row, 1, o->N, w, z,
+         o->length * w, 1);
+    gemm(rows, w, known, o->now + (first + 1) * inputs - o->at * c - o->open * c, inputs, 1, o->K, w,
+         z, o->length * w, 1);
     for (int64_t i = first; i < first + rows; i++, z += o->length * w) {
-        memcpy(o->now + i * inputs + place - c, z + n, (size_t)c * sizeof(real));
+        if (!o->open) memcpy(o->now + i * inputs + place - c, z + n, (size_t)c * sizeof(real));
         activate((int)o->activation, z, n);
         memcpy(o->read + i * row, z, (size_t)n * sizeof(real));
         memcpy(o->out + i * n, z, (size_t)n * sizeof(real));

@@ -1,0 +1,163 @@
+"""Kernels of :mod:`lmu.ops.lmu.native`."""
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmu.ops import native
+from lmu.ops.lmu.naive import LMUWeights
+
+VECTOR = 64  # bytes, of the widest
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in (
+            *("batch", "steps", "inputs", "hidden", "channels", "blocks", "order", "activation"),
+        )
+    )
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("e_x", "e_h", "e_m", "W_x", "W_h", "W_m", "E", "B")
+    )
+
+
+def _pointers(*names: str) -> tuple[tuple[str, type], ...]:
+    return tuple((name, ctypes.c_void_p) for name in names)
+
+
+class _Forward(ctypes.Structure):
+    _fields_ = (
+        ("sizes", _Sizes),
+        ("weights", _Weights),
+        *_pointers("x", "h", "y", "m", "total"),
+    )
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (
+        ("sizes", _Sizes),
+        ("weights", _Weights),
+        *_pointers("x", "h", "y", "m", "m_0", "dy", "dx", "dh", "dm"),
+        *_pointers("sums"),
+        ("size", ctypes.c_int64),
+        ("learned", ctypes.c_int64),
+    )
+
+
+class Blocks(NamedTuple):
+    """The memory's system in blocks of the diagonal, as kernels take it."""
+
+    number: int
+    order: int
+    E: Tensor  # (number, order, order)
+    B: Tensor  # (channels, order)
+
+    @staticmethod
+    def of(w: LMUWeights) -> "Blocks":
+        """Split a joined system into its channels, unless vectors are longer than their order."""
+        states, channels = w.Bd.shape
+        order = states // channels
+        if channels == 1 or order * w.E.element_size() < VECTOR:
+            return Blocks(1, states, w.E.contiguous()[None], w.Bd.mT.contiguous())
+        c = torch.arange(channels)
+        E = w.E.unflatten(1, (channels, order)).unflatten(0, (channels, order))[c, :, c]
+        return Blocks(
+            channels, order, E.contiguous(), w.Bd.unflatten(0, (channels, order))[c, :, c]
+        )
+
+    def join(self, dE: Tensor, dB: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gradients of the joined system from those of the blocks."""
+        if self.number == 1:
+            return dE[0], dB.mT
+        columns = dB.new_zeros(self.number, self.order, self.number)
+        c = torch.arange(self.number)
+        columns[c, :, c] = dB
+        return torch.block_diag(*dE), columns.flatten(0, 1)
+
+
+def forward(
+    x: Tensor, h: Tensor, m: Tensor, w: LMUWeights, activation: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All hidden states, the last memory in float64, and with ``keep`` all memories.
+
+    Shapes as in :func:`lmu.ops.lmu.native.native`; memories (batch, time, order), else (0,).
+    """
+    w, blocks = LMUWeights(*(t.contiguous() for t in w)), Blocks.of(w)
+    x, h = x.contiguous(), h.contiguous()
+    y = x.new_empty(*x.shape[:2], h.shape[1])
+    total = m.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    memories = x.new_empty(*x.shape[:2], m.shape[1]) if keep else x.new_empty(0)
+    arguments = _Forward(
+        _sizes(x, h, w, blocks, activation),
+        _weights(w, blocks),
+        *(t.data_ptr() for t in (x, h, y)),
+        memories.data_ptr() if keep else None,
+        total.data_ptr(),
+    )
+    native.run("lmu_forward", x.dtype, arguments, _parts(len(x)))
+    return y, total, memories
+
+
+class Gradients(NamedTuple):
+    """Gradients of all arguments; those of E and Bd None where they are constant."""
+
+    x: Tensor
+    h: Tensor
+    m: Tensor  # float64
+    e_x: Tensor
+    e_h: Tensor
+    e_m: Tensor
+    W_x: Tensor
+    W_h: Tensor
+    W_m: Tensor
+    E: Tensor | None
+    Bd: Tensor | None
+
+
+def backward(
+    x: Tensor, h: Tensor, m: Tensor, w: LMUWeights, y: Tensor, memories: Tensor,
+    dy: Tensor, dm: Tensor, activation: str, learned: bool,
+) -> Gradients:  # fmt: skip
+    """Gradients of :func:`forward`, from those of all hidden states and of the last memory."""
+    w, blocks = LMUWeights(*(t.contiguous() for t in w)), Blocks.of(w)
+    x, h, dy = x.contiguous(), h.contiguous(), dy.contiguous()
+    m_0 = m.to(x.dtype).contiguous()
+    dx, dh = torch.empty_like(x), torch.empty_like(h)
+    total = dm.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    parts = _parts(len(x))
+    shapes = [t.shape for t in w[:6]]
+    if learned:
+        shapes += [blocks.E.shape, blocks.B.shape]
+    sizes = [shape.numel() for shape in shapes]
+    sums = x.new_empty(parts, sum(sizes))
+    arguments = _Backward(
+        _sizes(x, h, w, blocks, activation),
+        _weights(w, blocks),
+        *(t.data_ptr() for t in (x, h, y, memories, m_0, dy, dx, dh, total, sums)),
+        sums.shape[1],
+        learned,
+    )
+    native.run("lmu_backward", x.dtype, arguments, parts)
+    each = (sums[0] if parts == 1 else sums.sum(0)).split(sizes)
+    grads = [t.view(shape) for t, shape in zip(each, shapes, strict=True)]
+    system = blocks.join(*grads[6:]) if learned else (None, None)
+    return Gradients(dx, dh, total, *grads[:6], *system)
+
+
+def _sizes(x: Tensor, h: Tensor, w: LMUWeights, blocks: Blocks, activation: str) -> _Sizes:
+    number = native.ACTIVATION_NUMBERS[activation]
+    return _Sizes(*x.shape, h.shape[1], len(w.e_x), blocks.number, blocks.order, number)
+
+
+def _weights(w: LMUWeights, blocks: Blocks) -> _Weights:
+    return _Weights(*(t.data_ptr() for t in (*w[:6], blocks.E, blocks.B)))
+
+
+def _parts(batch: int) -> int:
+    return max(1, min(batch, torch.get_num_threads()))
