@@ -5,7 +5,7 @@
 # make fuzz   random layers against their equations, and wrong calls (minutes); 1 if one is wrong
 # make core   compile the core again, as after a change of its C sources
 # make test-plain  the tests of layers and operations without the compiled core (minutes)
-# make sanitize  the kernels with checks of addresses and arithmetic (a minute)
+# make sanitize  the kernels with checks of addresses and arithmetic (minutes)
 # make wheel-check  wheels with and without the core, each in a clean environment (minutes)
 # make arm    the tests of the kernels' headers on an emulated ARM processor
 # make docs   the site in site/, built strictly; mkdocs serve shows it while you write

@@ -50,9 +50,9 @@ def key(table: Table) -> tuple[Any, ...]:
     return table["device"], table["threads"], table["core"]
 
 
-def fit(grid: dict[str, Any], rows: list[Row] | None = None) -> Table:
+def fit(grid: dict[str, Any], some: list[Row] | None = None) -> Table:
     """Fit a table to the cases of a grid, or to some of them."""
-    rows = grid["cases"] if rows is None else rows
+    rows: list[Row] = grid["cases"] if some is None else some
     where = grid["machine"]
     table: Table = {
         "device": where["device"], "threads": where["threads"], "core": where["core"] is not None,

@@ -85,6 +85,17 @@ def _every(step: int, layer: str, *axes: tuple[int, ...]) -> Iterator[Case]:
             yield Case(layer, batch, length, order, units, channels)
 
 
+def users() -> list[Case]:
+    """Return sizes that users have: sensors, audio features, machine data; and the papers'."""
+    sizes = (
+        (1, 64, 8, 32, 12), (8, 100, 16, 32, 3), (32, 128, 32, 64, 16), (8, 500, 64, 128, 6),
+        (1, 1000, 64, 64, 1), (32, 1000, 32, 128, 4), (100, 784, 468, 346, 1),
+    )  # fmt: skip
+    steps = (1, 64, 32, 64), (8, 100, 32, 64), (32, 128, 64, 128), (4, 50, 256, 512)
+    papers = (1, 784, 256, 212), (16, 784, 256, 212), (100, 784, 256, 212)
+    return [Case(FFT, *s) for s in sizes] + [Case(LMU, *s) for s in steps + papers]
+
+
 def textbook_bytes(case: Case) -> float:
     """Memory of the textbook's forward and backward: spectra and signals of states, and outputs."""
     return case.batch * case.length * (24.0 * case.channels * case.order + 12.0 * case.units)
@@ -92,7 +103,7 @@ def textbook_bytes(case: Case) -> float:
 
 def grid(quick: bool = False) -> list[Case]:
     """Return all cases in a fixed random order, so that any first part is a fair sample."""
-    cases = [*parallel(), *recurrent(), *states()]
+    cases = list(dict.fromkeys([*users(), *parallel(), *recurrent(), *states()]))
     random.Random(17).shuffle(cases)
     if quick:
         small = [c for c in cases if c.batch * c.length * c.order * c.channels <= 1 << 20]

@@ -40,6 +40,7 @@ def layer_of(case: Case, method: str) -> nn.Module:
         return LMUFFT(c, n, d, T, T, memory_channels=c, method=method)
     if case.layer == LMU:
         layer = lmu.LMU(c, n, d, T, method=method)
+        assert layer.e_h is not None
         with torch.no_grad():  # which are zero at first, and then nothing would be fed back
             layer.e_h.normal_(std=0.3 / n**0.5)
         return layer

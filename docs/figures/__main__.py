@@ -2,9 +2,10 @@
 
 import argparse
 
-from docs.figures import concepts, sweeps, tables
+from docs.figures import concepts, grid, sweeps, tables
 
 PARTS = {"tables": tables.write, "sweeps": sweeps.pictures, "concepts": concepts.pictures}
+PARTS |= {"grid": grid.pictures}
 
 
 def main() -> None:

@@ -18,10 +18,13 @@ CHUNKS = "Tensor sources, Tensor R, Tensor x1, Tensor W1"
 CONVOLUTION = "Tensor u, Tensor K, Tensor x, Tensor W_x, Tensor bias"
 LINE = "Tensor Ad, Tensor steps, str group, str algorithm"
 SCHEMAS = {
-    "blocks": f"(bool kernels, str activation, {BLOCKS}) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "blocks": f"(str engine, str activation, {BLOCKS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "blocks_backward": "(Tensor[] saved, Tensor[] inputs, Tensor dy, Tensor dm, bool[] needed, "
-    "bool kernels, str activation) -> Tensor[]",
+    "str engine, str activation) -> Tensor[]",
+    "steps": "(Tensor x, Tensor h, Tensor m, Tensor[] weights, str activation) "
+    "-> (Tensor, Tensor, Tensor)",
+    "steps_backward": "(Tensor[] inputs, Tensor y, Tensor memories, Tensor dy, Tensor dm, "
+    "bool[] needed, str activation) -> Tensor[]",
     "block_dynamics": "(Tensor Ad, Tensor Bd, SymInt channels, SymInt steps, Tensor like) "
     "-> (Tensor, Tensor)",
     "final": "(Tensor u, Tensor Ad, Tensor Bd, Tensor? m_0) -> Tensor",

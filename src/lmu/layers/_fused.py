@@ -37,8 +37,9 @@ def fused_outputs(layer: Any, x: Tensor, m_0: Tensor | None) -> tuple[Tensor, Te
     if not system.constant:
         return None
     if layer.method == "auto":
-        shape = *x.shape[:2], len(W_u)
-        if pick_readout_of(shape, layer.memory_size, len(weight), m_0 is not None) != "native":
+        batch, length, _ = x.shape
+        sizes = batch, length, len(W_u)
+        if pick_readout_of(sizes, layer.memory_size, len(weight), m_0 is not None) != "native":
             return None
     return encoded_readout(x, W_u, b_u, name, system, weight, bias, m_0, activation)
 

@@ -62,8 +62,7 @@ def step_fft(layer: Any, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor, bool] | 
     encoder = None if is_autocast(x.device) else core_name(layer.encoder_activation)
     W_h, W_u, system = layer.W_h, layer.W_u, layer._system()
     of_u = (None, None) if W_u is None else (W_u.weight, W_u.bias)
-    usable = encoder is not None and can_step(x, m, W_h.weight, W_h.bias, *of_u)
-    if not usable or _is_trained(system):
+    if encoder is None or not can_step(x, m, W_h.weight, W_h.bias, *of_u) or _is_trained(system):
         return None
     size, W = layer._state_size, W_h.weight
     read_out = Reader(W[:, size:] if layer.input_to_hidden else None, None, W[:, :size], W_h.bias)

@@ -30,13 +30,19 @@ class Stream:
     little, and reads the weights of an :class:`lmu.LMU` or :class:`lmu.LMUFFT` once, here: call
     :meth:`refresh` after changing them. Stacks, other hidden cells, activations with parameters,
     and modules with hooks or adapters are called, in evaluation mode; the modules that were passed
-    keep their mode. An :class:`lmu.LMU` advances its memory once in a
-    block of some ten steps (see :mod:`lmu.ops.lmu.blocks`). Dropout is off.
+    keep their mode. Dropout is off.
+
+    On the CPU a step is one call of the compiled core (:func:`lmu.native_status`), where the
+    activations are ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``. Large layers go in
+    blocks of 16 or 32 steps, each of which prepares a part of the next block, so that steps take
+    about as long; without the core an :class:`lmu.LMU` advances its memory once in a block of some
+    ten steps (see :mod:`lmu.ops.lmu.blocks`).
 
     Where only some streams have a sample, ``h = stream(x_t, streams=rows)`` advances these, and
-    the others stand still. That costs a gather and a scatter of their states; an :class:`lmu.LMU`
-    ends its block there and goes step by step, at ``n^2 + n d + d^2`` multiplications a step of
-    a stream, until all streams have stepped together for the length of a block.
+    the others stand still. That costs a gather and a scatter of their states; a layer in blocks
+    ends its block there and goes step by step, an :class:`lmu.LMU` at ``n^2 + n d + d^2``
+    multiplications a step of a stream, until all streams have stepped together for the length of a
+    block.
 
     Args:
         layer: :class:`lmu.LMU`, :class:`lmu.LMUFFT` or :class:`lmu.LMUStack`; or a

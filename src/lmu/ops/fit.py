@@ -54,7 +54,7 @@ def fit_rates(
     t = torch.tensor([s.seconds for s in samples], dtype=torch.float64)
     w = torch.tensor([s.weight for s in samples], dtype=torch.float64)
     pull = sqrt(trust) * torch.eye(len(terms), dtype=torch.float64)
-    estimates = t
+    x, estimates = torch.ones(len(terms), dtype=torch.float64), t
     for _ in range(ROUNDS):
         # Of a weighted square whose derivative is that of the sum above.
         scale = (w * (estimates + t) / (2 * t)).sqrt() / estimates

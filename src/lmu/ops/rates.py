@@ -26,6 +26,7 @@ TYPICAL: dict[str, float] = {
     "flops": 1e-11,  # of matrix products
     "transforms": 1e-10,  # FLOPs of Fourier transforms, 2.5 n log2 n for a real one of n numbers
     "far_transforms": 3e-11,  # of those, for each doubling of a sequence's beyond a mebibyte
+    "matrices": 2e-11,  # bytes of matrices that a kernel reads again at each step
     "bytes": 1e-10,  # read or written, in the cache
     "far_bytes": 2e-10,  # read or written beyond the cache, on top of "bytes"
     "new_bytes": 3e-10,  # of memory that the system hands out page by page

@@ -178,7 +178,7 @@ class System:
         return rows.transpose(0, 1).to(m.dtype).contiguous()
 
     def derived(self, name: Hashable, make: Callable[[], T]) -> T:
-        """A value that is derived from the system, kept by its name while the system is constant."""
+        """A value derived from the system, kept by its name while the system is constant."""
         return self._keep(name, make)
 
     def _keep(self, name: Hashable, make: Callable[[], T]) -> T:

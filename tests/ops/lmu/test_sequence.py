@@ -258,7 +258,7 @@ def test_steps_are_a_valid_operator(method, needed):
     x, h, m, w = arguments(2, 30, 2, 5, 4)
     for t in {"x": [x], "weights": [*w], "all": [x, h, m, *w]}[needed]:
         t.requires_grad_()
-    torch.library.opcheck(torch.ops.lmu.native.default, (x, h, m, [*w], "tanh"))
+    torch.library.opcheck(torch.ops.lmu.steps.default, (x, h, m, [*w], "tanh"))
 
 
 def test_powers_keep_the_digits_of_increments():

@@ -199,7 +199,7 @@ def _check_same(name: str, result: bytes, buffer: Buffer) -> None:
     )
     finite = right[right.isfinite()].abs()
     scale = finite.max().item() if right.is_floating_point() and len(finite) else 0.0
-    tolerance = (1e-5 if "f32" in name else 1e-12) * scale
+    tolerance = (1e-4 if "f32" in name else 1e-11) * scale  # as test_odd_sizes
     torch.testing.assert_close(
         got, right, rtol=0, atol=tolerance, equal_nan=True, msg=lambda text: f"{name}: {text}"
     )

@@ -103,6 +103,16 @@ def blocks_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     }
 
 
+def native_blocks_terms(problem: Problem, machine: Machine) -> dict[str, float]:
+    """Terms of the time of a sequence in blocks of the compiled core, forward and backward.
+
+    Each thread takes its rows of the batch through all steps.
+    """
+    p, terms = problem, blocks_terms(problem, machine)
+    busiest = -(-p.batch // machine.threads) * machine.threads / max(1, p.batch)
+    return terms | {"flops": terms["flops"] * busiest}
+
+
 class BlockLMU(torch.autograd.Function):
     """``(engine, activation, x, h_0, m_0, *matrices) -> (y, m_n, history, memories, R)``."""
 

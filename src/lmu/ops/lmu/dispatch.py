@@ -24,10 +24,10 @@ from lmu.ops.cost import (
     present_machine,
 )
 from lmu.ops.lmu.block_matrices import BlockDynamics
-from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms
+from lmu.ops.lmu.blocks import blocks, blocks_cost, blocks_terms, native_blocks_terms
 from lmu.ops.lmu.loop import loop, loop_cost, loop_terms
 from lmu.ops.lmu.naive import LMUWeights
-from lmu.ops.lmu.native import native, native_blocks_terms, native_cost, native_terms
+from lmu.ops.lmu.native import native, native_cost, native_terms
 from lmu.ops.lmu.parallel import parallel, parallel_cost
 
 

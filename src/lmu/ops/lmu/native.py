@@ -10,7 +10,6 @@ from torch import Tensor
 from lmu.ops import native as core
 from lmu.ops._modes import differentiable_backward, is_batched, no_autocast
 from lmu.ops.cost import Cost, Machine, Problem, beyond
-from lmu.ops.lmu.block_matrices import block_length
 from lmu.ops.lmu.naive import LMUWeights
 from lmu.ops.lmu.naive import naive as equations
 from lmu.ops.native import lmu as kernels
@@ -49,41 +48,21 @@ def native_cost(problem: Problem) -> Cost:
 
 
 def native_terms(problem: Problem, machine: Machine) -> dict[str, float]:
-    """Terms of the time of a sequence, forward and backward, of the busiest thread."""
-    p, rows = problem, _rows(problem, machine)
-    n, states = p.rows, p.channels * p.order
-    weights = 4.0 * (n * (n + states) + states * p.order)
-    tiles = -(-rows // 32)
+    """Terms of the time of a sequence in the compiled core, forward and backward.
+
+    Each thread takes its rows of the batch, and reads all weights at each step.
+    """
+    p, d, n = problem, problem.channels * problem.order, problem.rows
+    busiest = -(-p.batch // machine.threads) * machine.threads / max(1, p.batch)
+    weights = 4.0 * (n * (n + d) + d * p.order)
     return {
-        "calls": 60.0,
-        "steps": p.length * tiles,
-        "preparation": 1.0 * weights,
-        "flops": 6.0 * rows * p.length * (n * (n + states) + states * p.order),
-        "bytes": p.length * tiles * weights,
-        "far_bytes": p.length * tiles * beyond(weights, 1 << 20),
-        "new_bytes": beyond(4.0 * p.batch * p.length * (n + states), 1 << 25),
+        "calls": 20.0,
+        "steps": p.length,
+        "flops": 3.0 * native_cost(p).flops * busiest,
+        "matrices": p.length * weights,
+        "far_bytes": p.length * beyond(weights, 1 << 20),
+        "bytes": 8.0 * p.batch * p.length * (n + d),
     }
-
-
-def native_blocks_terms(problem: Problem, machine: Machine) -> dict[str, float]:
-    """Terms of the time of a sequence in blocks of time, likewise."""
-    p, rows = problem, _rows(problem, machine)
-    n, states = p.rows, p.channels * p.order
-    steps = min(p.length, block_length(n, p.channels))
-    width = n + steps * p.channels
-    matrices, tiles = 4.0 * steps * width * states, -(-rows // 32)
-    return {
-        "calls": 150.0,
-        "steps": p.length * tiles,
-        "preparation": 6.0 * steps * width * states**2,
-        "flops": 6.0 * rows * p.length * (width**2 + n * states + states**2 / steps),
-        "bytes": tiles * p.length * (4.0 * width**2 + matrices / steps),
-        "far_bytes": tiles * p.length / steps * beyond(matrices, 1 << 19),
-    }
-
-
-def _rows(problem: Problem, machine: Machine) -> int:
-    return -(-problem.batch // max(1, min(machine.threads, problem.batch)))
 
 
 class NativeLMU(torch.autograd.Function):
@@ -142,7 +121,7 @@ def _gradients(
 
 
 @torch.library.custom_op(
-    "lmu::native",
+    "lmu::steps",
     mutates_args=(),
     schema="(Tensor x, Tensor h, Tensor m, Tensor[] weights, str activation) "
     "-> (Tensor, Tensor, Tensor)",
@@ -164,7 +143,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "lmu::native_backward",
+    "lmu::steps_backward",
     mutates_args=(),
     schema="(Tensor[] inputs, Tensor y, Tensor memories, Tensor dy, Tensor dm, bool[] needed, "
     "str activation) -> Tensor[]",

@@ -67,7 +67,12 @@ MEMORY_METHODS: dict[str, MemoryMethod] = {
     "chunked_final": MemoryMethod(chunked_final, final_cost, all_states=False),
     "recurrent": MemoryMethod(recurrent, recurrent_cost),
     "native": MemoryMethod(
-        native_states, native_cost, terms=native_terms, needs="core", starts=True, own_dynamics=True
+        native_states,
+        native_cost,
+        terms=native_terms,
+        needs="core",
+        starts=True,
+        own_dynamics=True,
     ),
 }
 

@@ -9,7 +9,7 @@ from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
 from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.memory.chunked import chunked
-from lmu.ops.native.states import How, Needs, Run, backward, forward, plan_of
+from lmu.ops.native.states import How, Needs, Run, backward, forward, layout_of, plan_of
 from lmu.ops.system import channels, system_of
 
 
@@ -85,15 +85,30 @@ def native_cost(problem: Problem) -> Cost:
 
 
 def native_terms(problem: Problem, machine: Machine) -> dict[str, float]:
-    """Terms of the time of all states, forward and backward, of the busiest thread."""
-    p, parts = problem, min(machine.threads, max(problem.batch, 1))
-    steps = -(-p.batch // parts) * p.length * p.channels
-    size = 4.0 * p.batch * p.length * p.channels * p.order
+    """Terms of the time of all states, forward and backward."""
+    return terms_of_tiles(problem, machine, problem.channels * problem.order)
+
+
+def terms_of_tiles(problem: Problem, machine: Machine, written: int) -> dict[str, float]:
+    """Terms of states that are advanced tile by tile, ``written`` numbers being kept a step.
+
+    A tile is a chunk of some sequences. The busiest thread's tiles count, as many times as there
+    are threads.
+    """
+    p = problem
+    o = layout_of(p.batch, p.length, p.channels, p.order, p.rows, 4, machine.threads)
+    tiles = max(1, -(-p.batch * o.chunks // o.tile))
+    busiest = -(-tiles // machine.threads) * machine.threads / tiles
+    steps, states = p.batch * p.length * busiest, o.groups * o.padded
+    product = states * (o.width + o.inputs)
+    values = 4.0 * p.batch * p.length * written
     return {
-        "calls": 35.0,
-        "steps": steps,
-        "flops": 6.0 * steps * p.order * p.order,
-        "bytes": 8.0 * steps * p.order,
-        "far_bytes": beyond(2 * size, 1 << 20),
-        "new_bytes": beyond(size, 1 << 25),
+        "calls": 10.0,
+        "steps": tiles * busiest * o.chunk * o.groups,
+        "flops": 6.0 * steps * (product + states * p.rows),
+        "matrices": 12.0 * tiles * busiest * o.chunk * product,
+        "preparation": 4.0 * p.batch * p.channels * o.chunks * p.order * (p.order + o.chunk),
+        "bytes": 4.0 * steps * (states + p.rows) + values,
+        "far_bytes": beyond(values, 1 << 20),
+        "new_bytes": beyond(values, 1 << 25),
     }

@@ -159,13 +159,14 @@ def native_fft_cost(problem: Problem) -> Cost:
 
 def native_fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     """Terms of the time of all states, forward and backward."""
+    del machine
     n, signals = kernels.transform_length(problem.length), problem.batch * problem.channels
-    size = 4.0 * problem.length * signals * problem.order
+    values = 4.0 * problem.length * signals * problem.order
     return {
-        "calls": 35.0,
-        "transforms": kernels.transform_weight(n) * problem.order * (signals + 1) / machine.threads,
-        "flops": 24.0 * n * signals * problem.order / machine.threads,
-        "bytes": 2 * size / machine.threads,
-        "far_bytes": beyond(2 * size, 1 << 20),
-        "new_bytes": beyond(size, 1 << 25),
+        "calls": 10.0,
+        "transforms": kernels.transform_weight(n) * problem.order * (signals + 1),
+        "flops": 16.0 * n * signals * problem.order,
+        "bytes": values,
+        "far_bytes": beyond(values, 1 << 20),
+        "new_bytes": beyond(values, 1 << 25),
     }

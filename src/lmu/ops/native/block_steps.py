@@ -3,9 +3,9 @@
 With ``z = [a | u]``, the argument of the activation and the input of the memory, step s of a block
 is ``z_s = N [h | x 1] + V Ad^s m + sum_i K_i u_{s-1-i}``, where ``K_i = V Ad^i Bd``, m is the
 memory before the block and ``V = [W_m (Ad + Bd e_m); e_m]``. Only N, as large as ``W_h``, is read
-at each step. For m the steps of a block share products of several rows, with ``Ad^s m`` by doubling; these
-are made one block earlier, from the memory then, a piece at each step, so that all steps take about
-as long. Inputs of the block before are added to eight steps at once.
+at each step. For m the steps of a block share products of several rows, with ``Ad^s m`` by
+doubling; these are made one block earlier, from the memory then, a piece at each step, so that all
+steps take about as long. Inputs of the block before are added to eight steps at once.
 
 Without feedback u is known before z, which is a alone: then N has no columns for h, and a step
 reads ``V = W_m Ad`` and ``K_i = W_m Ad^i Bd`` from i = 0, the new input, on.

@@ -22,7 +22,8 @@ _NUMBERS = (
     "group_parts", "sequence_parts",
 )  # fmt: skip
 _POINTERS = (
-    "factors", "u", "K", "U", "KF", "x", "W_x", "bias", "y", "dy", "dU", "dKF", "dW", "dx", "du", "dK",
+    "factors", "u", "K", "U", "KF", "x", "W_x", "bias", "y", "dy", "dU", "dKF", "dW", "dx",
+    "du", "dK",
 )  # fmt: skip
 
 

@@ -59,26 +59,20 @@ class Blocks(NamedTuple):
     B: Tensor  # (channels, order)
 
     @staticmethod
-    def of(w: LMUWeights) -> "Blocks":
-        """Split a joined system into its channels, unless vectors are longer than their order."""
+    def of(w: LMUWeights, dense: bool = False) -> "Blocks":
+        """Split a joined system into its channels, unless vectors are longer than their order.
+
+        With ``dense`` it is not split: its gradient is wanted also where there are zeros.
+        """
         states, channels = w.Bd.shape
         order = states // channels
-        if channels == 1 or order * w.E.element_size() < VECTOR:
+        if dense or channels == 1 or order * w.E.element_size() < VECTOR:
             return Blocks(1, states, w.E.contiguous()[None], w.Bd.mT.contiguous())
         c = torch.arange(channels)
         E = w.E.unflatten(1, (channels, order)).unflatten(0, (channels, order))[c, :, c]
         return Blocks(
             channels, order, E.contiguous(), w.Bd.unflatten(0, (channels, order))[c, :, c]
         )
-
-    def join(self, dE: Tensor, dB: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gradients of the joined system from those of the blocks."""
-        if self.number == 1:
-            return dE[0], dB.mT
-        columns = dB.new_zeros(self.number, self.order, self.number)
-        c = torch.arange(self.number)
-        columns[c, :, c] = dB
-        return torch.block_diag(*dE), columns.flatten(0, 1)
 
 
 def forward(
@@ -125,7 +119,7 @@ def backward(
     dy: Tensor, dm: Tensor, activation: str, learned: bool,
 ) -> Gradients:  # fmt: skip
     """Gradients of :func:`forward`, from those of all hidden states and of the last memory."""
-    w, blocks = LMUWeights(*(t.contiguous() for t in w)), Blocks.of(w)
+    w, blocks = LMUWeights(*(t.contiguous() for t in w)), Blocks.of(w, dense=learned)
     x, h, dy = x.contiguous(), h.contiguous(), dy.contiguous()
     m_0 = m.to(x.dtype).contiguous()
     dx, dh = torch.empty_like(x), torch.empty_like(h)
@@ -146,7 +140,7 @@ def backward(
     native.run("lmu_backward", x.dtype, arguments, parts)
     each = (sums[0] if parts == 1 else sums.sum(0)).split(sizes)
     grads = [t.view(shape) for t, shape in zip(each, shapes, strict=True)]
-    system = blocks.join(*grads[6:]) if learned else (None, None)
+    system = (grads[6][0], grads[7].mT) if learned else (None, None)
     return Gradients(dx, dh, total, *grads[:6], *system)
 
 

@@ -21,7 +21,7 @@ BUFFER = 1 << 17  # numbers of a tile, so that it stays in the cache
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ENCODER = (
     "encoder_features encoder_channels encoder_activation",
-    "encoder_W encoder_bias encoder_x encoder_u encoder_dx encoder_dW encoder_dbias encoder_sums",
+    "encoder_weight encoder_bias encoder_x encoder_u encoder_dx encoder_dW encoder_dbias encoder_sums",
 )
 
 
@@ -222,9 +222,7 @@ class Plan:
 MOST_PLANS = 256  # of a system, for as many lengths
 
 
-def plan_of(
-    shape: tuple[int, int, int], system: System, how: How, dtype: torch.dtype
-) -> Plan:
+def plan_of(shape: tuple[int, int, int], system: System, how: How, dtype: torch.dtype) -> Plan:
     """Return the plan of these sizes, which is kept while the system stays the same."""
     if not system.constant:
         return Plan(shape, system, how, dtype)
@@ -309,7 +307,7 @@ class Gradients(NamedTuple):
     W: Tensor | None = None  # of both weights (rows, channels * order + features)
     bias: Tensor | None = None
     m_0: Tensor | None = None
-    encoder_W: Tensor | None = None
+    encoder_weight: Tensor | None = None
     encoder_bias: Tensor | None = None
 
 
@@ -344,7 +342,7 @@ def backward(
     dx, in_readout = _input_to_fill(run, needs.x)
     dE, dB = _dynamics_to_fill(plan, dy) if needs.dynamics else (None, None)
     weights, W, bias = _weights_to_fill(run, dy, work)
-    encoder, encoder_W, encoder_bias = _encoder_to_fill(run, work, dx)
+    encoder, encoder_weight, encoder_bias = _encoder_to_fill(run, work, dx)
     run.states(
         "states_backward", du=work.du, dx=in_readout, dE=dE, dB=dB, **states, **weights, **encoder
     )
@@ -358,7 +356,7 @@ def backward(
         for t, s in ((dE, plan.system.Ad), (dB, plan.system.Bd))
     )  # fmt: skip
     dm_0 = work.first_state(first) if needs.start else None
-    return Gradients(work.of_u, dx, *dynamics, W, bias, dm_0, encoder_W, encoder_bias)
+    return Gradients(work.of_u, dx, *dynamics, W, bias, dm_0, encoder_weight, encoder_bias)
 
 
 class _Work:
@@ -439,7 +437,7 @@ def _encoder_to_fill(
 ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
     if not run.plan.has_encoder:
         return {}, None, None
-    W, bias = run.tensors["encoder_W"], run.tensors["encoder_bias"]
+    W, bias = run.tensors["encoder_weight"], run.tensors["encoder_bias"]
     assert W is not None
     assert bias is not None
     dW, dbias = torch.empty_like(W), torch.empty_like(bias)

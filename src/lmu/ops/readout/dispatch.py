@@ -58,7 +58,11 @@ READOUT_METHODS: dict[str, ReadoutMethod] = {
         native_readout, native_readout_cost, native_readout_terms, needs="core", starts=True
     ),
     "native_fft": ReadoutMethod(
-        native_fft_readout, native_fft_cost, native_fft_terms, (*FUSED, "gelu"), needs="core"
+        native_fft_readout,
+        native_fft_cost,
+        native_fft_terms,
+        activations=(*FUSED, "gelu"),
+        needs="core",
     ),
     # By name only, as yet.
     "triton": ReadoutMethod(
@@ -208,9 +212,9 @@ def _pick(
     return _decide(problem, initial_state, transformed, machine)[0]
 
 
-def pick_readout_of(shape: tuple[int, int, int], order: int, rows: int, initial_state: bool) -> str:
-    """Choose the method for an input of this shape (batch, time, channels) on the CPU."""
-    return _pick(shape, order, rows, "cpu", initial_state, False, present_machine())
+def pick_readout_of(sizes: tuple[int, int, int], order: int, rows: int, initial_state: bool) -> str:
+    """Choose the method for batch, time and channels on the CPU, where nothing is transformed."""
+    return _pick(sizes, order, rows, "cpu", initial_state, False, present_machine())
 
 
 def run_readout(

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
-from lmu.ops.cost import Cost, Machine, Problem, beyond
+from lmu.ops.cost import Cost, Machine, Problem
+from lmu.ops.memory.native import terms_of_tiles
 from lmu.ops.native.states import How, Needs, Plan, Run, backward, forward, plan_of
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import system_of
@@ -62,7 +63,7 @@ class NativeReadout(torch.autograd.Function):
         if torch.is_grad_enabled() or is_batched(*(g for g in (dy, dm) if g is not None)):
             return *_plain_backward(inputs, dy, dm, needs, ctx.activation), None
         with no_autocast(dy.device):
-            u, x, _, _, *weights, m_0 = inputs
+            u, x, _, _, *weights, _ = inputs
             run = _run(ctx.plan, u, x, *weights)
             g = backward(run, dy, y, dm, starts, Needs(needs[1], needs[2] or needs[3], needs[7]))
             dW_m, dW_x = g.W.split([weights[0].shape[1], weights[1].shape[1]], dim=1)
@@ -108,15 +109,5 @@ def native_readout_cost(problem: Problem) -> Cost:
 
 
 def native_readout_terms(problem: Problem, machine: Machine) -> dict[str, float]:
-    """Terms of the time of all hidden units, forward and backward, of the busiest thread."""
-    p, parts = problem, min(machine.threads, max(problem.batch, 1))
-    steps = -(-p.batch // parts) * p.length
-    states = p.channels * p.order
-    return {
-        "calls": 45.0,
-        "steps": steps * p.channels,
-        "flops": 6.0 * steps * states * (p.order + p.rows),
-        "bytes": 4.0 * steps * (2 * p.rows + 6 * states),
-        "far_bytes": beyond(12.0 * p.batch * p.length * p.rows, 1 << 20),
-        "new_bytes": beyond(4.0 * p.batch * p.length * p.rows, 1 << 25),
-    }
+    """Terms of the time of all hidden units, forward and backward."""
+    return terms_of_tiles(problem, machine, problem.rows)

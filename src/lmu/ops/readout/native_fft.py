@@ -186,14 +186,17 @@ def native_fft_cost(problem: Problem) -> Cost:
 
 def native_fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     """Terms of the time of all hidden units, forward and backward."""
-    b, T, c, r = problem.batch, problem.length, problem.channels, problem.rows
-    n = kernels.transform_length(T)
-    threads = machine.threads
+    del machine
+    b, T, c, d, r = (
+        problem.batch, problem.length, problem.channels, problem.order, problem.rows
+    )  # fmt: skip
+    n, values = kernels.transform_length(T), 4.0 * b * T * r
     return {
-        "calls": 45.0 + 2.0 * c,
-        "transforms": kernels.transform_weight(n) * (r * (b + c) + b * c) / threads,
-        "flops": (24.0 * n * b * c * r + 6.0 * r * problem.order * T * c) / threads,
-        "bytes": 12.0 * b * T * r / threads,
-        "far_bytes": beyond(12.0 * b * T * r, 1 << 20),
-        "new_bytes": beyond(4.0 * b * T * r, 1 << 25),
+        "calls": 10.0,
+        "transforms": kernels.transform_weight(n) * (r * (b + c) + b * c),
+        "flops": 16.0 * n * b * c * r,
+        "preparation": 6.0 * r * d * T * c,
+        "bytes": values + 4.0 * n * c * r,
+        "far_bytes": beyond(values, 1 << 20),
+        "new_bytes": beyond(values, 1 << 25),
     }

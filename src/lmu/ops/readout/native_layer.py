@@ -74,21 +74,19 @@ class EncodedReadout(torch.autograd.Function):
             return *_plain_backward(ctx, inputs, dy, dm, needs), None, None, None
         run = _run(ctx, u, *inputs[:5])
         g = backward(run, dy, y, dm, starts, Needs(needs[0], False, needs[5]))
-        grads = [g.x, g.encoder_W, g.encoder_bias, g.W, g.bias, g.m_0]
+        grads = [g.x, g.encoder_weight, g.encoder_bias, g.W, g.bias, g.m_0]
         if g.m_0 is not None:
             grads[5] = g.m_0.to(inputs[5].dtype)
         found = (grad if need else None for grad, need in zip(grads, needs, strict=True))
         return *found, None, None, None
 
 
-def _run(
-    ctx: Any, u: Tensor, x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor
-) -> Run:
+def _run(ctx: Any, u: Tensor, x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor) -> Run:
     plan, x, W_h = ctx.plan, x.contiguous(), W_h.contiguous()
     W_x = W_h.data_ptr() + plan.shape[2] * plan.order * W_h.element_size()
     return Run(
         plan, W_h.shape[1], u=u, x=x, W_m=W_h, W_x=W_x, bias=b_h.contiguous(),
-        encoder_W=W_u.contiguous(), encoder_bias=b_u.contiguous(), encoder_x=x, encoder_u=u,
+        encoder_weight=W_u.contiguous(), encoder_bias=b_u.contiguous(), encoder_x=x, encoder_u=u,
     )  # fmt: skip
 
 

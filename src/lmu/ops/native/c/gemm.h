@@ -43,8 +43,9 @@ INLINE void gemm_rows(const int rows, int64_t n, int64_t k, const real *a, int64
                       int64_t a_column, const real *b, int64_t b_row, real *c, int64_t c_row,
                       int add) {
     const int wide = rows == 1 ? 8 : rows == 2 ? 6 : 3;
-    int64_t j = 0;
-    for (; j + wide * LANES <= n; j += wide * LANES)
+    /* Two tiles of two vectors, not one of three and one of one, which would wait for its sums. */
+    int64_t j = 0, end = wide == 3 && n / LANES % 3 == 1 && n > LANES ? n - 4 * LANES : n;
+    for (; j + wide * LANES <= end; j += wide * LANES)
         gemm_tile(rows, wide, k, a, a_row, a_column, b + j, b_row, c + j, c_row, add);
     if (wide > 4)
         for (; j + 4 * LANES <= n; j += 4 * LANES)
