@@ -18,14 +18,14 @@ SEQUENCES = 8  # that are advanced together: rows of a product
 BUFFER = 1 << 17  # numbers of a tile, so that it stays in the cache
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
-_ENCODER = (
+ENCODER = (
     "encoder_features encoder_channels encoder_activation",
     "encoder_weight encoder_bias encoder_x encoder_u encoder_dx encoder_dW encoder_dbias "
     "encoder_sums",
 )
 
 
-def _structure(*parts: str) -> list[tuple[str, type]]:
+def structure(*parts: str) -> list[tuple[str, type]]:
     """Fields: numbers and pointers in turns."""
     kinds = (_NUMBER, _POINTER)
     return [(name, kinds[i % 2]) for i, names in enumerate(parts) for name in names.split()]
@@ -34,22 +34,22 @@ def _structure(*parts: str) -> list[tuple[str, type]]:
 class StatesArguments(ctypes.Structure):
     """``states_arguments`` of c/states.h."""
 
-    _fields_ = _structure(
+    _fields_ = structure(
         "batch length channels order chunk chunks tile features rows activation "
         "groups inputs width padded own W_m_row W_x_row dW_row finished",
         "E_T E B u x starts W_m W_x bias y last dy ends dlast du dx dstarts "
         "dW_m dW_x dbias sums dE dB",
-        *_ENCODER,
+        *ENCODER,
     )
 
 
 class ScanArguments(ctypes.Structure):
     """``scan_arguments`` of c/states_scan.c."""
 
-    _fields_ = _structure(
+    _fields_ = structure(
         "batch length channels order chunk chunks own finished",
         "H H_T E_T E u m_0 free starts last dstarts ends du first",
-        *_ENCODER,
+        *ENCODER,
     )
 
 

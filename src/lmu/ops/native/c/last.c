@@ -26,9 +26,19 @@ typedef struct {
 
 enum { LAST_ROWS = 64 }; /* of the batch at once */
 
-/* Columns of W, and a row of what they multiply: states, input and a one. */
+/* Columns of W, and a row of what they multiply: states, input and a one. What is written in whole
+ * vectors may reach one vector further. */
 INLINE int64_t columns_of(const last_arguments *o) { return o->channels * o->order + o->features; }
-INLINE int64_t row_of(const last_arguments *o) { return apart(wide(columns_of(o) + 1)); }
+INLINE int64_t row_of(const last_arguments *o) {
+    return apart(wide(columns_of(o) + 1) + 64 / (int64_t)sizeof(real));
+}
+
+/* Rows of W from which whole vectors can be read: those of the last rows may end beyond it. */
+INLINE int64_t readable(const last_arguments *o) {
+    int64_t columns = columns_of(o), over = padded(columns) - columns;
+    int64_t last = (over + columns - 1) / columns;
+    return o->rows > last ? o->rows - last : 0;
+}
 
 /* One channel of some rows of u, for its product with H. */
 static const real *channel_of(const last_arguments *o, int64_t first, int64_t rows, int64_t c,
@@ -104,7 +114,7 @@ LMU_EXPORT int NAME(last)(const void *arguments, int64_t part, int64_t parts) {
     return status;
 }
 
-enum { JOINED, DZ, Y, DJOINED, DU, DCHANNEL, LAST_ROW, NUMBER };
+enum { JOINED, DZ, Y, DJOINED, DU, DCHANNEL, LAST_W, NUMBER };
 
 /* Gradients of z, of the weights, and of [m; x_T]. */
 static void read_out_backward(const last_arguments *o, int64_t first, int64_t rows, real **b,
@@ -121,12 +131,12 @@ static void read_out_backward(const last_arguments *o, int64_t first, int64_t ro
     }
     times_slope((int)o->activation, b[DZ], b[Y], rows * width);
     multiply(o->rows, padded(columns + 1), rows, b[DZ], 1, width, b[JOINED], row, sums, row, 1);
-    /* The last row of W from a copy, as whole vectors of it may end beyond W. */
-    if (o->rows > 1)
-        multiply(rows, padded(columns), o->rows - 1, b[DZ], width, 1, o->W, columns, b[DJOINED],
-                 row, 0);
-    multiply(rows, padded(columns), 1, b[DZ] + o->rows - 1, width, 1, b[LAST_ROW], row, b[DJOINED],
-             row, o->rows > 1);
+    int64_t most = readable(o);
+    if (most)
+        multiply(rows, padded(columns), most, b[DZ], width, 1, o->W, columns, b[DJOINED], row, 0);
+    if (most < o->rows)
+        multiply(rows, padded(columns), o->rows - most, b[DZ] + most, width, 1, b[LAST_W], row,
+                 b[DJOINED], row, most > 0);
     for (int64_t i = 0; o->dm && i < rows; i++)
         for (int64_t k = 0; k < states; k++)
             b[DJOINED][i * row + k] += o->dm[(first + i) * states + k];
@@ -173,11 +183,12 @@ LMU_EXPORT int NAME(last_backward)(const void *arguments, int64_t part, int64_t 
     int64_t columns = columns_of(o), size = o->rows * row;
     real *b[NUMBER] = {zeros(LAST_ROWS * row), zeros(LAST_ROWS * width), zeros(LAST_ROWS * width),
                        zeros(LAST_ROWS * row), zeros(LAST_ROWS * T * o->channels),
-                       zeros(LAST_ROWS * padded(T)), zeros(row)};
+                       zeros(LAST_ROWS * padded(T)), zeros((o->rows - readable(o)) * row)};
     encoder_buffers e = {0};
     int status = any_missing(b, NUMBER) ? LMU_NO_MEMORY : encoder_begin(&o->encoder, &e, 1);
     if (!status) {
-        copy(b[LAST_ROW], o->W + (o->rows - 1) * columns, columns);
+        for (int64_t i = readable(o); i < o->rows; i++)
+            copy(b[LAST_W] + (i - readable(o)) * row, o->W + i * columns, columns);
         memset(o->sums + part * size, 0, size * sizeof(real));
         encoder_clear(&o->encoder, part);
     }
