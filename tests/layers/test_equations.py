@@ -251,7 +251,10 @@ def test_float32_error_at_order_468(kind):
 
 def test_explain_names_what_runs():
     assert LMUFFT(1, 346, 468, 784, 784).explain(784, 100).method in {"fft", "native_fft"}
-    assert LMUFFT(1, 4, 3, 784, 784).explain(784, initial_state=True).method in {"chunked", "native"}
+    assert LMUFFT(1, 4, 3, 784, 784).explain(784, initial_state=True).method in {
+        "chunked",
+        "native",
+    }
     assert LMUFFT(1, 4, 3, 9, 9.0, return_sequences=False).explain(9).method == "final"
     assert LMU(1, 4, 3, 9.0).explain(784).method in {"blocks", "native", "native_blocks"}
     assert LMU(1, 4, 3, 9.0, hidden_to_memory=False).explain(784).method == "parallel"

@@ -23,7 +23,7 @@ from lmu.layers._checks import (
     check_size,
     check_state,
 )
-from lmu.layers._fused import fused_outputs
+from lmu.layers._fused import fused_last, fused_outputs
 from lmu.layers._modules import (
     is_hooked,
     is_simple,
@@ -309,11 +309,11 @@ class LMUFFT(MemoryLayer):
         if self.dropout:
             signal = F.dropout(signal, self.dropout, self.training)
         last, fused = self.memory._of_last_step, None
-        if every and ragged is None:
-            fused = fused_outputs(self, signal, m_0)
+        if ragged is None:
+            fused = (fused_outputs if every else fused_last)(self, signal, m_0)
         if fused is not None:
             output, m_n = fused
-            h_n = output[:, -1].clone()
+            h_n = output[:, -1].clone() if every else output
             return output, (h_n, m_n.flatten(1))
         u = self._encode(signal)
         if every:

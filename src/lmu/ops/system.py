@@ -74,6 +74,10 @@ class System:
             with _lock:
                 _systems[Ad] = weakref.ref(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is derived: plans hold addresses, which a copy must not."""
+        return self.__dict__ | {"_kept": {}, "plans": {}}
+
     def increment(self, dtype: torch.dtype | None = None) -> Tensor:
         """``Ad - I``, by which a recurrence advances the memory; in float64 if ``dtype`` is None.
 

@@ -9,7 +9,8 @@ from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
 from lmu.ops.cost import Cost, Machine, Problem, beyond
 from lmu.ops.memory.chunked import chunked
-from lmu.ops.native.states import How, Needs, Run, backward, forward, layout_of, plan_of
+from lmu.ops.native.states import Needs, Run, backward, forward
+from lmu.ops.native.states_plan import How, layout_of, plan_of
 from lmu.ops.system import channels, system_of
 
 
@@ -56,7 +57,8 @@ class NativeStates(torch.autograd.Function):
             given = inputs if inputs[3] is not None else inputs[:3]
 
             def run(*t: Tensor) -> tuple[Tensor]:
-                return (_plain(*t[:3], t[3] if len(t) > 3 else None),)
+                u, Ad, Bd, *start = t
+                return (_plain(u, Ad, Bd, start[0] if start else None),)
 
             grads = differentiable_backward(run, given, (dm,), needs[: len(given)])
             return *grads, *([None] * (4 - len(given)))

@@ -9,7 +9,8 @@ from lmu.ops import native
 from lmu.ops._modes import differentiable_backward, is_batched, is_transformed, no_autocast
 from lmu.ops.cost import Cost, Machine, Problem
 from lmu.ops.memory.native import terms_of_tiles
-from lmu.ops.native.states import How, Needs, Plan, Run, backward, forward, plan_of
+from lmu.ops.native.states import Needs, Run, backward, forward
+from lmu.ops.native.states_plan import How, Plan, plan_of
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import system_of
 
@@ -43,7 +44,7 @@ class NativeReadout(torch.autograd.Function):
         bias: Tensor, m_0: Tensor | None, activation: str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Shapes as in :func:`lmu.ops.readout`."""
-        how = How(*W_x.shape, native.ACTIVATION_NUMBERS[activation])
+        how = How(W_x.shape[0], W_x.shape[1], native.ACTIVATION_NUMBERS[activation])
         ctx.plan = plan_of(tuple(u.shape), system_of(Ad, Bd), how, u.dtype)  # pyright: ignore[reportArgumentType]
         y, m_n, starts = forward(_run(ctx.plan, u, x, W_m, W_x, bias), m_0, u, last=True)
         ctx.activation = activation
@@ -68,8 +69,9 @@ class NativeReadout(torch.autograd.Function):
             u, x, _, _, *weights, _ = inputs
             run = _run(ctx.plan, u, x, *weights)
             g = backward(run, dy, y, dm, starts, Needs(needs[1], needs[2] or needs[3], needs[7]))
+            assert g.W is not None
             dW_m, dW_x = g.W.split([weights[0].shape[1], weights[1].shape[1]], dim=1)
-            grads = [g.u, g.x, g.Ad, g.Bd, dW_m, dW_x, g.bias, g.m_0]
+            grads: list[Any] = [g.u, g.x, g.Ad, g.Bd, dW_m, dW_x, g.bias, g.m_0]
         for i, like in enumerate(inputs):  # dynamics and the initial state may be wider
             if not needs[i]:
                 grads[i] = None
@@ -94,8 +96,9 @@ def _plain_backward(
     given = [*tensors, m_0] if m_0 is not None else tensors
 
     def run(*t: Tensor) -> tuple[Tensor, ...]:
-        start = t[7] if m_0 is not None else None
-        y, m_n = chunks_readout(*t[:7], start, None, activation)
+        u, x, Ad, Bd, W_m, W_x, bias, *start = t
+        m_0 = start[0] if start else None
+        y, m_n = chunks_readout(u, x, Ad, Bd, W_m, W_x, bias, m_0, None, activation)
         return (y,) if dm is None else (y, m_n)
 
     seeds = (dy,) if dm is None else (dy, dm)

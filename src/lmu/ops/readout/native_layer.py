@@ -12,7 +12,8 @@ from torch.nn.functional import linear
 from lmu.ops import native
 from lmu.ops._activations import ACTIVATIONS
 from lmu.ops._modes import differentiable_backward, is_batched
-from lmu.ops.native.states import How, Needs, Run, backward, forward, plan_of
+from lmu.ops.native.states import Needs, Run, backward, forward
+from lmu.ops.native.states_plan import How, plan_of
 from lmu.ops.readout.chunked import chunks_readout
 from lmu.ops.system import System
 

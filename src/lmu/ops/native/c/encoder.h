@@ -53,9 +53,56 @@ static void encoder_end(encoder_buffers *b) {
     free(b->wide_rows);
 }
 
+/* One input and one channel: steps lie side by side, and fill vectors of their own. */
+static void encode_single(const encoder *e, int64_t first, int64_t steps) {
+    vec w = fill(*e->W), bias = fill(*e->bias);
+    const real *x = e->x + first;
+    real *u = e->u + first;
+#define ALL(KIND)                                                            \
+    for (; i + LANES <= steps; i += LANES)                                   \
+        store(u + i, activate_vector(KIND, w * load(x + i) + bias));         \
+    for (; i < steps; i++) u[i] = activate_vector(KIND, w * fill(x[i]) + bias)[0]
+    int64_t i = 0;
+    FOR_EACH_KIND(e->activation, ALL)
+#undef ALL
+}
+
+/* Likewise its gradients; dW and dbias of the part. */
+static void encode_single_backward(const encoder *e, const real *du, int64_t first, int64_t steps,
+                                   real *dW, real *dbias) {
+    const real *x = e->x + first, *u = e->u + first;
+    real *dx = e->dx ? e->dx + first : NULL;
+    vec of_W = {0}, of_bias = {0}, w = fill(*e->W);
+    real rest_W = 0, rest_bias = 0;
+    du += first;
+#define ALL(KIND)                                                            \
+    for (; i + LANES <= steps; i += LANES) {                                 \
+        vec g = load(du + i) * slope_vector(KIND, load(u + i));              \
+        of_W += g * load(x + i);                                             \
+        of_bias += g;                                                        \
+        if (dx) store(dx + i, load(dx + i) + g * w);                         \
+    }                                                                        \
+    for (; i < steps; i++) {                                                 \
+        real g = du[i] * slope_vector(KIND, fill(u[i]))[0];                  \
+        rest_W += g * x[i];                                                  \
+        rest_bias += g;                                                      \
+        if (dx) dx[i] += g * w[0];                                           \
+    }
+    int64_t i = 0;
+    FOR_EACH_KIND(e->activation, ALL)
+#undef ALL
+    for (int j = 0; j < LANES; j++) rest_W += of_W[j], rest_bias += of_bias[j];
+    *dW += rest_W;
+    *dbias += rest_bias;
+}
+
 /* u of some steps. */
 static void encode(const encoder *e, const encoder_buffers *b, int64_t first, int64_t steps) {
     int64_t width = wide(e->channels), features = e->features;
+    if (e->W && e->channels == 1 && features == 1) {
+        encode_single(e, first, steps);
+        return;
+    }
     for (int64_t i = first; e->W && i < first + steps; i += ENCODER_ROWS) {
         int64_t n = first + steps - i < ENCODER_ROWS ? first + steps - i : ENCODER_ROWS;
         for (int64_t s = 0; s < n; s++)
@@ -79,6 +126,10 @@ static void encode_backward(const encoder *e, const encoder_buffers *b, int64_t 
                             const real *du, int64_t first, int64_t steps) {
     int64_t width = wide(e->channels), other = wide(e->features), features = e->features;
     real *sums = e->sums + part * (features + 1) * width, *dbias = sums + features * width;
+    if (e->W && e->channels == 1 && features == 1) {
+        encode_single_backward(e, du, first, steps, sums, dbias);
+        return;
+    }
     for (int64_t i = first; e->W && i < first + steps; i += ENCODER_ROWS) {
         int64_t n = first + steps - i < ENCODER_ROWS ? first + steps - i : ENCODER_ROWS;
         for (int64_t s = 0; s < n; s++) {

@@ -9,6 +9,7 @@
 
 #include "encoder.h"
 #include "memory.h"
+#include "multiply.h"
 
 typedef struct {
     int64_t batch, length, channels, order;
@@ -39,12 +40,6 @@ typedef struct {
     encoder encoder;          /* where there is one chunk, and so no scan, it runs here */
 } states_arguments;
 
-/* The length of rows, such that a column does not fall into few sets of the cache. */
-INLINE int64_t apart(int64_t n) {
-    int64_t line = 64 / (int64_t)sizeof(real);
-    return n / line % 4 ? n : n + line;
-}
-
 /* A row of z, its gradient and the weights. */
 INLINE int64_t output_length(const states_arguments *o) { return apart(wide(o->rows)); }
 
@@ -67,19 +62,6 @@ INLINE int64_t place_of(const states_arguments *o, int64_t c) {
 /* The step of the whole sequence at which chunk number `chunk` begins; negative for a short one. */
 INLINE int64_t begin_of(const states_arguments *o, int64_t chunk) {
     return o->length - (o->chunks - chunk) * o->chunk;
-}
-
-/* In place of memcpy(), whose call takes longer than the few numbers of a row. */
-INLINE void copy(real *to, const real *from, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        store(to + i, load(from + i));
-        __asm__(""); /* or compilers call memcpy() after all */
-    }
-    for (; i < n; i++) {
-        to[i] = from[i];
-        __asm__("");
-    }
 }
 
 /* States of all channels from a row, and into one. */

@@ -2,6 +2,7 @@
 #ifndef LMU_STATES_TILE_H
 #define LMU_STATES_TILE_H
 
+#include "multiply.h"
 #include "states.h"
 
 enum {
@@ -96,17 +97,6 @@ static void run_states(const tile *a, int64_t t, int64_t steps, real *rows, real
         start_chunks(a, t, rows);
     }
     memory_forward(&a->memory, steps, a->sequences, a->row, u, rows);
-}
-
-/* C = A B, or C += A B with `add`, by blocks of B that stay in the smallest cache. */
-static void multiply(int64_t m, int64_t n, int64_t k, const real *a, int64_t a_row,
-                     int64_t a_column, const real *b, int64_t b_row, real *c, int64_t c_row,
-                     int add) {
-    enum { DEEP = 512 / (int)sizeof(real), ACROSS = 3 * LANES };
-    for (int64_t p = 0; p < k; p += DEEP)
-        for (int64_t j = 0; j < n; j += ACROSS)
-            gemm(m, n - j < ACROSS ? n - j : ACROSS, k - p < DEEP ? k - p : DEEP, a + p * a_column,
-                 a_row, a_column, b + p * b_row + j, b_row, c + j, c_row, add || p > 0);
 }
 
 /* W (row_length(), output_length()): the weights of a row's states and input, and the bias. */
