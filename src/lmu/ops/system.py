@@ -67,10 +67,10 @@ class System:
     def __init__(self, Ad: Tensor, Bd: Tensor, *, constant: bool) -> None:
         self.Ad, self.Bd, self.constant = Ad, Bd, constant
         traced = torch.compiler.is_compiling()
-        self._plain = constant and not traced and is_plain(Ad, Bd)
+        self.keeps = constant and not traced and is_plain(Ad, Bd)
         self._kept: dict[Hashable, tuple[tuple[int, int], Any]] = {}
         self.plans: dict[Hashable, Any] = {}  # of the compiled core, by sizes and versions
-        if self._plain:
+        if self.keeps:
             with _lock:
                 _systems[Ad] = weakref.ref(self)
 
@@ -192,7 +192,7 @@ class System:
         return self._make(name, make) if self.constant else make()
 
     def _look_up(self, name: Hashable) -> Any:
-        if not self._plain or torch.compiler.is_compiling():
+        if not self.keeps or torch.compiler.is_compiling():
             return None
         version, value = self._kept.get(name, (None, None))
         return value if version == (self.Ad._version, self.Bd._version) else None
@@ -204,7 +204,7 @@ class System:
         """
         if torch.compiler.is_compiling():
             return make()
-        version = (self.Ad._version, self.Bd._version) if self._plain else None
+        version = (self.Ad._version, self.Bd._version) if self.keeps else None
         with torch.inference_mode(False), torch.no_grad(), not_recorded():
             value = make()
         parts: Any = value if isinstance(value, (tuple, list)) else (value,)

@@ -227,8 +227,8 @@ MOST_PLANS = 256  # of a system, for as many lengths
 
 
 def plan_of(shape: tuple[int, int, int], system: System, how: How, dtype: torch.dtype) -> Plan:
-    """Return the plan of these sizes, which is kept while the system stays the same."""
-    if not system.constant:
+    """Return the plan of these sizes, kept while a constant system stays the same."""
+    if not system.keeps:
         return Plan(shape, system, how, dtype)
     key = shape, how, dtype, torch.get_num_threads(), system.Ad._version, system.Bd._version
     plan = system.plans.get(key)
