@@ -52,7 +52,7 @@ def is_simple(linear: Any) -> bool:
     )
 
 
-def read(module: nn.Module, name: str) -> Any:
+def read(module: Any, name: str) -> Any:
     """The attribute, of which parameters are found four times as fast as by ``getattr``."""
     parameter = module._parameters.get(name)
     return getattr(module, name, None) if parameter is None else parameter

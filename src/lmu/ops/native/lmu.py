@@ -140,8 +140,9 @@ def backward(
     native.run("lmu_backward", x.dtype, arguments, parts)
     each = (sums[0] if parts == 1 else sums.sum(0)).split(sizes)
     grads = [t.view(shape) for t, shape in zip(each, shapes, strict=True)]
-    system = (grads[6][0], grads[7].mT) if learned else (None, None)
-    return Gradients(dx, dh, total, *grads[:6], *system)
+    e_x, e_h, e_m, W_x, W_h, W_m, *system = grads
+    dE, dB = (system[0][0], system[1].mT) if learned else (None, None)
+    return Gradients(dx, dh, total, e_x, e_h, e_m, W_x, W_h, W_m, dE, dB)
 
 
 def _sizes(x: Tensor, h: Tensor, w: LMUWeights, blocks: Blocks, activation: str) -> _Sizes:
