@@ -56,7 +56,7 @@ class Sizes(NamedTuple):
 
 def can_run(length: int, system: System, batch: int) -> bool:
     """True where the impulse response is kept, and sums are short enough for float32."""
-    return 0 < batch and length <= LONGEST and system.constant
+    return batch > 0 and length <= LONGEST and system.constant
 
 
 def forward(
