@@ -11,6 +11,7 @@ from lmu.ops import memory, native, readout
 from lmu.ops.native.states_plan import LONGEST, layout_of
 from lmu.ops.readout import native_layer
 from lmu.ops.readout.naive import naive
+from lmu.ops.readout.native_last import encoded_last
 from lmu.ops.readout.native_layer import encoded_readout
 from lmu.ops.system import System
 from lmu.theory import discretize, legt
@@ -162,6 +163,48 @@ def test_whole_layer_and_all_gradients(variant, dtype, size, started, joined):
     wide = {k: None if t is None else t.double() for k, t in inputs.items()}
     got = gradients(whole_layer(size[4]), inputs)
     compare(got, gradients(part_by_part(size[4]), wide), dtype)
+
+
+def last_of_all(order: int, own: int = 0):
+    Ad, Bd = systems(own, order, True) if own else systems(1, order, False)
+    system = System(Ad, Bd, constant=True)
+
+    def call(x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor) -> tuple[Tensor, ...]:
+        return encoded_last(x, W_u, b_u, "relu", system, W_h, b_h, "sigmoid")
+
+    def all_steps(x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor):
+        m = memory(torch.relu(x @ W_u.mT + b_u), Ad, Bd, method="naive")[0][:, -1]
+        read = x[:, -1, : W_h.shape[1] - m[0].numel()]
+        return torch.sigmoid(torch.cat([m.flatten(1), read], dim=1) @ W_h.mT + b_h), m
+
+    return call, all_steps
+
+
+# More rows than are taken at once, and few; a single input and channel, whose steps fill vectors.
+@pytest.mark.parametrize("size", [*SIZES, (130, 20, 2, 1, 17, 7), (3, 40, 1, 1, 6, 5)], ids=str)
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_last_output_and_all_gradients(variant, dtype, size, joined, own):
+    inputs = narrowed(layer_inputs(size, False, joined), dtype)
+    wide = {k: None if t is None else t.double() for k, t in inputs.items()}
+    call, all_steps = last_of_all(size[4], size[2] if own else 0)
+    compare(gradients(call, inputs), gradients(all_steps, wide), dtype)
+
+
+def test_last_output_can_be_differentiated_twice():
+    inputs = layer_inputs((2, 5, 2, 2, 3, 4), False, True)
+    values = [t.requires_grad_() for t in inputs.values() if t is not None]
+    call = last_of_all(3)[0]
+    assert torch.autograd.gradcheck(call, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, values, atol=1e-4, fast_mode=True)
+
+
+def test_one_response_serves_all_lengths():
+    """Shorter sequences read the last part of a longer one's."""
+    call, all_steps = last_of_all(6)
+    for length in (33, 5, 64, 1, 100):
+        inputs = layer_inputs((3, length, 2, 2, 6, 5), False, True)
+        compare(gradients(call, inputs), gradients(all_steps, inputs), F64)
 
 
 @started

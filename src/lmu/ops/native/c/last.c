@@ -24,7 +24,10 @@ typedef struct {
     encoder encoder;
 } last_arguments;
 
-enum { LAST_ROWS = 64 }; /* of the batch at once */
+enum {
+    LAST_ROWS = 64, /* of the batch at once */
+    FEW = 5
+};
 
 /* Columns of W, and a row of what they multiply: states, input and a one. What is written in whole
  * vectors may reach one vector further. */
@@ -76,6 +79,15 @@ static void pack_weights(const last_arguments *o, int64_t width, real *W_T) {
     copy(W_T + columns * width, o->bias, o->rows);
 }
 
+/* z of a few rows, for which a transpose of W would take longer than the products. */
+static void read_few(const last_arguments *o, int64_t rows, const real *joined, real *z,
+                     int64_t width) {
+    int64_t columns = columns_of(o);
+    for (int64_t r = 0; r < o->rows; r++)
+        for (int64_t i = 0; i < rows; i++)
+            z[i * width + r] = o->bias[r] + dot(columns, o->W + r * columns, joined + i * row_of(o));
+}
+
 static void free_all(real **buffers, int number) {
     for (int i = 0; i < number; i++) free(buffers[i]);
 }
@@ -95,17 +107,21 @@ LMU_EXPORT int NAME(last)(const void *arguments, int64_t part, int64_t parts) {
     const last_arguments *o = arguments;
     int64_t row = row_of(o), width = apart(wide(o->rows)), end = share(o->batch, part + 1, parts);
     enum { W_T, JOINED, Z, CHANNEL, NUMBER };
-    real *b[NUMBER] = {zeros((columns_of(o) + 1) * width), zeros(LAST_ROWS * row + LANES),
+    int few = end - share(o->batch, part, parts) < FEW;
+    real *b[NUMBER] = {zeros(few ? 0 : (columns_of(o) + 1) * width), zeros(LAST_ROWS * row + LANES),
                        zeros(LAST_ROWS * width), zeros(channel_size(o))};
     encoder_buffers e = {0};
     int status = any_missing(b, NUMBER) ? LMU_NO_MEMORY : encoder_begin(&o->encoder, &e, 0);
-    if (!status) pack_weights(o, width, b[W_T]);
+    if (!status && !few) pack_weights(o, width, b[W_T]);
     for (int64_t i = share(o->batch, part, parts); !status && i < end; i += LAST_ROWS) {
         int64_t rows = end - i < LAST_ROWS ? end - i : LAST_ROWS;
         encode(&o->encoder, &e, i * o->length, rows * o->length);
         remember(o, i, rows, b[JOINED], b[CHANNEL]);
-        multiply(rows, padded(o->rows), columns_of(o) + 1, b[JOINED], row, 1, b[W_T], width, b[Z],
-                 width, 0);
+        if (few)
+            read_few(o, rows, b[JOINED], b[Z], width);
+        else
+            multiply(rows, padded(o->rows), columns_of(o) + 1, b[JOINED], row, 1, b[W_T], width,
+                     b[Z], width, 0);
         activate((int)o->activation, b[Z], rows * width);
         for (int64_t r = 0; r < rows; r++) copy(o->y + (i + r) * o->rows, b[Z] + r * width, o->rows);
     }
@@ -118,7 +134,7 @@ enum { JOINED, DZ, Y, DJOINED, DU, DCHANNEL, LAST_W, NUMBER };
 
 /* Gradients of z, of the weights, and of [m; x_T]. */
 static void read_out_backward(const last_arguments *o, int64_t first, int64_t rows, real **b,
-                              real *sums) {
+                              real *sums, int add) {
     int64_t row = row_of(o), width = apart(wide(o->rows)), columns = columns_of(o);
     int64_t states = o->channels * o->order;
     for (int64_t i = 0; i < rows; i++) {
@@ -130,7 +146,7 @@ static void read_out_backward(const last_arguments *o, int64_t first, int64_t ro
         joined[columns] = 1;
     }
     times_slope((int)o->activation, b[DZ], b[Y], rows * width);
-    multiply(o->rows, padded(columns + 1), rows, b[DZ], 1, width, b[JOINED], row, sums, row, 1);
+    multiply(o->rows, padded(columns + 1), rows, b[DZ], 1, width, b[JOINED], row, sums, row, add);
     int64_t most = readable(o);
     if (most)
         multiply(rows, padded(columns), most, b[DZ], width, 1, o->W, columns, b[DJOINED], row, 0);
@@ -189,13 +205,12 @@ LMU_EXPORT int NAME(last_backward)(const void *arguments, int64_t part, int64_t 
     if (!status) {
         for (int64_t i = readable(o); i < o->rows; i++)
             copy(b[LAST_W] + (i - readable(o)) * row, o->W + i * columns, columns);
-        memset(o->sums + part * size, 0, size * sizeof(real));
         encoder_clear(&o->encoder, part);
     }
-    int64_t end = share(o->batch, part + 1, parts);
-    for (int64_t i = share(o->batch, part, parts); !status && i < end; i += LAST_ROWS) {
+    int64_t begin = share(o->batch, part, parts), end = share(o->batch, part + 1, parts);
+    for (int64_t i = begin; !status && i < end; i += LAST_ROWS) {
         int64_t rows = end - i < LAST_ROWS ? end - i : LAST_ROWS;
-        read_out_backward(o, i, rows, b, o->sums + part * size);
+        read_out_backward(o, i, rows, b, o->sums + part * size, i > begin);
         forget_backward(o, i, rows, b, &e, part);
     }
     if (!status && is_last((int64_t *)&o->finished, parts)) finish(o, parts);

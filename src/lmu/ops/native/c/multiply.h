@@ -8,6 +8,10 @@
 static void multiply(int64_t m, int64_t n, int64_t k, const real *a, int64_t a_row,
                      int64_t a_column, const real *b, int64_t b_row, real *c, int64_t c_row,
                      int add) {
+    if (m < TILE_ROWS / 2) { /* a few rows have many vectors at once instead */
+        gemm(m, n, k, a, a_row, a_column, b, b_row, c, c_row, add);
+        return;
+    }
     enum { DEEP = 512 / (int)sizeof(real), ACROSS = 3 * LANES };
     for (int64_t p = 0; p < k; p += DEEP)
         for (int64_t j = 0; j < n; j += ACROSS)
@@ -32,6 +36,16 @@ INLINE void copy(real *to, const real *from, int64_t n) {
         to[i] = from[i];
         __asm__("");
     }
+}
+
+INLINE real dot(int64_t n, const real *a, const real *b) {
+    vec sum = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) sum += load(a + i) * load(b + i);
+    real total = 0;
+    for (int j = 0; j < LANES; j++) total += sum[j];
+    for (; i < n; i++) total += a[i] * b[i];
+    return total;
 }
 
 #endif

@@ -70,16 +70,6 @@ static void add_ends(const tile *a, real *last, real *one) {
     }
 }
 
-INLINE real dot(int64_t n, const real *a, const real *b) {
-    vec sum = {0};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) sum += load(a + i) * load(b + i);
-    real total = 0;
-    for (int j = 0; j < LANES; j++) total += sum[j];
-    for (; i < n; i++) total += a[i] * b[i];
-    return total;
-}
-
 /* B of channel c. */
 INLINE const real *B_of(const states_arguments *o, int64_t c) {
     int64_t in_group = c % o->inputs, first = o->own ? c / o->inputs * o->inputs : 0;
