@@ -335,7 +335,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, layer: LMUFFT, x: Tensor) -> int:
         ({"learn_a": True}, 0),
         ({"learn_theta": True}, 0),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_layers_run_whole_where_nothing_in_them_is_called(monkeypatch, options, whole):
     layer = LMUFFT(2, 8, 5, theta=20.0, memory_channels=2, method="native", **options)
