@@ -37,7 +37,8 @@ Target = Callable[[], tuple[Callable[..., Any], dict[str, Any]]]
 TARGETS: dict[str, Target] = {}
 # Records, tables and constants that nothing is called with; and what only others subclass.
 NOT_CALLED = {
-    "lmu.__version__", "lmu.ops.LMU_METHODS", "lmu.ops.MEMORY_METHODS", "lmu.ops.READOUT_METHODS",
+    "lmu.__version__", "lmu.native_status",
+    "lmu.ops.LMU_METHODS", "lmu.ops.MEMORY_METHODS", "lmu.ops.READOUT_METHODS",
     "lmu.ops.MethodChoice", "lmu.ops.MemoryMethod", "lmu.ops.ReadoutMethod", "lmu.ops.LMUMethod",
     "lmu.ops.Cost", "lmu.ops.BlockDynamics", "lmu.ops.LMUWeights",
     "lmu.theory.DISCRETIZERS", "experiments.mackey_glass.data.Part",
