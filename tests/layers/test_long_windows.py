@@ -11,7 +11,7 @@ from lmu import LMU, LMUFFT, LegendreMemory, LMUCell, LMUStack, Stream
 from lmu.ops import MEMORY_METHODS, memory
 from lmu.ops.system import System
 from lmu.theory import discretize, impulse_response, legt
-from tests import variants
+from tests import cores, variants
 
 ORDER, STEPS = 8, 3000
 
@@ -123,7 +123,9 @@ def test_a_stack_streams_long_windows_too() -> None:
     assert (m - exact).norm() < 1e-5 * exact.norm()
 
 
-@pytest.mark.parametrize("method", [name for name, m in MEMORY_METHODS.items() if m.all_states])
+@pytest.mark.parametrize(
+    "method", [cores.param(name) for name, m in MEMORY_METHODS.items() if m.all_states]
+)
 def test_a_wide_state_gives_a_wide_state(method: str) -> None:
     system = System(*discretize(*legt(4, 30.0), "zoh"), constant=True)
     u, m_0 = torch.randn(2, 20, 3), torch.randn(2, 3, 4, dtype=torch.float64)

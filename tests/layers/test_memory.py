@@ -12,7 +12,7 @@ from lmu import LMU, LMUFFT, LegendreMemory, LMUCell, Stream
 from lmu.layers.memory import STATES
 from lmu.ops import READOUT_METHODS
 from lmu.theory import decode_window, discretize, legt
-from tests import variants
+from tests import cores, variants
 from tests.variants import MEMORIES, each
 
 F64 = torch.float64
@@ -47,7 +47,7 @@ def equation(u: Tensor, m: Tensor | None = None, discretizer: str = "zoh") -> Te
 
 @pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 40])
-@pytest.mark.parametrize("method", ["auto", *STATES])
+@pytest.mark.parametrize("method", ["auto", *map(cores.param, STATES)])
 @pytest.mark.parametrize("discretizer", ["zoh", "bilinear", "euler-unchecked"])
 def test_states_are_the_equation(discretizer, method, length, started):
     memory, u = build(method=method, discretizer=discretizer), signal(length)
@@ -67,7 +67,7 @@ def test_one_channel_is_the_default():
 
 
 @pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize("method", ["auto", *READOUTS])
+@pytest.mark.parametrize("method", ["auto", *map(cores.param, READOUTS)])
 @pytest.mark.parametrize("activation", ["identity", "relu", "gelu", torch.sin, nn.Softmax(dim=1)])
 def test_a_readout_is_one_of_the_states(activation, method, started):
     memory, u = build(), signal()
@@ -223,7 +223,7 @@ LEARNED = [{"learn_a": True}, {"learn_b": True}, {"learn_theta": True},
 
 @pytest.mark.parametrize("learned", LEARNED, ids=str)
 @pytest.mark.parametrize("theta", [9.0, THETAS])
-@pytest.mark.parametrize("method", ["auto", *STATES])
+@pytest.mark.parametrize("method", ["auto", *map(cores.param, STATES)])
 def test_what_is_learned_has_the_gradients_of_the_equation(method, theta, learned):
     memory = LegendreMemory(4, theta, 3, method=method, dtype=F64, **learned)
     keys, values = zip(*memory.named_parameters(), strict=True)
