@@ -23,6 +23,7 @@ TYPICAL: dict[str, float] = {
     "blocks": 3e-5,  # a block of time of the nonlinear layer
     "preparation": 1.5e-11,  # FLOPs of matrices made once for all steps
     "steps": 1e-6,  # a step of a sequential loop
+    "meetings": 3e-7,  # of threads, once a step
     "flops": 1e-11,  # of matrix products
     "transforms": 1e-10,  # FLOPs of Fourier transforms, 2.5 n log2 n for a real one of n numbers
     "far_transforms": 3e-11,  # of those, for each doubling of a sequence's beyond a mebibyte

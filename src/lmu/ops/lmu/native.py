@@ -50,17 +50,23 @@ def native_cost(problem: Problem) -> Cost:
 def native_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     """Terms of the time of a sequence in the compiled core, forward and backward.
 
-    Each thread takes its rows of the batch, and reads all weights at each step.
+    Each thread takes its rows of the batch, and reads all weights at each step. Of a single
+    sequence it takes some of the units, and the threads meet at each step.
     """
     p, d, n = problem, problem.channels * problem.order, problem.rows
-    busiest = -(-p.batch // machine.threads) * machine.threads / max(1, p.batch)
     weights = 4.0 * (n * (n + d) + d * p.order)
+    together = kernels.sharing(int(weights), min(n, d) // 16, machine.threads)
+    together = together if p.batch == 1 else 0
+    busiest = -(-p.batch // machine.threads) * machine.threads / max(1, p.batch)
+    each = weights / max(1, together)
     return {
         "calls": 20.0,
         "steps": p.length,
-        "flops": 3.0 * native_cost(p).flops * busiest,
-        "matrices": p.length * weights,
-        "far_bytes": p.length * beyond(weights, 1 << 20),
+        "meetings": p.length if together else 0.0,
+        "flops": 3.0 * native_cost(p).flops * busiest / max(1, together),
+        "preparation": 12.0 * n * d * p.order if together else 0.0,
+        "matrices": p.length * each,
+        "far_bytes": p.length * beyond(each, 1 << 20),
         "bytes": 8.0 * p.batch * p.length * (n + d),
     }
 

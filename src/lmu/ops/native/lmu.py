@@ -1,7 +1,7 @@
 """Kernels of :mod:`lmu.ops.lmu.native`."""
 
 import ctypes
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from lmu.ops import native
 from lmu.ops.lmu.naive import LMUWeights
 
 VECTOR = 64  # bytes, of the widest
+# A single sequence is shared by threads, which meet at each step, where a step reads so much.
+SHARED_BYTES = 1 << 17
+CHUNKS = 4  # at most, see parallel.h
 
 
 class _Sizes(ctypes.Structure):
@@ -50,6 +53,26 @@ class _Backward(ctypes.Structure):
     )
 
 
+class _Shared(ctypes.Structure):
+    _fields_ = (
+        ("sizes", _Sizes),
+        ("weights", _Weights),
+        ("chunks", ctypes.c_int64),
+        *_pointers("room"),
+    )
+
+
+class _SharedForward(ctypes.Structure):
+    _fields_ = (("head", _Shared), *_pointers("x", "h", "y", "m", "total"))
+
+
+class _SharedBackward(ctypes.Structure):
+    _fields_ = (
+        ("head", _Shared),
+        *_pointers("x", "h", "y", "m", "m_0", "dy", "dx", "dh", "dm", "sums"),
+    )
+
+
 class Blocks(NamedTuple):
     """The memory's system in blocks of the diagonal, as kernels take it."""
 
@@ -87,15 +110,41 @@ def forward(
     y = x.new_empty(*x.shape[:2], h.shape[1])
     total = m.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     memories = x.new_empty(*x.shape[:2], m.shape[1]) if keep else x.new_empty(0)
-    arguments = _Forward(
-        _sizes(x, h, w, blocks, activation),
-        _weights(w, blocks),
-        *(t.data_ptr() for t in (x, h, y)),
-        memories.data_ptr() if keep else None,
-        total.data_ptr(),
-    )
-    native.run("lmu_forward", x.dtype, arguments, _parts(len(x)))
+    head = _sizes(x, h, w, blocks, activation), _weights(w, blocks)
+    pointers = [t.data_ptr() for t in (x, h, y, memories, total)]
+    pointers[3] = pointers[3] if keep else None
+    if chunks := chunks_of(x, w):
+        _run_shared(
+            "lmu_shared_forward", x.dtype, _SharedForward(_Shared(*head, chunks), *pointers)
+        )
+    else:
+        native.run("lmu_forward", x.dtype, _Forward(*head, *pointers), _parts(len(x)))
     return y, total, memories
+
+
+def chunks_of(x: Tensor, w: LMUWeights) -> int:
+    """The number of threads that share the units of a single sequence; 0 if they do not."""
+    hidden, states = w.W_m.shape
+    if len(x) != 1 or not x.shape[1]:
+        return 0
+    numbers = hidden * (hidden + states) + w.E.numel() // len(w.e_x)
+    vectors = min(hidden, states) * x.element_size() // VECTOR
+    return sharing(numbers * x.element_size(), vectors, torch.get_num_threads())
+
+
+def sharing(size: int, vectors: int, threads: int) -> int:
+    """The threads that share weights of ``size`` bytes, and at least a vector of units each."""
+    chunks = min(CHUNKS, threads, vectors)
+    return chunks if chunks > 1 and size >= SHARED_BYTES else 0
+
+
+def _run_shared(name: str, dtype: torch.dtype, arguments: Any) -> None:
+    """Run a kernel whose threads meet, with the room that they share."""
+    try:
+        native.run(f"{name}_begin", dtype, arguments, 1)
+        native.run(name, dtype, arguments, arguments.head.chunks)
+    finally:
+        native.run(f"{name}_end", dtype, arguments, 1)
 
 
 class Gradients(NamedTuple):
@@ -124,20 +173,21 @@ def backward(
     m_0 = m.to(x.dtype).contiguous()
     dx, dh = torch.empty_like(x), torch.empty_like(h)
     total = dm.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    parts = _parts(len(x))
+    chunks = 0 if learned else chunks_of(x, w)
+    parts = 1 if chunks else _parts(len(x))
     shapes = [t.shape for t in w[:6]]
     if learned:
         shapes += [blocks.E.shape, blocks.B.shape]
     sizes = [shape.numel() for shape in shapes]
     sums = x.new_empty(parts, sum(sizes))
-    arguments = _Backward(
-        _sizes(x, h, w, blocks, activation),
-        _weights(w, blocks),
-        *(t.data_ptr() for t in (x, h, y, memories, m_0, dy, dx, dh, total, sums)),
-        sums.shape[1],
-        learned,
-    )
-    native.run("lmu_backward", x.dtype, arguments, parts)
+    head = _sizes(x, h, w, blocks, activation), _weights(w, blocks)
+    pointers = [t.data_ptr() for t in (x, h, y, memories, m_0, dy, dx, dh, total, sums)]
+    if chunks:
+        shared = _SharedBackward(_Shared(*head, chunks), *pointers)
+        _run_shared("lmu_shared_backward", x.dtype, shared)
+    else:
+        arguments = _Backward(*head, *pointers, sums.shape[1], learned)
+        native.run("lmu_backward", x.dtype, arguments, parts)
     each = (sums[0] if parts == 1 else sums.sum(0)).split(sizes)
     grads = [t.view(shape) for t, shape in zip(each, shapes, strict=True)]
     e_x, e_h, e_m, W_x, W_h, W_m, *system = grads

@@ -147,7 +147,7 @@ static void go_back(const backward_arguments *b, const packed_weights *p, int64_
              s->sum.delta + j * v.block, v.m, 1);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < o->channels; c++) {
-            real du = dot(l + r * v.m + block_of(o, c) * v.block, p->B + c * v.block, v.block);
+            real du = row_dot(l + r * v.m + block_of(o, c) * v.block, p->B + c * v.block, v.block);
             u[r * c_row + c] = du;
             add_multiple(s->g + r * v.z, du, p->e_z + c * v.z, v.z);
             add_multiple(s->sum.delta + r * v.m, du, p->e_m + c * v.m, v.m);
@@ -173,8 +173,8 @@ static void add_outer_products(const backward_arguments *b, const packed_weights
              sums->E + j * d * v.block, v.block, 1);
     for (int64_t i = 0; i < q; i++)
         for (int64_t j = 0; j < c; j++) {
-            real u = dot(s->z + i * v.z, p->e_z + j * v.z, v.z) +
-                     dot(s->m + i * v.m, p->e_m + j * v.m, v.m);
+            real u = row_dot(s->z + i * v.z, p->e_z + j * v.z, v.z) +
+                     row_dot(s->m + i * v.m, p->e_m + j * v.m, v.m);
             add_multiple(sums->B + j * v.block, u, s->l + i * v.m + block_of(o, j) * v.block,
                          v.block);
         }

@@ -162,7 +162,7 @@ static void add_inputs(const backward_arguments *b, int64_t at, const real *g, c
     gemm(k, w, s->rows, b->x + s->first * apart + at * k, 1, apart, g, w, b->dX, w, 1);
     if (k < FEW) {
         for (int64_t r = 0; r < s->rows; r++)
-            for (int64_t i = 0; i < k; i++) dx[r * apart + i] = dot(g + r * w, b->X + i * w, w);
+            for (int64_t i = 0; i < k; i++) dx[r * apart + i] = row_dot(g + r * w, b->X + i * w, w);
         return;
     }
     gemm(s->rows, x_row, w, g, w, 1, b->X_T, x_row, s->dx, x_row, 0);

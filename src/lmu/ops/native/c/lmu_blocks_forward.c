@@ -1,5 +1,6 @@
 /* Forward of the nonlinear LMU in blocks; a part takes its rows of the batch through all steps. */
 #include "lmu_blocks.h"
+#include "pages.h"
 
 typedef struct {
     block_sizes sizes;
@@ -95,6 +96,7 @@ LMU_EXPORT int NAME(lmu_blocks_forward)(const void *arguments, int64_t part, int
     const block_sizes *o = &a->sizes;
     int64_t first = share(o->batch, part, parts), rows = share(o->batch, part + 1, parts) - first;
     if (!rows) return 0;
+    ask_for_large_pages(a->y, o->batch * o->steps * o->hidden * (int64_t)sizeof(real));
     int64_t tiles = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, most = (rows + tiles - 1) / tiles;
     int64_t m_row = whole(o->states), states = most * o->length * o->width;
     real *buffer = zeros(states + 3 * most * m_row + most * o->hidden);

@@ -1,5 +1,6 @@
 /* Forward of the nonlinear LMU; a part takes its rows of the batch through all steps. */
 #include "lmu_steps.h"
+#include "pages.h"
 
 typedef struct {
     lmu_sizes sizes;
@@ -46,8 +47,8 @@ static void advance(const lmu_sizes *o, const packed_weights *p, int64_t rows, c
              p->E + i * o->order * v.block, v.block, m->delta + i * v.block, v.m, 1);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < o->channels; c++) {
-            real u = dot(z + r * v.z, p->e_z + c * v.z, v.z) +
-                     dot(m->now + r * v.m, p->e_m + c * v.m, v.m);
+            real u = row_dot(z + r * v.z, p->e_z + c * v.z, v.z) +
+                     row_dot(m->now + r * v.m, p->e_m + c * v.m, v.m);
             add_multiple(m->delta + r * v.m + block_of(o, c) * v.block, u, p->B + c * v.block,
                          v.block);
         }
@@ -89,6 +90,7 @@ LMU_EXPORT int NAME(lmu_forward)(const void *arguments, int64_t part, int64_t pa
     const lmu_sizes *o = &a->sizes;
     int64_t first = share(o->batch, part, parts), last = share(o->batch, part + 1, parts);
     if (first == last) return 0;
+    ask_for_large_pages(a->y, o->batch * o->steps * o->hidden * (int64_t)sizeof(real));
     lmu_widths v = lmu_widths_of(o);
     int64_t tiles = (last - first + ROWS - 1) / ROWS, most = (last - first + tiles - 1) / tiles;
     packed_weights p = {0};

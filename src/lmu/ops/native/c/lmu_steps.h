@@ -42,7 +42,7 @@ INLINE lmu_widths lmu_widths_of(const lmu_sizes *o) {
 INLINE int64_t block_of(const lmu_sizes *o, int64_t channel) { return o->blocks == 1 ? 0 : channel; }
 
 /* The sum of products of two rows of whole vectors. */
-INLINE real dot(const real *a, const real *b, int64_t n) {
+INLINE real row_dot(const real *a, const real *b, int64_t n) {
     vec sum[4] = {{0}, {0}, {0}, {0}};
     int64_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES)

@@ -1,5 +1,11 @@
 #include "parallel.h"
 
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -52,6 +58,44 @@ int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t thr
     else
         lmu_work(&job);
     return job.status;
+}
+
+/* A moment of waiting, which after some leaves the processor to others. */
+static void pause_a_moment(int *waited) {
+    enum { SPINS = 2000 };
+    if (++*waited < SPINS) {
+#if defined(__x86_64__) || defined(_M_X64)
+        _mm_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
+        return;
+    }
+    *waited = 0;
+#if defined(_WIN32)
+    SwitchToThread();
+#else
+    sched_yield();
+#endif
+}
+
+void lmu_take_part(lmu_rounds *r, lmu_chunk work, void *context, int64_t me) {
+    int64_t first = __atomic_load_n(&r->done[0], __ATOMIC_ACQUIRE);
+    for (int64_t round = first > 0 ? first - 1 : 0; round < r->rounds; round++) {
+        for (int64_t i = 0; i < r->chunks; i++) {
+            int64_t chunk = (me + i) % r->chunks, at = chunk * LMU_APART, before = round;
+            if (__atomic_load_n(&r->taken[at], __ATOMIC_RELAXED) != round) continue;
+            if (!__atomic_compare_exchange_n(&r->taken[at], &before, round + 1, 0, __ATOMIC_ACQ_REL,
+                                             __ATOMIC_RELAXED))
+                continue;
+            work(context, round, chunk);
+            __atomic_store_n(&r->done[at], round + 1, __ATOMIC_RELEASE);
+        }
+        int waited = 0;
+        for (int64_t i = 0; i < r->chunks; i++)
+            while (__atomic_load_n(&r->done[i * LMU_APART], __ATOMIC_ACQUIRE) <= round)
+                pause_a_moment(&waited);
+    }
 }
 
 int lmu_repeat(lmu_job *job, const void *in, void *out) {

@@ -36,6 +36,19 @@ LMU_EXPORT void lmu_work(void *job);
 LMU_EXPORT int lmu_run(lmu_kernel kernel, const void *arguments, int64_t parts, int64_t threads,
                        lmu_fork fork, lmu_inside inside);
 
+/* Work in rounds, each of which needs all chunks of the one before. */
+enum { LMU_CHUNKS = 4, LMU_APART = 16 /* numbers, so that two are in different cache lines */ };
+typedef struct {
+    int64_t rounds, chunks;
+    int64_t taken[LMU_CHUNKS * LMU_APART], done[LMU_CHUNKS * LMU_APART]; /* rounds of each chunk */
+} lmu_rounds;
+typedef void (*lmu_chunk)(void *context, int64_t round, int64_t chunk);
+
+/* Takes part in all rounds until they are done. Any number of threads may: each begins with chunk
+ * number `me`, and takes the others' where these are late, so that nobody is waited for who does not
+ * run. */
+LMU_EXPORT void lmu_take_part(lmu_rounds *r, lmu_chunk work, void *context, int64_t me);
+
 /* Does all parts here, with an input and an output that come first in the job's arguments. */
 LMU_EXPORT int lmu_repeat(lmu_job *job, const void *in, void *out);
 
