@@ -7,6 +7,7 @@ them.
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from lmu.ops import (
     memory,
     readout,
 )
+from lmu.ops.cost import can_run, present_machine
 from lmu.theory import discretize, impulse_response, legt
 
 LARGEST = 2**27  # states: a float32 of each takes half a GiB
@@ -63,10 +65,16 @@ def compare(s: Session, what: str, work: Problem) -> dict:
     """Measure all methods at a point, and the chosen one's time over the best."""
     where = Problem(work.length, work.order, work.rows, work.batch, work.channels, s.device.type)
     if work.rows:
-        names, chosen = list(READOUT_METHODS), choose_readout(where)
+        table, chosen = dict[str, Any](READOUT_METHODS), choose_readout(where)
     else:
-        names, chosen = ["fft", "chunked"], choose_memory(where, all_states=True)
-        names += [name for name in MEMORY_METHODS if name == "triton"]
+        table = {k: m for k, m in MEMORY_METHODS.items() if m.all_states and m.terms}
+        chosen = choose_memory(where, all_states=True)
+    machine = present_machine()
+    names = [
+        k
+        for k, m in table.items()
+        if m.needs == "triton" or can_run(m.needs, where.device, machine)
+    ]
     arguments, why = s.attempt(what, lambda: draw(work, s.device))
     row = {
         "batch": work.batch, "length": work.length, "order": work.order, "rows": work.rows,
