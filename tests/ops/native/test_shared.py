@@ -26,9 +26,9 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Share sequences of any size; restore the number of threads."""
+    """Share sequences of any size among all threads; restore the number of threads."""
     cores.need()
-    monkeypatch.setattr(kernels, "SHARED_BYTES", 0)
+    monkeypatch.setattr(kernels, "sharing", lambda *sizes: sizes[-1] if sizes[-1] > 1 else 0)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -105,14 +105,21 @@ def test_a_part_that_comes_late_is_not_waited_for():
         torch.testing.assert_close(run(x, h, m, w, "tanh"), right, rtol=0, atol=0)
 
 
-def test_small_layers_and_several_sequences_are_not_shared(monkeypatch):
-    torch.set_num_threads(2)
-    w = weights(40, 2, 37, 1, False)
-    assert kernels.chunks_of(torch.zeros(1, 5, 2), w) == 2
-    assert kernels.chunks_of(torch.zeros(2, 5, 2), w) == 0
-    assert kernels.chunks_of(torch.zeros(1, 5, 2), weights(9, 2, 37, 1, False)) == 0
+def test_what_is_worth_sharing(monkeypatch):
+    """Long sequences of large layers; a chunk has a vector, and there are four chunks at most."""
     monkeypatch.undo()
-    assert kernels.chunks_of(torch.zeros(1, 5, 2), w) == 0
+    sharing = kernels.sharing
+    assert sharing(784, 212, 256, 256, 4, 2) == 2
+    assert sharing(784, 212, 256, 256, 4, 1) == 0
+    assert sharing(16, 212, 256, 256, 4, 2) == 0
+    assert sharing(784, 64, 32, 32, 4, 2) == 0
+    assert sharing(784, 512, 256, 256, 4, 16) == 4
+    assert sharing(784, 512, 48, 48, 4, 16) == 3
+    w = weights(256, 2, 128, 1, False)
+    torch.set_num_threads(2)
+    assert kernels.chunks_of(torch.zeros(1, 200, 2), w) == 2
+    assert kernels.chunks_of(torch.zeros(2, 200, 2), w) == 0
+    assert kernels.chunks_of(torch.zeros(1, 0, 2), w) == 0
 
 
 def test_room_that_cannot_be_had_is_an_error(monkeypatch):

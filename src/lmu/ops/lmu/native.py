@@ -55,8 +55,9 @@ def native_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     """
     p, d, n = problem, problem.channels * problem.order, problem.rows
     weights = 4.0 * (n * (n + d) + d * p.order)
-    together = kernels.sharing(int(weights), min(n, d) // 16, machine.threads)
-    together = together if p.batch == 1 else 0
+    together = 0
+    if p.batch == 1:
+        together = kernels.sharing(p.length, n, d, p.order, 4, machine.threads)
     busiest = -(-p.batch // machine.threads) * machine.threads / max(1, p.batch)
     each = weights / max(1, together)
     return {

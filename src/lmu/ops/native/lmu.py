@@ -111,8 +111,8 @@ def forward(
     total = m.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     memories = x.new_empty(*x.shape[:2], m.shape[1]) if keep else x.new_empty(0)
     head = _sizes(x, h, w, blocks, activation), _weights(w, blocks)
-    pointers = [t.data_ptr() for t in (x, h, y, memories, total)]
-    pointers[3] = pointers[3] if keep else None
+    kept = memories.data_ptr() if keep else None
+    pointers = x.data_ptr(), h.data_ptr(), y.data_ptr(), kept, total.data_ptr()
     if chunks := chunks_of(x, w):
         _run_shared(
             "lmu_shared_forward", x.dtype, _SharedForward(_Shared(*head, chunks), *pointers)
@@ -124,18 +124,24 @@ def forward(
 
 def chunks_of(x: Tensor, w: LMUWeights) -> int:
     """The number of threads that share the units of a single sequence; 0 if they do not."""
-    hidden, states = w.W_m.shape
     if len(x) != 1 or not x.shape[1]:
         return 0
-    numbers = hidden * (hidden + states) + w.E.numel() // len(w.e_x)
-    vectors = min(hidden, states) * x.element_size() // VECTOR
-    return sharing(numbers * x.element_size(), vectors, torch.get_num_threads())
+    order = w.E.shape[0] // len(w.e_x)
+    hidden, states = w.W_m.shape
+    size, threads = x.element_size(), torch.get_num_threads()
+    return sharing(x.shape[1], hidden, states, order, size, threads)
 
 
-def sharing(size: int, vectors: int, threads: int) -> int:
-    """The threads that share weights of ``size`` bytes, and at least a vector of units each."""
-    chunks = min(CHUNKS, threads, vectors)
-    return chunks if chunks > 1 and size >= SHARED_BYTES else 0
+def sharing(length: int, hidden: int, states: int, order: int, size: int, threads: int) -> int:
+    """:func:`chunks_of` by sizes, the last those of a number and of PyTorch's threads.
+
+    Each chunk has a vector of units and states, and what all steps read is more than the products
+    that are made for it.
+    """
+    chunks = min(CHUNKS, threads, min(hidden, states) * size // VECTOR)
+    numbers = hidden * (hidden + states) + states * order
+    worth = numbers * size >= SHARED_BYTES and length * numbers >= hidden * states * order
+    return chunks if chunks > 1 and worth else 0
 
 
 def _run_shared(name: str, dtype: torch.dtype, arguments: Any) -> None:
