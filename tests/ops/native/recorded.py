@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmu.ops import native
+from lmu.ops import native, system
 
 
 class Pointer(NamedTuple):
@@ -79,6 +79,9 @@ class Recorder:
             if name.startswith("lmu.ops.native."):  # what they keep was not recorded
                 for function in vars(module).values():
                     getattr(function, "cache_clear", lambda: None)()
+        for kept in list(system._systems.values()):
+            if (owner := kept()) is not None:
+                owner.plans.clear()
 
     @property
     def _tensor(self) -> Any:
@@ -115,7 +118,7 @@ class Recorder:
         used: dict[int, Found] = {}
         pointers = []
         for where, address in _addresses(type(arguments), arguments):
-            found = self._found[address]
+            found = self._owner(address)
             used.setdefault(found.start, found)
             index = list(used).index(found.start)
             pointers.append(Pointer(where, index, address - found.start))
@@ -131,6 +134,12 @@ class Recorder:
                 self._left[start] = after
         precision = {torch.float32: "f32", torch.float64: "f64"}[dtype]
         self.calls.append(Call(f"lmu_{name}_{precision}", parts, image, pointers, buffers))
+
+    def _owner(self, address: int) -> Found:
+        """The buffer of an address, which may lie within it."""
+        if address in self._found:
+            return self._found[address]
+        return next(f for f in self._found.values() if f.start <= address < f.start + f.size)
 
 
 def _addresses(kind: Any, value: Any, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -20,13 +20,15 @@ from tests import cores
 F64 = torch.float64
 pytestmark = pytest.mark.usefixtures("built")
 # batch, time, channels, input, order, hidden: chunks of one and several lengths, tiles that are
-# not full, channels that share vectors and the last of them alone.
+# not full, channels that share vectors and the last of them alone; short sequences of high order.
 SIZES = [
     (1, 1, 1, 1, 1, 1),
     (5, 61, 3, 2, 5, 9),
     (2, 300, 5, 3, 4, 20),
     (1, 257, 2, 1, 33, 17),
     (19, 70, 1, 1, 8, 65),
+    (3, 16, 2, 2, 40, 20),
+    (9, 29, 1, 1, 33, 5),
 ]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 started = pytest.mark.parametrize("started", [False, True])
@@ -133,8 +135,8 @@ def layer_inputs(size: tuple[int, ...], started: bool, joined: bool) -> dict[str
     }  # fmt: skip
 
 
-def whole_layer(order: int, encoder: str = "relu", activation: str = "sigmoid"):
-    system = System(*discretize(*legt(order, 40.0)), constant=True)
+def whole_layer(order: int, encoder: str = "relu", activation: str = "sigmoid", own: int = 0):
+    system = System(*systems(own, order, own > 0), constant=True)
 
     def call(x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor,
              m_0: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -143,14 +145,14 @@ def whole_layer(order: int, encoder: str = "relu", activation: str = "sigmoid"):
     return call
 
 
-def part_by_part(order: int):
-    Ad, Bd = discretize(*legt(order, 40.0))
+def part_by_part(order: int, own: int = 0):
+    Ad, Bd = systems(own, order, own > 0)
 
     def call(x: Tensor, W_u: Tensor, b_u: Tensor, W_h: Tensor, b_h: Tensor,
              m_0: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        u, states = torch.relu(x @ W_u.mT + b_u), len(W_u) * order
-        W_m, W_x = W_h[:, :states], W_h[:, states:]
-        return naive(u, x[..., : W_x.shape[1]], Ad, Bd, W_m, W_x, b_h, m_0, "sigmoid")
+        m, m_n = memory(torch.relu(x @ W_u.mT + b_u), Ad, Bd, m_0, method="naive")
+        joined = torch.cat([m.flatten(2), x[..., : W_h.shape[1] - len(W_u) * order]], dim=2)
+        return torch.sigmoid(joined @ W_h.mT + b_h), m_n
 
     return call
 
@@ -158,11 +160,13 @@ def part_by_part(order: int):
 @sizes
 @started
 @pytest.mark.parametrize("joined", [False, True])
-def test_whole_layer_and_all_gradients(variant, dtype, size, started, joined):
+@pytest.mark.parametrize("own", [False, True])
+def test_whole_layer_and_all_gradients(variant, dtype, size, started, joined, own):
     inputs = narrowed(layer_inputs(size, started, joined), dtype)
     wide = {k: None if t is None else t.double() for k, t in inputs.items()}
-    got = gradients(whole_layer(size[4]), inputs)
-    compare(got, gradients(part_by_part(size[4]), wide), dtype)
+    each = size[2] if own else 0
+    got = gradients(whole_layer(size[4], own=each), inputs)
+    compare(got, gradients(part_by_part(size[4], each), wide), dtype)
 
 
 def last_of_all(order: int, own: int = 0):
@@ -298,6 +302,16 @@ def test_layouts_cover_time_and_fill_vectors():
                     assert o.groups * o.inputs >= channels > (o.groups - 1) * o.inputs
                     assert o.width == o.inputs * order <= o.padded
                     assert o.padded * size % 64 == 0
+
+
+def test_short_sequences_of_high_order_are_sums_of_responses():
+    """In one chunk, if there is work for all threads."""
+    assert layout_of(1, 16, 3, 17, 64, 4, 2).direct
+    assert layout_of(2, 64, 1, 468, 64, 4, 2).direct
+    assert not layout_of(1, 64, 1, 468, 64, 4, 2).direct
+    assert not layout_of(8, 65, 1, 468, 64, 4, 2).direct
+    assert not layout_of(8, 18, 1, 17, 64, 4, 2).direct
+    assert not layout_of(8, 4, 4, 6, 64, 4, 2).direct
 
 
 def test_no_memory_is_reported(monkeypatch):

@@ -102,7 +102,7 @@ def terms_of_tiles(problem: Problem, machine: Machine, written: int) -> dict[str
     tiles = max(1, -(-p.batch * o.chunks // o.tile))
     busiest = -(-tiles // machine.threads) * machine.threads / tiles
     steps, states = p.batch * p.length * busiest, o.groups * o.padded
-    product = states * (o.width + o.inputs)
+    product = states * (o.chunk / 2 if o.direct else o.width + o.inputs)
     values = 4.0 * p.batch * p.length * written
     return {
         "calls": 10.0,

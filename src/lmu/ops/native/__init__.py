@@ -190,9 +190,9 @@ def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure, parts: int) 
 def bind(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> partial[int]:
     """Return a function that runs a kernel in one part, for steps that are called very often.
 
-    It takes the addresses of an input and an output, which come first in ``arguments``, and returns
-    0 or the number of an error. It keeps ``arguments``, which may be changed between calls, and the
-    variant of now.
+    It takes the addresses of an input and an output, which come first in ``arguments``. It keeps
+    ``arguments``, which may be changed between calls, and the variant of now. The kernel must be
+    one that cannot fail, as those of steps, which take no memory.
     """
     kernel = _kernels.get((name, dtype)) or _find(name, dtype)
     job = _threads.Job(kernel, ctypes.addressof(arguments), 1, 0, 0)

@@ -38,7 +38,7 @@ class StatesArguments(ctypes.Structure):
         "batch length channels order chunk chunks tile features rows activation "
         "groups inputs width padded own W_m_row W_x_row dW_row finished",
         "E_T E B u x starts W_m W_x bias y last dy ends dlast du dx dstarts "
-        "dW_m dW_x dbias sums dE dB",
+        "dW_m dW_x dbias sums dE dB H H_T",
         *ENCODER,
     )
 
@@ -63,6 +63,7 @@ class Layout(NamedTuple):
     inputs: int  # channels of a group
     width: int  # states of a group
     padded: int  # in whole vectors
+    direct: bool  # states may be sums of responses, see c/states_response.h
 
     def first(self, length: int) -> int:
         """Steps of the first chunk."""
@@ -88,6 +89,11 @@ def layout_of(
     inputs = max(1, min(channels, vector // order))
     groups, width = -(-channels // inputs), inputs * order
     padded = -(-width // vector) * vector
+    if is_direct(batch, length, inputs, order, groups * padded, threads):
+        tile = max(1, min(SEQUENCES, -(-batch // threads)))
+        while tile > 1 and tile * length * (2 * groups * padded + rows) > BUFFER:
+            tile -= 1
+        return Layout(length, 1, tile, groups, inputs, width, padded, True)
     wanted = threads * (SEQUENCES if groups < SEQUENCES else 1)
     chunk = min(length, LONGEST)
     if batch * -(-length // chunk) < wanted:
@@ -98,7 +104,13 @@ def layout_of(
     while tile * chunk * numbers > BUFFER and chunk > SHORTEST:
         chunk = max(SHORTEST, chunk // 2)
     chunks = -(-length // chunk)
-    return Layout(-(-length // chunks), chunks, tile, groups, inputs, width, padded)
+    return Layout(-(-length // chunks), chunks, tile, groups, inputs, width, padded, False)
+
+
+def is_direct(batch: int, length: int, inputs: int, order: int, states: int, threads: int) -> bool:
+    """True where a sum of responses costs less than steps, and no thread is left without work."""
+    enough = batch >= threads or length <= LONGEST // 2
+    return inputs == 1 and length <= min(LONGEST, order) and enough and length * states <= BUFFER
 
 
 class Matrices(NamedTuple):
@@ -196,8 +208,15 @@ class Plan:
         self.states_start = bytes(StatesArguments(
             *shape, self.order, o.chunk, o.chunks, o.tile, how.features, how.rows, how.activation,
             o.groups, o.inputs, o.width, o.padded, self.own,
-            **_pointers(self.matrices._asdict()), **self._encoder,
+            **_pointers(self.matrices._asdict()), **self._encoder, **self._response,
         ))  # fmt: skip
+
+    @property
+    def _response(self) -> dict[str, int]:
+        if not (self.layout.direct and self.constant):
+            return {}
+        chunk = self.chunk = chunk_matrices_of(self.system, self.layout.chunk, self.dtype)
+        return {"H": chunk.H.data_ptr(), "H_T": chunk.H_T.data_ptr()}
 
     @cached_property
     def scan_start(self) -> bytes:

@@ -1,8 +1,8 @@
 /* All states of a memory, or hidden units that read them: f(W_m m_t + W_x x_t + b). */
-#include "states_tile.h"
+#include "states_response.h"
 
 typedef struct {
-    real *W, *rows, *z, *u;
+    real *W, *rows, *z, *u, *response;
     encoder_buffers encoder;
 } buffers;
 
@@ -42,7 +42,10 @@ static void run_tile(const tile *a, const buffers *b) {
     if (o->chunks == 1) encode(&o->encoder, &b->encoder, a->first * o->length, a->sequences * o->length);
     for (int64_t t = 0; t < o->chunk; t += a->block) {
         int64_t steps = o->chunk - t < a->block ? o->chunk - t : a->block;
-        run_states(a, t, steps, b->rows, b->u);
+        if (is_direct(o))
+            respond(a, t, steps, b->rows + size, b->response);
+        else
+            run_states(a, t, steps, b->rows, b->u);
         if (o->rows) read_features(a, t, steps, b->rows + size);
         write_outputs(a, t, steps, b->rows + size, b->z, b->W);
         memcpy(b->rows, b->rows + steps * size, size * sizeof(real));
@@ -55,8 +58,9 @@ LMU_EXPORT int NAME(states)(const void *arguments, int64_t part, int64_t parts) 
     tile a = tile_at(o, 0);
     int64_t width = output_length(o), rows = a.block * a.sequences;
     buffers b = {zeros(o->rows ? a.row * width : 0), zeros((rows + a.sequences) * a.row),
-                 zeros(rows * width), zeros(rows * o->groups * o->inputs), {0}};
-    int status = b.W && b.rows && b.z && b.u ? 0 : LMU_NO_MEMORY;
+                 zeros(rows * width), zeros(rows * o->groups * o->inputs),
+                 zeros(response_size(o)), {0}};
+    int status = b.W && b.rows && b.z && b.u && b.response ? 0 : LMU_NO_MEMORY;
     if (!status) status = encoder_begin(&o->encoder, &b.encoder, 0);
     if (!status) {
         if (o->rows) pack_weights(o, b.W);
@@ -70,6 +74,7 @@ LMU_EXPORT int NAME(states)(const void *arguments, int64_t part, int64_t parts) 
     free(b.rows);
     free(b.z);
     free(b.u);
+    free(b.response);
     encoder_end(&b.encoder);
     return status;
 }

@@ -37,6 +37,9 @@ typedef struct {
     real *dW_m, *dW_x, *dbias; /* as the weights, or NULL */
     real *sums;               /* of these, of each part, (parts, row_length(), output_length()) */
     double *dE, *dB;          /* of each part, (parts, channels or 1, order, order or 1), or NULL */
+    /* The impulse response of the chunk, backward in time, (channels or 1, chunk, padded) and
+     * (channels or 1, order, wide(chunk)); NULL where the memory is advanced step by step. */
+    const real *H, *H_T;
     encoder encoder;          /* where there is one chunk, and so no scan, it runs here */
 } states_arguments;
 
@@ -53,6 +56,9 @@ INLINE memory_dynamics dynamics_of(const states_arguments *o) {
     return (memory_dynamics){o->groups, o->inputs, o->width, o->padded,
                              o->own,    o->E_T,    o->E,     o->B};
 }
+
+/* Whether states are sums of responses to inputs: a short sequence that starts from zero. */
+INLINE int is_direct(const states_arguments *o) { return o->H && !o->starts; }
 
 /* Where channel c lies in a row. */
 INLINE int64_t place_of(const states_arguments *o, int64_t c) {

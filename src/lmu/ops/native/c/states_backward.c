@@ -1,8 +1,8 @@
 /* Backward of states.c, tile by tile: states are computed again, from those before the chunk. */
-#include "states_tile.h"
+#include "states_response.h"
 
 typedef struct {
-    real *W_T, *rows, *gradients, *dz, *y, *u, *product;
+    real *W_T, *rows, *gradients, *dz, *y, *u, *product, *response;
     encoder_buffers encoder;
 } buffers;
 
@@ -126,7 +126,10 @@ static void run_tile(const tile *a, const buffers *b, sums to) {
     const states_arguments *o = a->o;
     int64_t size = a->sequences * a->row, d = o->order;
     memset(b->rows, 0, size * sizeof(real));
-    run_states(a, 0, o->chunk, b->rows, b->u);
+    if (is_direct(o))
+        respond(a, 0, o->chunk, b->rows + size, b->response);
+    else
+        run_states(a, 0, o->chunk, b->rows, b->u);
     if (o->rows) {
         read_features(a, 0, o->chunk, b->rows + size);
         for (int64_t t = 0; t < o->chunk; t += a->block)
@@ -135,9 +138,13 @@ static void run_tile(const tile *a, const buffers *b, sums to) {
         read_state_gradients(a, b->gradients);
     }
     add_ends(a, b->gradients + (o->chunk - 1) * size, b->product);
-    memset(b->gradients + o->chunk * size, 0, size * sizeof(real));
-    memory_adjoint(&a->memory, o->chunk, a->sequences, a->row, b->gradients);
-    if (o->du) write_input_gradients(a, b->gradients);
+    if (is_direct(o) && o->du && !o->dstarts && !to.dE) {
+        respond_backward(a, b->gradients, b->response);
+    } else {
+        memset(b->gradients + o->chunk * size, 0, size * sizeof(real));
+        memory_adjoint(&a->memory, o->chunk, a->sequences, a->row, b->gradients);
+        if (o->du) write_input_gradients(a, b->gradients);
+    }
     if (o->dstarts) write_start_gradients(a, b->gradients, b->product);
     for (int64_t c = 0; to.dE && c < o->channels; c++)
         add_channel_gradients(a, b, c, to.dE + (o->own ? c : 0) * d * d,
@@ -180,8 +187,11 @@ LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_
         .y = zeros(block),
         .u = zeros(number * o->groups * o->inputs),
         .product = zeros(larger(2 * a.row, o->dE ? d * padded(d) : 0)),
+        .response = zeros(response_size(o)),
     };
-    int status = b.W_T && b.rows && b.gradients && b.dz && b.y && b.u && b.product ? 0 : LMU_NO_MEMORY;
+    int status = b.W_T && b.rows && b.gradients && b.dz && b.y && b.u && b.product && b.response
+                     ? 0
+                     : LMU_NO_MEMORY;
     if (!status) status = encoder_begin(&o->encoder, &b.encoder, 1);
     if (!status) {
         if (o->rows) pack_transpose(o, b.W_T);
@@ -206,6 +216,7 @@ LMU_EXPORT int NAME(states_backward)(const void *arguments, int64_t part, int64_
     free(b.y);
     free(b.u);
     free(b.product);
+    free(b.response);
     encoder_end(&b.encoder);
     return status;
 }
