@@ -100,6 +100,7 @@ def blocks_terms(problem: Problem, machine: Machine) -> dict[str, float]:
         "preparation": 6.0 * steps * width * d * d,
         "bytes": T * product + (T / steps) * (matrices + 4.0 * d * d),
         "far_bytes": T / steps * beyond(matrices, 1 << 20) + T * beyond(4.0 * b * width, 1 << 16),
+        "new_bytes": 3.0 * matrices + 16.0 * d * d,
     }
 
 

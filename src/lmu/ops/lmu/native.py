@@ -69,6 +69,7 @@ def native_terms(problem: Problem, machine: Machine) -> dict[str, float]:
         "matrices": p.length * each,
         "far_bytes": p.length * beyond(each, 1 << 20),
         "bytes": 8.0 * p.batch * p.length * (n + d),
+        "new_bytes": 4.0 * weights,
     }
 
 

@@ -1,5 +1,7 @@
 """All states in chunks of time: one matrix product in each, a short recurrence between them."""
 
+from math import log2
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -199,7 +201,9 @@ def terms_of_chunks(
     values = 4.0 * sequences * problem.length * rows
     operator = 4.0 * (steps + problem.order) * steps * rows
     return {
-        "calls": 60.0 * parts,
+        "calls": 60.0,
+        "loops": parts,
+        "preparation": 2.0 * parts * problem.order**3 * log2(steps + 1),
         "steps": parts * problem.length / steps,
         "flops": 3.0 * flops,
         "bytes": values * parts + operator * parts,

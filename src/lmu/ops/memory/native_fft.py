@@ -162,10 +162,11 @@ def native_fft_terms(problem: Problem, machine: Machine) -> dict[str, float]:
     del machine
     n, signals = kernels.transform_length(problem.length), problem.batch * problem.channels
     values = 4.0 * problem.length * signals * problem.order
+    rows = kernels.in_vectors(problem.order, torch.float32)
     return {
         "calls": 10.0,
-        "transforms": kernels.transform_weight(n) * problem.order * (signals + 1),
-        "flops": 16.0 * n * signals * problem.order,
+        "transforms": kernels.transform_weight(n) * rows * (signals + 1),
+        "flops": 16.0 * n * signals * rows,
         "bytes": values,
         "far_bytes": beyond(values, 1 << 20),
         "new_bytes": beyond(values, 1 << 25),

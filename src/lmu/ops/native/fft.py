@@ -94,7 +94,7 @@ def _factors(n: int, dtype: torch.dtype, variant: str | None) -> ctypes.Array:
     return table
 
 
-def _width(rows: int, dtype: torch.dtype) -> int:
+def in_vectors(rows: int, dtype: torch.dtype) -> int:
     """Rows filled up to whole vectors of any instruction set."""
     lanes = _LINE // dtype.itemsize
     return -(-rows // lanes) * lanes
@@ -107,7 +107,7 @@ def _arguments(s: Sizes, dtype: torch.dtype, **tensors: Tensor | None) -> Argume
         sequences=s.sequences,
         length=s.length,
         rows=s.rows,
-        width=_width(s.rows, dtype),
+        width=in_vectors(s.rows, dtype),
         signals=s.signals,
         channels=s.channels,
         factors=ctypes.addressof(_factors(n, dtype, variant())),
@@ -127,7 +127,7 @@ def _share(a: Arguments, s: Sizes, dtype: torch.dtype) -> int:
 
 def spectra(s: Sizes, u: Tensor, K: Tensor) -> Spectra:
     """Transform the input (batch, time, channels) and kernels (signals, time, rows)."""
-    n, width = transform_length(s.length), _width(s.rows, u.dtype)
+    n, width = transform_length(s.length), in_vectors(s.rows, u.dtype)
     u, K = u.contiguous(), K.contiguous()
     U = u.new_empty(s.sequences, n, s.signals, 2)
     KF = u.new_empty(n, s.signals, 2, width)
@@ -139,7 +139,7 @@ def spectra(s: Sizes, u: Tensor, K: Tensor) -> Spectra:
 def _tasks(s: Sizes, dtype: torch.dtype) -> int:
     """Parts for the transforms of inputs and kernels."""
     lanes = _LINE // dtype.itemsize
-    tasks = s.signals * _width(s.rows, dtype) // lanes + -(-s.sequences * s.signals // lanes)
+    tasks = s.signals * in_vectors(s.rows, dtype) // lanes + -(-s.sequences * s.signals // lanes)
     return min(tasks, 4 * torch.get_num_threads())
 
 
@@ -190,7 +190,7 @@ def backward(
 
     Gelu needs the bias of ``more`` and not ``y``, the others ``y`` and not the bias.
     """
-    width, rest = _width(s.rows, dy.dtype), {}
+    width, rest = in_vectors(s.rows, dy.dtype), {}
     dy = dy.contiguous()
     if more is not None:
         rest = more.arguments() | {"y": y}
