@@ -45,7 +45,8 @@ def speed() -> str:
             if case["flops"] is not None:
                 rate, most = case["flops"] / first / 1e9, case["gemm_rate"] / 1e9
                 rows.append(
-                    f"| | {rate:.0f} of the machine's {most:.0f} GFLOP/s | {rate / most:.0%} | | |"
+                    f"| | {rate:.0f} GFLOP/s of the equations; large products of PyTorch's: "
+                    f"{most:.0f} | | | |"
                 )
         tables.append("\n".join(rows))
     return "\n\n".join(tables)
