@@ -305,10 +305,9 @@ def test_layouts_cover_time_and_fill_vectors():
 
 
 def test_short_sequences_of_high_order_are_sums_of_responses():
-    """In one chunk, if there is work for all threads."""
     assert layout_of(1, 16, 3, 17, 64, 4, 2).direct
     assert layout_of(2, 64, 1, 468, 64, 4, 2).direct
-    assert not layout_of(1, 64, 1, 468, 64, 4, 2).direct
+    assert layout_of(1, 64, 1, 468, 64, 4, 2).direct
     assert not layout_of(8, 65, 1, 468, 64, 4, 2).direct
     assert not layout_of(8, 18, 1, 17, 64, 4, 2).direct
     assert not layout_of(8, 4, 4, 6, 64, 4, 2).direct

@@ -89,7 +89,7 @@ def layout_of(
     inputs = max(1, min(channels, vector // order))
     groups, width = -(-channels // inputs), inputs * order
     padded = -(-width // vector) * vector
-    if is_direct(batch, length, inputs, order, groups * padded, threads):
+    if is_direct(length, inputs, order, groups * padded):
         tile = max(1, min(SEQUENCES, -(-batch // threads)))
         while tile > 1 and tile * length * (2 * groups * padded + rows) > BUFFER:
             tile -= 1
@@ -107,10 +107,9 @@ def layout_of(
     return Layout(-(-length // chunks), chunks, tile, groups, inputs, width, padded, False)
 
 
-def is_direct(batch: int, length: int, inputs: int, order: int, states: int, threads: int) -> bool:
-    """True where a sum of responses costs less than steps, and no thread is left without work."""
-    enough = batch >= threads or length <= LONGEST // 2
-    return inputs == 1 and length <= min(LONGEST, order) and enough and length * states <= BUFFER
+def is_direct(length: int, inputs: int, order: int, states: int) -> bool:
+    """True where sums of responses cost less than steps; ``states`` numbers in all channels."""
+    return inputs == 1 and length <= min(LONGEST, order) and length * states <= BUFFER
 
 
 class Matrices(NamedTuple):
