@@ -308,6 +308,7 @@ def test_short_sequences_of_high_order_are_sums_of_responses():
     assert layout_of(1, 16, 3, 17, 64, 4, 2).direct
     assert layout_of(2, 64, 1, 468, 64, 4, 2).direct
     assert layout_of(1, 64, 1, 468, 64, 4, 2).direct
+    assert not layout_of(1, 16, 3, 17, 64, 4, 2, constant=False).direct
     assert not layout_of(8, 65, 1, 468, 64, 4, 2).direct
     assert not layout_of(8, 18, 1, 17, 64, 4, 2).direct
     assert not layout_of(8, 4, 4, 6, 64, 4, 2).direct

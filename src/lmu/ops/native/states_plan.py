@@ -72,8 +72,9 @@ class Layout(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def layout_of(
-    batch: int, length: int, channels: int, order: int, rows: int, size: int, threads: int
-) -> Layout:
+    batch: int, length: int, channels: int, order: int, rows: int, size: int, threads: int,
+    constant: bool = True,
+) -> Layout:  # fmt: skip
     """Choose the layout: chunks long enough to be few, and enough of them for all threads.
 
     Args:
@@ -84,12 +85,13 @@ def layout_of(
         rows: Hidden units; 0 for the memory alone.
         size: Bytes of a number.
         threads: Threads that share the work.
+        constant: Whether the system is, so that its response is kept.
     """
     vector = 64 // size
     inputs = max(1, min(channels, vector // order))
     groups, width = -(-channels // inputs), inputs * order
     padded = -(-width // vector) * vector
-    if is_direct(length, inputs, order, groups * padded):
+    if constant and is_direct(length, inputs, order, groups * padded):
         tile = max(1, min(SEQUENCES, -(-batch // threads)))
         while tile > 1 and tile * length * (2 * groups * padded + rows) > BUFFER:
             tile -= 1
@@ -194,7 +196,8 @@ class Plan:
         self.order, self.own = system.Bd.shape[-1], system.Ad.ndim == 3
         self.constant, self.threads = system.constant, torch.get_num_threads()
         batch, _, channels = shape
-        self.layout = o = layout_of(*shape, self.order, how.rows, dtype.itemsize, self.threads)
+        sizes = *shape, self.order, how.rows, dtype.itemsize
+        self.layout = o = layout_of(*sizes, self.threads, self.constant)
         self.matrices = matrices_of(system, channels, o, dtype)
         self.parts = max(1, min(self.threads, -(-batch * o.chunks // o.tile)))
         self.scan_parts = max(1, min(self.threads, batch))
@@ -212,7 +215,7 @@ class Plan:
 
     @property
     def _response(self) -> dict[str, int]:
-        if not (self.layout.direct and self.constant):
+        if not self.layout.direct:
             return {}
         chunk = self.chunk = chunk_matrices_of(self.system, self.layout.chunk, self.dtype)
         return {"H": chunk.H.data_ptr(), "H_T": chunk.H_T.data_ptr()}
